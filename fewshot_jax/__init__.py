@@ -1,0 +1,56 @@
+"""fewshot_jax: turn language models into few-shot learners.
+
+The algorithms (`maml`, `protonet`) are imported at once; what reads data,
+trains or predicts is imported when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fewshot_jax.algorithms.maml import maml
+from fewshot_jax.algorithms.metric import protonet
+from fewshot_jax.errors import UserError
+from fewshot_jax.types import Episode, MetaLearner
+
+if TYPE_CHECKING:
+    from fewshot_jax.adaptation.adapt import adapt
+    from fewshot_jax.adaptation.classifier import load
+    from fewshot_jax.config import Config, read_config
+    from fewshot_jax.data.episodes import episodes
+    from fewshot_jax.training.evaluate import evaluate
+    from fewshot_jax.training.loop import train
+
+__all__ = [
+    "Config",
+    "Episode",
+    "MetaLearner",
+    "UserError",
+    "adapt",
+    "episodes",
+    "evaluate",
+    "load",
+    "maml",
+    "protonet",
+    "read_config",
+    "train",
+]
+
+_LAZY = {
+    "Config": "fewshot_jax.config",
+    "adapt": "fewshot_jax.adaptation.adapt",
+    "episodes": "fewshot_jax.data.episodes",
+    "evaluate": "fewshot_jax.training.evaluate",
+    "load": "fewshot_jax.adaptation.classifier",
+    "read_config": "fewshot_jax.config",
+    "train": "fewshot_jax.training.loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'fewshot_jax' has no attribute '{name}'")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
