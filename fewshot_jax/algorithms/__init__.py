@@ -1,0 +1,1 @@
+"""Meta-learning algorithms: pure functions on pytrees."""

@@ -1,0 +1,93 @@
+"""The inner loop: a scan of an optax optimizer over one task's support set."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fewshot_jax.algorithms.differentiation import ObjectiveGradient
+from fewshot_jax.types import Batch, Key, Params, PyTree
+
+# Named folds of a task's key: inner step i uses fold_in(fold_in(key, SUPPORT_FOLD), i).
+SUPPORT_FOLD, QUERY_FOLD, START_FOLD = 0, 1, 2
+
+
+def query_key(rng: Key) -> Key:
+    """The key of a task's query pass, given the task's key."""
+    return jax.random.fold_in(rng, QUERY_FOLD)
+
+
+def start_key(rng: Key) -> Key:
+    """The key of the starting point of a task's inner loop, given the task's key."""
+    return jax.random.fold_in(rng, START_FOLD)
+
+
+def _with_rate(state: optax.OptState, rate: Any) -> optax.OptState:
+    """Overwrite the learning rate that `optax.inject_hyperparams` keeps in a state."""
+    try:
+        return optax.tree_utils.tree_set(state, learning_rate=rate)
+    except KeyError:
+        raise ValueError(
+            "inner_rate= needs an inner optimizer that keeps its rate in its state: "
+            "build it as optax.inject_hyperparams(optax.sgd)(learning_rate=0.01)"
+        ) from None
+
+
+def _draw(support: Batch, size: int, key: Key) -> Batch:
+    """Draw ``size`` of the ``S`` support items without replacement."""
+    items = jax.tree.leaves(support)[0].shape[0]
+    chosen = jax.random.choice(key, items, (size,), replace=False)
+    return jax.tree.map(lambda leaf: leaf[chosen], support)
+
+
+def inner_loop(
+    gradient_fn: ObjectiveGradient,
+    optimizer: optax.GradientTransformation,
+    params: Params,
+    operands: PyTree,
+    support: Batch,
+    rng: Key,
+    *,
+    max_steps: int,
+    steps: int | jax.Array | None = None,
+    rate: float | jax.Array | None = None,
+    batch_size: int | None = None,
+) -> tuple[Params, jax.Array]:
+    """Take gradient steps on the support set of one task.
+
+    Args:
+        gradient_fn: ``(params, (operands, batch, key)) -> (loss, grads)``, from
+            `differentiation.inner_gradient`.
+        optimizer: any optax transformation; its state starts fresh.
+        params: the parameters to adapt.
+        operands: whatever else the objective needs (shared parameters, frozen weights).
+        support: the batch ``[S, ...]`` to learn from.
+        rng: the task's key; step ``i`` consumes its own fold of it.
+        max_steps: length of the scan, a Python int.
+        steps: how many of the steps are taken, traced or not; None for all.
+        rate: overrides the optimizer's learning rate, traced or not.
+        batch_size: draw this many support items at each step; None for all.
+
+    Returns:
+        The adapted parameters, and the support loss ``[max_steps]`` in nats
+        before each step (after the last one taken it stays where it is).
+    """
+    state = optimizer.init(params)
+    if rate is not None:
+        state = _with_rate(state, rate)
+    support_key = jax.random.fold_in(rng, SUPPORT_FOLD)
+
+    def step(carry: tuple[Params, optax.OptState], i: jax.Array) -> tuple[tuple[Params, optax.OptState], jax.Array]:
+        key = jax.random.fold_in(support_key, i)
+        batch = support if batch_size is None else _draw(support, batch_size, jax.random.fold_in(key, 1))
+        params, state = carry
+        loss, grads = gradient_fn(params, (operands, batch, key))
+        updates, state = optimizer.update(grads, state, params)
+        stepped = (optax.apply_updates(params, updates), state)
+        if steps is not None:
+            stepped = jax.tree.map(lambda new, old: jnp.where(i < steps, new, old), stepped, carry)
+        return stepped, loss
+
+    (adapted, _), support_loss = jax.lax.scan(step, (params, state), jnp.arange(max_steps))
+    return adapted, support_loss

@@ -1,0 +1,151 @@
+"""One task to many: the only place where the task axis ``T`` is known.
+
+A learner is written for one task. Here it is vmapped over the tasks of a
+meta-batch, or over chunks of them under a scan that sums, so that memory is
+bounded by the chunk and not by the meta-batch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fewshot_jax.algorithms.partition import leaf_path
+from fewshot_jax.types import Aux, Episode, GradFn, Key, MetaParams, PyTree, TaskLossFn
+
+# (sum over the chunk's tasks of weight * direction, (losses [t], aux of leaves [t, ...]))
+ChunkFn = Callable[[tuple[Episode, Key, jax.Array]], tuple[MetaParams, tuple[jax.Array, Aux]]]
+
+
+def check_task_axis(episodes: PyTree, task_weight: jax.Array | None = None) -> int:
+    """Return the number of tasks ``T``, the leading axis shared by every leaf.
+
+    Raises:
+        ValueError: a leaf has no leading axis or another length than the first
+            leaf; the message names the leaf, the expected and the given shape.
+    """
+    tree = {"episodes": episodes, **({} if task_weight is None else {"task_weight": task_weight})}
+    leaves = [(leaf_path(path), jnp.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    if not leaves:
+        raise ValueError("episodes has no leaves: expected batches of arrays with a leading task axis [T, ...]")
+    tasks = next((shape[0] for _, shape in leaves if shape), None)
+    for name, shape in leaves:
+        if not shape or shape[0] != tasks:
+            expected = f"({tasks if tasks is not None else 'T'}, {', '.join(map(str, shape[1:])) or '...'})"
+            raise ValueError(
+                f"leaf '{name}' has shape {shape}, expected {expected}: every leaf of a meta-batch needs the same "
+                f"leading task axis (the first leaf is '{leaves[0][0]}' with shape {leaves[0][1]})"
+            )
+    if not tasks:
+        raise ValueError(f"leaf '{leaves[0][0]}' has shape {leaves[0][1]}: a meta-batch needs at least one task")
+    return int(tasks)
+
+
+def task_keys(rng: Key, tasks: int, offset: int | jax.Array = 0) -> Key:
+    """The key of each task, ``fold_in(rng, global task index)``: ``[T]`` keys."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, offset + jnp.arange(tasks))
+
+
+def _sum_over_chunks(chunk_fn: ChunkFn, tasks: PyTree, count: int, task_chunk: int | None) -> PyTree:
+    """Apply ``chunk_fn`` to at most ``task_chunk`` tasks at a time and sum the directions.
+
+    Tasks are laid out as ``[chunk, chunks]`` and the axes swapped, never
+    reshaped to ``[chunks, chunk]``: a task axis that is sharded over devices
+    would have to be gathered for that.
+    """
+    if task_chunk is None or task_chunk >= count:
+        return chunk_fn(tasks)
+    chunks = -(-count // task_chunk)
+    chunk = -(-count // chunks)
+    if chunk * chunks != count:
+        # Repeat the last task with weight zero: it stays finite where zeros might not.
+        index = jnp.minimum(jnp.arange(chunk * chunks), count - 1)
+        episodes, keys, weight = jax.tree.map(lambda leaf: leaf[index], tasks)
+        tasks = (episodes, keys, jnp.where(jnp.arange(chunk * chunks) < count, weight, 0))
+
+    laid_out = jax.tree.map(lambda leaf: leaf.reshape(chunk, chunks, *leaf.shape[1:]).swapaxes(0, 1), tasks)
+    first = jax.tree.map(lambda leaf: leaf[0], laid_out)
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(chunk_fn, first)[0])
+
+    def accumulate(total: MetaParams, one: PyTree) -> tuple[MetaParams, tuple[jax.Array, Aux]]:
+        direction, per_task = chunk_fn(one)
+        return jax.tree.map(jnp.add, total, direction), per_task
+
+    total, per_task = jax.lax.scan(accumulate, zero, laid_out)
+    flat = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(chunk * chunks, *leaf.shape[2:])[:count], per_task)
+    return total, flat
+
+
+def _metrics(losses: jax.Array, aux: Aux, weight: jax.Array) -> dict[str, jax.Array]:
+    """Average scalar aux over tasks; keep the support losses; drop the rest."""
+    scalars = {name: jnp.vdot(weight, value) for name, value in aux.items() if jnp.ndim(value) == 1}
+    kept = {"support_loss": aux["support_loss"]} if "support_loss" in aux else {}
+    return {**scalars, **kept, "loss": jnp.vdot(weight, losses), "task_loss": losses}
+
+
+def over_tasks(
+    chunk_direction: Callable[..., tuple[MetaParams, tuple[jax.Array, Aux]]], *, task_chunk: int | None = None
+) -> GradFn:
+    """Lift a direction over a chunk of tasks to the ``grad`` of a learner.
+
+    Args:
+        chunk_direction: ``(meta_params, (episodes, keys [t], weight [t]), **keywords)
+            -> (sum of weight * direction, (losses [t], aux))``.
+        task_chunk: how many tasks are vmapped at once; None for all of them.
+
+    Returns:
+        ``grad(meta_params, episodes, rng, *, frozen, task_weight, task_offset)``.
+        Tasks count equally, or in proportion to ``task_weight [T]``, where zero
+        marks a padded task (which must still be finite: repeat a real one).
+        ``task_offset`` is the global index of the first task, for hosts or
+        accumulation steps that hold a part of a meta-batch.
+
+    Raises:
+        ValueError: ``task_chunk`` is not positive.
+    """
+    if task_chunk is not None and task_chunk < 1:
+        raise ValueError(f"task_chunk={task_chunk}: expected a positive number of tasks, or None")
+
+    def grad(
+        meta_params: MetaParams,
+        episodes: Episode,
+        rng: Key,
+        *,
+        frozen: PyTree = None,
+        task_weight: jax.Array | None = None,
+        task_offset: int | jax.Array = 0,
+        **overrides: Any,
+    ) -> tuple[MetaParams, dict[str, jax.Array]]:
+        tasks = check_task_axis(episodes, task_weight)
+        if task_weight is None:
+            weight = jnp.full(tasks, 1 / tasks)
+        else:
+            total = jnp.sum(task_weight)
+            weight = task_weight / jnp.where(total > 0, total, 1)
+
+        def chunk_fn(chunk: PyTree) -> tuple[MetaParams, tuple[jax.Array, Aux]]:
+            return chunk_direction(meta_params, chunk, frozen=frozen, **overrides)
+
+        grads, (losses, aux) = _sum_over_chunks(
+            chunk_fn, (episodes, task_keys(rng, tasks, task_offset), weight), tasks, task_chunk
+        )
+        return grads, _metrics(losses, aux, weight)
+
+    return grad
+
+
+def mean_gradient(loss: TaskLossFn, *, task_chunk: int | None = None) -> GradFn:
+    """The ``grad`` of most learners: the gradient of the mean of ``loss`` over tasks."""
+
+    def chunk_direction(meta_params: MetaParams, chunk: PyTree, **keywords: Any) -> PyTree:
+        episodes, keys, weight = chunk
+
+        def total(meta_params: MetaParams) -> tuple[jax.Array, tuple[jax.Array, Aux]]:
+            losses, aux = jax.vmap(lambda episode, key: loss(meta_params, episode, key, **keywords))(episodes, keys)
+            return jnp.vdot(weight.astype(losses.dtype), losses), (losses, aux)
+
+        (_, per_task), grads = jax.value_and_grad(total, has_aux=True)(meta_params)
+        return grads, per_task
+
+    return over_tasks(chunk_direction, task_chunk=task_chunk)

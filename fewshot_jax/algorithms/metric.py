@@ -1,0 +1,141 @@
+"""Metric-based learners: no inner loop, a classifier read off the support embeddings."""
+
+from typing import Any, Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from fewshot_jax.algorithms.inner_loop import SUPPORT_FOLD, query_key
+from fewshot_jax.algorithms.meta_batch import mean_gradient
+from fewshot_jax.algorithms.partition import check_floating, with_frozen
+from fewshot_jax.types import Aux, Batch, BatchFn, Episode, Key, MetaLearner, MetaParams, PyTree
+
+Distance = Literal["euclidean", "cosine"]
+ABSENT = -1e9  # logit of a class without support items: finite, so that 0 * log p stays 0
+
+
+def masked_cross_entropy(logits: jax.Array, label: jax.Array, mask: jax.Array) -> tuple[jax.Array, Aux]:
+    """Mean cross-entropy in nats, and ``{"accuracy"}``, over the real items.
+
+    Args:
+        logits: ``[B, N]``.
+        label: ``[B]`` int in ``[0, N)``.
+        mask: ``[B]``, False for padded items.
+    """
+    chex.assert_equal_shape([label, mask, logits[:, 0]])
+    weight = mask.astype(logits.dtype)
+    items = jnp.maximum(weight.sum(), 1)
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    correct = (logits.argmax(-1) == label).astype(logits.dtype)
+    return (nats * weight).sum() / items, {"accuracy": (correct * weight).sum() / items}
+
+
+def prototypes(embeddings: jax.Array, label: jax.Array, mask: jax.Array, ways: int) -> tuple[jax.Array, jax.Array]:
+    """The mean embedding of each class (Snell et al., equation 1).
+
+    Args:
+        embeddings: ``[S, D]``.
+        label: ``[S]`` int in ``[0, ways)``.
+        mask: ``[S]``, False for padded items.
+        ways: number of classes ``N``.
+
+    Returns:
+        ``(prototypes [N, D], present [N] bool)``; an absent class has a zero prototype.
+    """
+    chex.assert_rank([embeddings, label, mask], [2, 1, 1])
+    chex.assert_equal_shape_prefix([embeddings, label, mask], 1)
+    one_hot = jax.nn.one_hot(label, ways, dtype=embeddings.dtype) * mask.astype(embeddings.dtype)[:, None]
+    counts = one_hot.sum(0)
+    return one_hot.T @ embeddings / jnp.maximum(counts, 1)[:, None], counts > 0
+
+
+def unit_length(vectors: jax.Array) -> jax.Array:
+    """Scale ``[..., D]`` to length one; smooth, twice differentiable also at zero."""
+    return vectors * jax.lax.rsqrt(jnp.sum(vectors**2, -1, keepdims=True) + 1e-8)
+
+
+def _similarity(embeddings: jax.Array, centres: jax.Array, distance: Distance) -> jax.Array:
+    """Similarities ``[B, N]``: minus squared euclidean distance, or cosine."""
+    if distance == "cosine":
+        return unit_length(embeddings) @ unit_length(centres).T
+    # |a - b|^2 without the [B, N, D] difference; |a|^2 is the same for every class but keeps it a distance.
+    squares = jnp.sum(embeddings**2, -1)[:, None] + jnp.sum(centres**2, -1)[None, :]
+    return 2 * embeddings @ centres.T - squares
+
+
+def protonet(
+    embed_fn: BatchFn,
+    *,
+    ways: int | None = None,
+    distance: Distance = "euclidean",
+    temperature: float = 1.0,
+    learn_temperature: bool = False,
+    task_chunk: int | None = None,
+) -> MetaLearner:
+    """Prototypical networks: classify by the distance to each class's mean embedding.
+
+    Batches are dicts with ``label [B]`` and, where items are padded, ``mask [B]``,
+    beside whatever ``embed_fn`` reads.
+
+    Args:
+        embed_fn: ``(params, batch, rng[, frozen=]) -> [B, D]``, for one task.
+        ways: number of classes ``N`` of the outputs; None for as many as there
+            are support items, the most there can be.
+        distance: ``"euclidean"`` (squared) or ``"cosine"``.
+        temperature: logits are similarities divided by it.
+        learn_temperature: meta-learn its logarithm, an extra in ``meta_params``.
+        task_chunk: how many tasks ``grad`` vmaps at once; None for all.
+
+    Returns:
+        A `MetaLearner`; ``adapted`` holds the parameters, ``prototypes [N, D]`` and
+        ``present [N]``; outputs are logits ``[B, N]`` (-1e9 for an absent class).
+        The loss is the mean cross-entropy in nats, ``aux`` has ``accuracy``.
+
+    Raises:
+        ValueError: a hyperparameter is out of range.
+
+    References:
+        Snell, Swersky, Zemel. Prototypical Networks for Few-shot Learning.
+        NeurIPS 2017. Prototypes: equation 1; class distribution: equation 2.
+    """
+    if distance not in ("euclidean", "cosine"):
+        raise ValueError(f"distance={distance!r} is not one of 'euclidean', 'cosine'")
+    if temperature <= 0:
+        raise ValueError(f"temperature={temperature}: expected a positive number")
+    if ways is not None and ways < 1:
+        raise ValueError(f"ways={ways}: expected a positive number of classes, or None")
+
+    def init(params: PyTree, rng: Key) -> MetaParams:
+        del rng
+        check_floating(params)
+        extras = {"log_temperature": jnp.log(jnp.float32(temperature))} if learn_temperature else {}
+        return {"params": params, **extras}
+
+    def item_mask(batch: Batch) -> jax.Array:
+        return batch["mask"] if "mask" in batch else jnp.ones_like(batch["label"], bool)
+
+    def adapt(meta_params: MetaParams, support: Batch, rng: Key, *, frozen: PyTree = None, **overrides: Any) -> PyTree:
+        if overrides:
+            raise ValueError(f"protonet has no inner loop: {', '.join(overrides)} cannot be overridden")
+        key = jax.random.fold_in(rng, SUPPORT_FOLD)
+        embeddings = with_frozen(embed_fn, frozen)(meta_params["params"], support, key)
+        label = support["label"]
+        centres, present = prototypes(embeddings, label, item_mask(support), ways or label.shape[0])
+        return {**meta_params, "prototypes": centres, "present": present}
+
+    def predict(adapted: PyTree, batch: Batch, rng: Key, *, frozen: PyTree = None) -> jax.Array:
+        embeddings = with_frozen(embed_fn, frozen)(adapted["params"], batch, rng)
+        scale = jnp.exp(-adapted["log_temperature"]) if learn_temperature else 1 / temperature
+        similarity = _similarity(embeddings, adapted["prototypes"], distance)
+        return jnp.where(adapted["present"][None, :], similarity * scale, ABSENT)
+
+    def loss(
+        meta_params: MetaParams, episode: Episode, rng: Key, *, frozen: PyTree = None, **overrides: Any
+    ) -> tuple[jax.Array, Aux]:
+        adapted = adapt(meta_params, episode.support, rng, frozen=frozen, **overrides)
+        logits = predict(adapted, episode.query, query_key(rng), frozen=frozen)
+        return masked_cross_entropy(logits, episode.query["label"], item_mask(episode.query))
+
+    return MetaLearner(init, adapt, predict, loss, mean_gradient(loss, task_chunk=task_chunk))
