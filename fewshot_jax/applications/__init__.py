@@ -1,0 +1,1 @@
+"""One file per application: encode records, loss, predict, score."""

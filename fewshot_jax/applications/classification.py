@@ -1,0 +1,76 @@
+"""Few-shot text classification.
+
+One feature extractor serves every learner: gradient-based ones put a linear
+head on it that starts at zero in each episode, metric-based ones compare its
+vectors. The head is not among the meta-parameters, so a learner meta-trained
+with five ways adapts to any number of classes.
+"""
+
+from typing import cast
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from fewshot_jax.algorithms.metric import ABSENT, masked_cross_entropy
+from fewshot_jax.models.heads import TextFeatures, zero_head
+from fewshot_jax.types import Aux, Batch, Key, Params
+
+
+def check_batch(batch: Batch, *, labelled: bool) -> None:
+    """Check the shapes of a batch: ``input_ids, attention_mask [B, L]``, ``label, mask [B]``."""
+    chex.assert_rank([batch["input_ids"], batch["attention_mask"]], 2)
+    chex.assert_equal_shape([batch["input_ids"], batch["attention_mask"]])
+    if labelled:
+        chex.assert_rank([batch["label"], batch["mask"]], 1)
+        chex.assert_equal_shape_prefix([batch["input_ids"], batch["label"], batch["mask"]], 1)
+
+
+class TextClassification:
+    """The functions of the application for one model and number of classes.
+
+    Args:
+        model: texts to feature vectors ``[B, D]``.
+        ways: number of classes ``N`` of the head.
+        deterministic: no dropout in ``loss_fn`` and ``embed_fn``.
+    """
+
+    def __init__(self, model: TextFeatures, *, ways: int, deterministic: bool = True):
+        self.model, self.ways, self.deterministic = model, ways, deterministic
+
+    def init_params(self, rng: Key) -> Params:
+        """Fresh parameters ``{"features": ...}``; the head is not among them."""
+        ids = jnp.zeros((1, 2), jnp.int32)
+        return {"features": self.model.init(rng, ids, jnp.ones_like(ids))["params"]}
+
+    def embed_fn(self, params: Params, batch: Batch, rng: Key) -> jax.Array:
+        """Feature vectors ``[B, D]``."""
+        check_batch(batch, labelled=False)
+        features = self.model.apply(
+            {"params": params["features"]},
+            batch["input_ids"],
+            batch["attention_mask"],
+            deterministic=self.deterministic,
+            rngs={} if self.deterministic else {"dropout": rng},
+        )
+        return cast(jax.Array, features)
+
+    def task_init_fn(self, params: Params, support: Batch, rng: Key) -> Params:
+        """The starting point of an episode: the meta-parameters and a zero head ``[D, N]``."""
+        del support, rng
+        return {**params, "head": zero_head(self.model.encoder.width, self.ways)}
+
+    def output_fn(self, params: Params, batch: Batch, rng: Key) -> jax.Array:
+        """Logits ``[B, N]``."""
+        return self.embed_fn(params, batch, rng) @ params["head"]["kernel"]
+
+    def loss_fn(self, params: Params, batch: Batch, rng: Key) -> tuple[jax.Array, Aux]:
+        """Mean cross-entropy in nats over the real items, with ``accuracy``.
+
+        Classes that no real item of the batch has take no part (an episode with
+        fewer ways than the head).
+        """
+        check_batch(batch, labelled=True)
+        logits = self.output_fn(params, batch, rng)
+        present = jnp.zeros(self.ways, bool).at[batch["label"]].max(batch["mask"].astype(bool))
+        return masked_cross_entropy(jnp.where(present[None, :], logits, ABSENT), batch["label"], batch["mask"])

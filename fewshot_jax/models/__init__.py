@@ -1,0 +1,1 @@
+"""Backbones: Flax Linen modules, applied as pure functions on plain parameter trees."""

@@ -1,0 +1,72 @@
+"""The layers of a transformer. Array names end in their axes: x_BLD is ``[B, L, D]``.
+
+Attention is written out in XLA operations, because the fused kernels cannot be
+differentiated twice, which a second-order inner loop does.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Norm = Literal["pre", "post"]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with a padding mask (Vaswani et al. 2017, section 3.2)."""
+
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:
+        width = x_BLD.shape[-1]
+        projection = lambda name: nn.DenseGeneral(  # noqa: E731
+            (self.heads, width // self.heads), dtype=self.dtype, name=name
+        )
+        q_BLHK, k_BLHK, v_BLHK = projection("query")(x_BLD), projection("key")(x_BLD), projection("value")(x_BLD)
+        y_BLHK = jax.nn.dot_product_attention(
+            q_BLHK, k_BLHK, v_BLHK, mask=mask_BL[:, None, None, :], implementation="xla"
+        )
+        return nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, name="out")(y_BLHK)
+
+
+class FeedForward(nn.Module):
+    """Two dense layers with an activation between them."""
+
+    width: int
+    activation: Callable[[jax.Array], jax.Array] = nn.gelu
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        hidden = self.activation(nn.Dense(self.width, dtype=self.dtype, name="up")(x_BLD))
+        return nn.Dense(x_BLD.shape[-1], dtype=self.dtype, name="down")(hidden)
+
+
+class Block(nn.Module):
+    """One transformer block; a scan body, so it returns ``(x, None)``.
+
+    ``norm="pre"`` normalises each sub-layer's input (GPT-2), ``"post"`` the sum
+    of input and output (BERT).
+    """
+
+    heads: int
+    mlp_width: int
+    norm: Norm = "pre"
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, mask_BL: jax.Array, deterministic: bool) -> tuple[jax.Array, None]:
+        attention = Attention(self.heads, self.dtype, name="attention")
+        feed_forward = FeedForward(self.mlp_width, dtype=self.dtype, name="mlp")
+        drop = nn.Dropout(self.dropout, deterministic=deterministic)
+        norm_1, norm_2 = (nn.LayerNorm(dtype=self.dtype, name=name) for name in ("attention_norm", "mlp_norm"))
+        if self.norm == "pre":
+            x_BLD = x_BLD + drop(attention(norm_1(x_BLD), mask_BL))
+            return x_BLD + drop(feed_forward(norm_2(x_BLD))), None
+        x_BLD = norm_1(x_BLD + drop(attention(x_BLD, mask_BL)))
+        return norm_2(x_BLD + drop(feed_forward(x_BLD))), None
