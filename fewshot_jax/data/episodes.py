@@ -1,0 +1,192 @@
+"""Episodes as a pure function of (seed, step, task index).
+
+There is no sampler state: task 7 of step 300 is the same on any host, in any
+order, after any restart.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from fewshot_jax.errors import UserError
+from fewshot_jax.types import Episode
+
+
+class Items(NamedTuple):
+    """Positions of a batch's items in a data set, before their fields are gathered.
+
+    Attributes:
+        position: ``[..., B]`` int32; 0 where padded.
+        label: ``[..., B]`` int32 labels within the episode, 0 to N - 1; 0 where padded.
+        mask: ``[..., B]`` bool, False for padded items.
+    """
+
+    position: np.ndarray
+    label: np.ndarray
+    mask: np.ndarray
+
+
+def check_enough(
+    counts: Mapping[str, int], *, ways: int, shots: int, queries: int, split: str, groups: Mapping[str, int] | None
+) -> None:
+    """Raise a UserError if a split cannot fill an episode.
+
+    Args:
+        counts: items of each class.
+        ways, shots, queries: the largest episode asked for.
+        split: the split's name, for the message.
+        groups: classes of each group, where episodes stay inside a group.
+    """
+    if len(counts) < ways:
+        raise UserError(
+            f"{split} split: {len(counts)} classes, but episodes have {ways} ways; "
+            "lower episodes.ways, or give this split more classes"
+        )
+    if groups is not None and max(groups.values(), default=0) < ways:
+        raise UserError(
+            f"{split} split: no group has {ways} classes (the largest has {max(groups.values(), default=0)}); "
+            "lower episodes.ways, or set episodes.within_group to false"
+        )
+    small = sorted((count, name) for name, count in counts.items() if count < shots + queries)
+    if small:
+        count, name = small[0]
+        more = f" (and {len(small) - 1} more classes)" if len(small) > 1 else ""
+        raise UserError(
+            f"{split} split: class '{name}' has {count} examples{more}, but an episode takes "
+            f"{shots} shots + {queries} queries = {shots + queries} of each class; "
+            "add examples, drop the class, or lower episodes.shots or episodes.queries"
+        )
+
+
+class EpisodeSampler:
+    """Draws N-way K-shot episodes from labelled items.
+
+    Args:
+        label: ``[n]`` int class of each item.
+        ways: most classes in an episode, ``N``.
+        shots: most support items per class.
+        queries: query items per class.
+        seed: of the whole stream.
+        group: ``[n]`` int group of each item; the classes of an episode then
+            come from one group. A class belongs to one group.
+        min_ways, min_shots: an episode draws its ways and shots uniformly from
+            ``min_ways..ways`` and ``min_shots..shots``; None for always the most.
+            Smaller episodes are padded, with ``mask`` False.
+        class_names: names for messages; by default the numbers.
+        split: the split's name, for messages.
+
+    Raises:
+        UserError: too few classes, or too few items in a class.
+    """
+
+    def __init__(
+        self,
+        label: np.ndarray,
+        *,
+        ways: int,
+        shots: int,
+        queries: int,
+        seed: int = 0,
+        group: np.ndarray | None = None,
+        min_ways: int | None = None,
+        min_shots: int | None = None,
+        class_names: Sequence[str] | None = None,
+        split: str = "data",
+    ):
+        label = np.asarray(label)
+        self.ways, self.shots, self.queries, self.seed = ways, shots, queries, seed
+        self.min_ways = ways if min_ways is None else min_ways
+        self.min_shots = shots if min_shots is None else min_shots
+        if not (1 <= self.min_ways <= ways and 1 <= self.min_shots <= shots and queries >= 1):
+            raise UserError(
+                f"episodes: expected 1 <= min_ways <= ways, 1 <= min_shots <= shots and queries >= 1, got "
+                f"min_ways={self.min_ways}, ways={ways}, min_shots={self.min_shots}, shots={shots}, queries={queries}"
+            )
+        order = np.argsort(label, kind="stable")
+        classes, starts = np.unique(label[order], return_index=True)
+        self._items = dict(zip(classes.tolist(), np.split(order.astype(np.int32), starts[1:]), strict=True))
+        name = (lambda c: str(c)) if class_names is None else (lambda c: class_names[c])
+        self._pools = [classes]
+        if group is not None:
+            of_class = {c: int(np.asarray(group)[items[0]]) for c, items in self._items.items()}
+            pools: dict[int, list[int]] = {}
+            for c, g in of_class.items():
+                pools.setdefault(g, []).append(c)
+            self._pools = [np.array(pool) for _, pool in sorted(pools.items())]
+        check_enough(
+            {name(c): len(items) for c, items in self._items.items()},
+            ways=ways,
+            shots=shots,
+            queries=queries,
+            split=split,
+            groups=None if group is None else {str(i): len(pool) for i, pool in enumerate(self._pools)},
+        )
+        self._pools = [pool for pool in self._pools if len(pool) >= ways]
+
+    def task(self, step: int, index: int) -> Episode:
+        """Task ``index`` of step ``step``: an `Episode` of `Items` ``[N K]`` and ``[N Q]``."""
+        rng = np.random.default_rng((self.seed, step, index))
+        ways = int(rng.integers(self.min_ways, self.ways + 1))
+        shots = int(rng.integers(self.min_shots, self.shots + 1))
+        pool = self._pools[int(rng.integers(len(self._pools)))]
+        support, query = _blank(self.ways, self.shots), _blank(self.ways, self.queries)
+        # The order of choice is random, so each class gets a random label.
+        for label, chosen in enumerate(rng.choice(pool, ways, replace=False).tolist()):
+            drawn = rng.choice(self._items[chosen], shots + self.queries, replace=False)
+            for items, these in ((support, drawn[:shots]), (query, drawn[shots:])):
+                items.position[label, : len(these)] = these
+                items.label[label, : len(these)] = label
+                items.mask[label, : len(these)] = True
+        flat = lambda items: Items(*(field.reshape(-1) for field in items))  # noqa: E731
+        return Episode(flat(support), flat(query))
+
+    def batch(self, step: int, tasks: int, *, offset: int = 0) -> Episode:
+        """Tasks ``offset .. offset + tasks - 1`` of a step, with a leading axis ``[T]``."""
+        episodes = [self.task(step, offset + index) for index in range(tasks)]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *episodes)
+
+
+def _blank(ways: int, items: int) -> Items:
+    shape = (ways, items)
+    return Items(np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, bool))
+
+
+def gather(fields: Mapping[str, np.ndarray], items: Items) -> dict[str, np.ndarray]:
+    """The batch of a set of items: each field ``[n, ...]`` at ``position``, with label and mask."""
+    return {**{name: field[items.position] for name, field in fields.items()}, "label": items.label, "mask": items.mask}
+
+
+def episodes(
+    fields: Mapping[str, np.ndarray],
+    label: np.ndarray,
+    *,
+    step: int,
+    tasks: int,
+    ways: int,
+    shots: int,
+    queries: int,
+    seed: int = 0,
+    group: np.ndarray | None = None,
+) -> Episode:
+    """Draw a meta-batch of N-way K-shot tasks from arrays.
+
+    Args:
+        fields: arrays ``[n, ...]`` that the model reads, by name.
+        label: ``[n]`` int class of each item.
+        step, seed: which meta-batch; the same numbers give the same episodes.
+        tasks: number of tasks ``T``.
+        ways, shots, queries: classes, and support and query items per class.
+        group: ``[n]`` int; the classes of an episode come from one group.
+
+    Returns:
+        `Episode` of dict batches: each field ``[T, N*K, ...]`` (support) and
+        ``[T, N*Q, ...]`` (query), ``label`` in ``0..N-1`` and ``mask``.
+
+    Raises:
+        UserError: too few classes, or too few items in a class.
+    """
+    sampler = EpisodeSampler(label, ways=ways, shots=shots, queries=queries, seed=seed, group=group)
+    support, query = sampler.batch(step, tasks)
+    return Episode(gather(fields, support), gather(fields, query))

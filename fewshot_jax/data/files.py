@@ -1,0 +1,255 @@
+"""Labelled texts, and texts to predict, from JSONL, CSV, TSV and plain text files.
+
+Files are UTF-8, with or without a byte order mark, and may be gzipped. Whatever is wrong
+with one is a `UserError` that names the file, the line (counted from 1) and the remedy.
+"""
+
+import csv
+import difflib
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from fewshot_jax.data.records import Record
+from fewshot_jax.errors import UserError
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+# A row and the line on which it starts.
+_Row = tuple[int, dict[str, Any]]
+
+
+def read_records(
+    path: str | PurePath, *, text: str = "text", label: str = "label", group: str | None = None
+) -> list[Record]:
+    """Reads labelled texts from a `.jsonl`, `.csv` or `.tsv` file, or a `.gz` of one.
+
+    Texts, labels and groups are stripped. Integer labels become strings. Blank lines are
+    skipped. CSV and TSV files start with a header and quote as spreadsheets do.
+
+    Args:
+      path: the file.
+      text: the field (JSONL) or column (CSV, TSV) of the text.
+      label: that of the label.
+      group: that of the group; without it the groups are empty.
+
+    Returns:
+      The records in the order of the file; at least one.
+
+    Raises:
+      UserError: the file, or a line of it, cannot be read as labelled texts.
+    """
+    path = Path(path).expanduser()
+    fields = {"data.text_field": text, "data.label_field": label}
+    if group is not None:
+        fields["data.group_field"] = group
+    return [
+        Record(
+            _string(path, line, text, row[text]),
+            _name(path, line, label, row[label]),
+            "" if group is None else _name(path, line, group, row[group]),
+        )
+        for line, row in _rows(path, fields)
+    ]
+
+
+def read_texts(path: str | PurePath, *, text: str = "text") -> tuple[list[dict[str, Any]], list[str]]:
+    """Reads the input of a prediction: what `read_records` reads, or `.txt`.
+
+    A `.txt` file holds one text per line; its blank lines are refused, save the last
+    ones, so that predictions stay aligned with the lines.
+
+    Args:
+      path: the file.
+      text: the field or column of the text; for `.txt`, the key the rows get.
+
+    Returns:
+      (rows, texts): the rows with all their fields as they stand in the file, to be
+      written out beside the predictions, and their stripped texts; at least one.
+
+    Raises:
+      UserError: the file, or a line of it, cannot be read.
+    """
+    path = Path(path).expanduser()
+    numbered = list(_rows(path, {"data.text_field": text}, plain=True))
+    texts = [_string(path, line, text, row[text]) for line, row in numbered]
+    return [row for _, row in numbered], texts
+
+
+def _rows(path: Path, fields: Mapping[str, str], plain: bool = False) -> Iterator[_Row]:
+    """Yields the rows of a file; each has all `fields` (option name -> field name)."""
+    suffix = PurePath(path.name.lower().removesuffix(".gz")).suffix
+    if suffix not in (".jsonl", *_DELIMITERS, *([".txt"] if plain else [])):
+        texts = ", .txt (one text per line)" if plain else ""
+        raise UserError(
+            f"{path}: cannot read files of type '{suffix}'. Use .jsonl (one JSON object per "
+            f"line), .csv, .tsv (with a header){texts}, or any of them with .gz."
+        )
+    content = _read_text(path)
+    if not content.strip():
+        raise UserError(f"{path}: the file is empty. Give it at least one row.")
+    if suffix == ".jsonl":
+        rows = _jsonl_rows(path, content, fields)
+    elif suffix == ".txt":
+        rows = _plain_rows(content, fields["data.text_field"])
+    else:
+        rows = _delimited_rows(path, content, fields, _DELIMITERS[suffix])
+    return rows
+
+
+def _read_text(path: Path) -> str:
+    """Returns the decoded content of a file, without its byte order mark."""
+    try:
+        data = path.read_bytes()
+        if path.name.lower().endswith(".gz"):
+            data = gzip.decompress(data)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file. Check the path.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: this is a directory. Name a file in it.") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{path}: not a whole gzip file ({error}). Compress it again, or rename it if it is not compressed."
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    try:
+        content = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        found = "UTF-16" if data.startswith(_UTF16_MARKS) else f"byte 0x{data[error.start]:02x}"
+        raise UserError(
+            f"{path}, line {_line_at(data, error.start)}: not UTF-8 ({found} at byte offset "
+            f"{error.start}). Re-encode the file as UTF-8, for example with "
+            "`iconv -f ENCODING -t UTF-8`."
+        ) from None
+    # The csv module accepts NUL or not depending on the Python version: refuse it here.
+    if (offset := data.find(0)) >= 0:
+        raise UserError(
+            f"{path}, line {_line_at(data, offset)}: NUL byte at byte offset {offset}. Is this "
+            "a text file? Remove the byte, or re-encode the file as UTF-8."
+        )
+    return content.removeprefix("\ufeff")
+
+
+def _line_at(data: bytes, offset: int) -> int:
+    return len(re.findall(rb"\r\n|\r|\n", data[:offset])) + 1
+
+
+def _lines(content: str) -> Iterator[tuple[int, str]]:
+    # Not str.splitlines, which also splits at U+2028 and others that JSON strings may hold.
+    return enumerate(io.StringIO(content, newline=None), start=1)
+
+
+def _jsonl_rows(path: Path, content: str, fields: Mapping[str, str]) -> Iterator[_Row]:
+    for line, string in _lines(content):
+        if not string.strip():
+            continue
+        try:
+            row = json.loads(string)
+        except (json.JSONDecodeError, RecursionError) as error:
+            place = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+            raise UserError(
+                f"{path}, line {line}: broken JSON{place} ({getattr(error, 'msg', error)}). "
+                'Write one object per line, such as {"text": "...", "label": "..."}.'
+            ) from None
+        if not isinstance(row, dict):
+            raise UserError(
+                f"{path}, line {line}: {_kind(row)} where an object is needed. "
+                'Write one object per line, such as {"text": "...", "label": "..."}.'
+            )
+        _check_fields(path, line, "field", row, fields)
+        yield line, row
+
+
+def _delimited_rows(path: Path, content: str, fields: Mapping[str, str], delimiter: str) -> Iterator[_Row]:
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    line, count = 1, 0  # a row may span lines: `line` is the one on which it starts
+    try:
+        for row in reader:
+            if not row:  # a blank line
+                pass
+            elif not header:
+                header = [column.strip() for column in row]
+                if repeated := sorted({c for c in header if header.count(c) > 1}):
+                    raise UserError(
+                        f"{path}, line {line}: the header repeats {_listed(repeated)}. Give every column its own name."
+                    )
+                _check_fields(path, line, "column", header, fields)
+            elif len(row) != len(header):
+                raise UserError(
+                    f"{path}, line {line}: {len(row)} columns where the header has "
+                    f"{len(header)} ({_listed(header)}). Put double quotes around a value that "
+                    f"contains the delimiter {delimiter!r}, and fill in missing values."
+                )
+            else:
+                count += 1
+                yield line, dict(zip(header, row, strict=True))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {line}: the row that starts here is not valid ({error}). A value that "
+            "begins with a double quote must end with one; double the quotes inside it."
+        ) from None
+    if not count:
+        raise UserError(f"{path}: only a header, no rows. Add at least one row below it.")
+
+
+def _plain_rows(content: str, field: str) -> Iterator[_Row]:
+    for line, string in _lines(content.rstrip()):
+        yield line, {field: string.strip()}
+
+
+def _check_fields(path: Path, line: int, noun: str, found: Iterable[str], fields: Mapping[str, str]) -> None:
+    """Raises unless all `fields` (option name -> field name) are among `found`."""
+    found = list(found)
+    for option, name in fields.items():
+        if name not in found:
+            near = difflib.get_close_matches(name, found, n=1)
+            raise UserError(
+                f"{path}, line {line}: no {noun} '{name}'; there are {_listed(found)}."
+                + (f" Did you mean '{near[0]}'?" if near else "")
+                + f" Rename it in the file or set {option} to the name of the {noun}."
+            )
+
+
+def _string(path: Path, line: int, field: str, value: object) -> str:
+    """Returns the stripped string; raises where it is none, or an empty one."""
+    if not isinstance(value, str):
+        raise UserError(
+            f"{path}, line {line}: '{field}' is {_kind(value)} where a string is needed. "
+            "Write it in quotes, or remove the line."
+        )
+    if not (value := value.strip()):
+        raise UserError(f"{path}, line {line}: '{field}' is empty. Fill it in or remove the line.")
+    # JSON can escape half a surrogate pair, which no tokenizer takes.
+    if _SURROGATE.search(value):
+        raise UserError(
+            f"{path}, line {line}: '{field}' holds half of a surrogate pair (\\ud800 to "
+            "\\udfff). Write the character itself, or remove it."
+        )
+    return value
+
+
+def _name(path: Path, line: int, field: str, value: object) -> str:
+    """Returns a label or group; integers, but not booleans, become strings."""
+    return _string(path, line, field, str(value) if type(value) is int else value)
+
+
+def _kind(value: object) -> str:
+    """Returns what JSON calls a value, with its article."""
+    if value is None:
+        return "null"
+    kinds = {bool: "boolean", int: "number", float: "number", str: "string", list: "list"}
+    return f"a {kinds[type(value)]}" if type(value) in kinds else "an object"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "none"

@@ -1,0 +1,151 @@
+"""Encoded texts to meta-batches of fixed shapes, prepared ahead on a thread."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from fewshot_jax.data.episodes import EpisodeSampler
+from fewshot_jax.types import Episode
+
+Made = TypeVar("Made")
+
+
+class EncodedTexts(NamedTuple):
+    """Token ids ``[n, L]`` int32, padded with 0, and their lengths ``[n]`` in tokens."""
+
+    input_ids: np.ndarray
+    lengths: np.ndarray
+
+
+def bucket(length: int, buckets: Sequence[int]) -> int:
+    """The smallest bucket that holds ``length`` tokens; the largest if none does."""
+    return next((size for size in sorted(buckets) if size >= length), max(buckets))
+
+
+def text_batch(encoded: EncodedTexts, index: np.ndarray, length: int) -> dict[str, np.ndarray]:
+    """``input_ids`` and ``attention_mask`` of some items, ``[..., length]`` each."""
+    ids = encoded.input_ids[index][..., :length]
+    ids = np.pad(ids, [(0, 0)] * (ids.ndim - 1) + [(0, length - ids.shape[-1])])
+    return {"input_ids": ids, "attention_mask": np.arange(length) < encoded.lengths[index][..., None]}
+
+
+def by_frequency(encoded: EncodedTexts, *, special: int) -> np.ndarray:
+    """The token ids that occur in some texts, most frequent first, without those below ``special``."""
+    counts = np.bincount(encoded.input_ids.reshape(-1))
+    order = np.argsort(-counts, kind="stable")
+    return order[(order >= special) & (counts[order] > 0)].astype(np.int32)
+
+
+def augment(
+    episode: Episode,
+    *,
+    rng: np.random.Generator,
+    vocabulary: np.ndarray,
+    token_dropout: float,
+    token_remap: float,
+    mask_id: int,
+) -> None:
+    """Change the token ids of one task in place, the same way for support and query.
+
+    Remapping makes words trade places with words of similar frequency, once for
+    the whole episode. They lose the meaning they have elsewhere but not their
+    identity, like the unseen words of a new task, and a rare word stays rare.
+
+    Args:
+        episode: one task's batches with ``input_ids, attention_mask [B, L]``.
+        rng: consumed.
+        vocabulary: the ids that may change, most frequent first.
+        token_dropout: share of the tokens to replace by ``mask_id``.
+        token_remap: share of the vocabulary that trades places.
+        mask_id: the id to replace with.
+    """
+    neighbours = 64  # words that trade places stand within so many ranks, among those that move
+    ids = np.arange(1 + max(int(array.max(initial=0)) for array in (vocabulary, *(b["input_ids"] for b in episode))))
+    moved = vocabulary[rng.random(len(vocabulary)) < token_remap]
+    for start in range(0, len(moved), neighbours):
+        block = moved[start : start + neighbours]
+        ids[block] = rng.permutation(block)
+    for batch in episode:
+        real = np.isin(batch["input_ids"], vocabulary)
+        batch["input_ids"][...] = ids[batch["input_ids"]]
+        batch["input_ids"][real & (rng.random(real.shape) < token_dropout)] = mask_id
+
+
+def text_episodes(
+    encoded: EncodedTexts,
+    sampler: EpisodeSampler,
+    *,
+    step: int,
+    tasks: int,
+    buckets: Sequence[int],
+    offset: int = 0,
+    change: Callable[[Episode, np.random.Generator], None] | None = None,
+) -> Episode:
+    """The meta-batch of a step, padded to the bucket of its longest text.
+
+    Args:
+        encoded: the texts the sampler's positions refer to.
+        sampler: draws the tasks.
+        step: which meta-batch.
+        tasks: number of tasks ``T``.
+        buckets: allowed lengths in tokens; each costs one compilation.
+        offset: global index of the first task.
+        change: ``(one task's episode, rng) -> None``, an augmentation in place.
+
+    Returns:
+        `Episode` of batches ``input_ids, attention_mask [T, B, L]``, ``label, mask [T, B]``.
+    """
+    drawn = sampler.batch(step, tasks, offset=offset)
+    longest = max(int(encoded.lengths[items.position].max()) for items in drawn)
+    length = bucket(longest, buckets)
+    episodes = Episode(
+        *({**text_batch(encoded, items.position, length), "label": items.label, "mask": items.mask} for items in drawn)
+    )
+    if change is not None:
+        for task in range(tasks):
+            rng = np.random.default_rng((sampler.seed, step, offset + task, 1))
+            change(jax.tree.map(lambda leaf, task=task: leaf[task], episodes), rng)
+    return episodes
+
+
+def prefetch(make: Callable[[int], Made], steps: range, *, depth: int = 2) -> Iterator[Made]:
+    """Yield ``make(step)`` for each step, made ahead on a thread.
+
+    An exception in ``make`` is raised here, at the step where it happened.
+    """
+    ready: queue.Queue = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def offer(item: object) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for step in steps:
+                if not offer((make(step), None)):
+                    return
+            offer((None, StopIteration()))
+        except BaseException as error:  # handed to the consumer, who raises it
+            offer((None, error))
+
+    threading.Thread(target=work, daemon=True, name="prefetch").start()
+    try:
+        while True:
+            made, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield made
+    finally:
+        stop.set()

@@ -1,0 +1,209 @@
+"""Tokenizers of our own: trained on texts, saved so that transformers loads them.
+
+They normalise and split as BERT does and put [CLS] before a text, nothing after it: the
+representation of a text is read there, and a text can be cut anywhere.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from fewshot_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# Their ids are their positions; models rely on padding being 0.
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_PAD, _UNK, _CLS, _SEP, _MASK = SPECIAL_TOKENS
+_MAX_ALPHABET = 1000  # as in BERT: rarer characters become [UNK]
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    *,
+    kind: Literal["wordpiece", "word"] = "wordpiece",
+    vocab_size: int = 4096,
+    lowercase: bool = True,
+    min_frequency: int = 2,
+) -> "Tokenizer":
+    """Trains a tokenizer; the same texts give the same one in every process.
+
+    Args:
+      texts: the texts.
+      kind: "wordpiece" splits rare words into pieces, "word" makes them [UNK].
+      vocab_size: the largest number of tokens, `SPECIAL_TOKENS` included.
+      lowercase: whether to lowercase and strip accents.
+      min_frequency: how often a word, or a pair of pieces, must occur to be a token.
+
+    Returns:
+      A tokenizer with the template "[CLS] $A" (pairs: "[CLS] $A [SEP] $B").
+
+    Raises:
+      UserError: an argument is out of range, or there is no text.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    texts = list(texts)
+    if kind not in ("wordpiece", "word"):
+        raise UserError(f"tokenizer kind '{kind}': choose 'wordpiece' or 'word'.")
+    if vocab_size <= len(SPECIAL_TOKENS) + 1:
+        raise UserError(f"vocab_size is {vocab_size}: choose at least {len(SPECIAL_TOKENS) + 2}.")
+    if min_frequency < 1:
+        raise UserError(f"min_frequency is {min_frequency}: choose at least 1.")
+    if not any(text.strip() for text in texts):
+        raise UserError("there is no text to train a tokenizer on: give at least one.")
+
+    blank = Tokenizer(models.WordLevel({}, unk_token=_UNK))
+    blank.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    blank.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    if kind == "word":
+        vocabulary = _word_vocabulary(blank, texts, vocab_size, min_frequency)
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNK))
+    else:
+        vocabulary = _wordpiece_vocabulary(blank, texts, vocab_size, min_frequency)
+        tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=_UNK))
+        tokenizer.decoder = decoders.WordPiece()
+    tokenizer.normalizer = blank.normalizer
+    tokenizer.pre_tokenizer = blank.pre_tokenizer
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{_CLS} $A",
+        pair=f"{_CLS} $A {_SEP} $B:1",
+        special_tokens=[(token, vocabulary[token]) for token in (_CLS, _SEP)],
+    )
+    return tokenizer
+
+
+def _word_vocabulary(blank: "Tokenizer", texts: Sequence[str], vocab_size: int, min_frequency: int) -> dict[str, int]:
+    from tokenizers import trainers
+
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=list(SPECIAL_TOKENS),
+        show_progress=False,
+    )
+    blank.train_from_iterator(texts, trainer)  # sorts by frequency, then by word
+    return blank.get_vocab()
+
+
+def _wordpiece_vocabulary(
+    blank: "Tokenizer", texts: Sequence[str], vocab_size: int, min_frequency: int
+) -> dict[str, int]:
+    """Trains WordPiece with every tie broken by character, not by hash order.
+
+    Left to itself the trainer numbers the continuations ("##a") in the order of a randomly
+    seeded hash map and breaks ties between merges by those numbers, so that two runs give
+    two vocabularies. Here they are numbered beforehand, as special tokens of a tokenizer
+    that is thrown away, and rare characters are removed from the texts, because the
+    trainer's own limit also breaks ties by hash order.
+    """
+    from tokenizers import Tokenizer, models, trainers
+
+    normalize, split = blank.normalizer.normalize_str, blank.pre_tokenizer.pre_tokenize_str
+    normalized = [normalize(text) for text in texts]
+    counts: Counter[str] = Counter()
+    for text in normalized:
+        counts.update(text)
+    characters = sorted((c for c in counts if split(c)), key=lambda c: (-counts[c], c))
+    # A character may need two tokens, at the start of a word and inside it.
+    limit = min(_MAX_ALPHABET, (vocab_size - len(SPECIAL_TOKENS)) // 2)
+    kept, rare = sorted(characters[:limit]), characters[limit:]
+    continuations = [f"##{c}" for c in kept if len(split(f"a{c}a")) == 1]
+
+    scratch = Tokenizer(models.WordPiece(unk_token=_UNK))
+    scratch.pre_tokenizer = blank.pre_tokenizer
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=[*SPECIAL_TOKENS, *continuations],
+        continuing_subword_prefix="##",
+        show_progress=False,
+    )
+    table = str.maketrans(dict.fromkeys(rare, " "))
+    scratch.train_from_iterator((text.translate(table) for text in normalized), trainer)
+    return scratch.get_vocab()
+
+
+def save_tokenizer(tokenizer: "Tokenizer", directory: str | PathLike[str]) -> None:
+    """Writes `tokenizer.json` and the `tokenizer_config.json` that transformers needs.
+
+    `transformers.AutoTokenizer.from_pretrained(directory)` gives the same ids.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": _PAD,
+        "unk_token": _UNK,
+        "cls_token": _CLS,
+        "sep_token": _SEP,
+        "mask_token": _MASK,
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+    path = directory / "tokenizer_config.json"
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load_tokenizer(directory: str | PathLike[str]) -> "Tokenizer":
+    """Reads `tokenizer.json` from a directory, without its padding and truncation.
+
+    Raises:
+      UserError: the file is absent or not a tokenizer.
+    """
+    from tokenizers import Tokenizer
+
+    path = Path(directory) / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file. Name a directory with a saved tokenizer; one that only has "
+            "vocab.txt gets the file from transformers' AutoTokenizer and save_pretrained."
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises no narrower type
+        raise UserError(f"{path}: not a tokenizer ({error}). Save it again.") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def encode(tokenizer: "Tokenizer", texts: Sequence[str], *, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Encodes texts, special tokens included, padded with 0 to the longest.
+
+    A longer text than `max_length` loses its last words, not its special tokens.
+
+    Args:
+      tokenizer: a tokenizer; it is not changed.
+      texts: `n` texts.
+      max_length: the largest length in tokens.
+
+    Returns:
+      (ids, lengths): `[n, L]` int32 token ids with `L <= max_length`, and `[n]` int32
+      numbers of tokens; no texts give `[0, 0]` and `[0]`.
+
+    Raises:
+      UserError: `max_length` leaves no room for text beside the special tokens.
+    """
+    room = max_length - tokenizer.num_special_tokens_to_add(False)
+    if room < 1:
+        raise UserError(f"max_length is {max_length}: choose at least {max_length - room + 1}.")
+    rows = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
+    for position, row in enumerate(rows):
+        if len(row) > max_length:
+            encoding = tokenizer.encode(texts[position], add_special_tokens=False)
+            encoding.truncate(room)
+            rows[position] = tokenizer.post_process(encoding).ids
+    lengths = np.array([len(row) for row in rows], np.int32)
+    ids = np.zeros((len(rows), lengths.max(initial=0)), np.int32)
+    for position, row in enumerate(rows):
+        ids[position, : len(row)] = row
+    return ids, lengths
