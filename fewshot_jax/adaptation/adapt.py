@@ -1,0 +1,52 @@
+"""From a meta-trained run and a few labelled texts to a classifier."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from fewshot_jax.adaptation.classifier import Classifier
+from fewshot_jax.data.loader import EncodedTexts, bucket, text_batch
+from fewshot_jax.data.records import Record
+from fewshot_jax.data.splits import text_split
+from fewshot_jax.data.tokenization import encode
+from fewshot_jax.errors import UserError
+from fewshot_jax.training.evaluate import restore_best
+from fewshot_jax.training.experiment import build_learner
+from fewshot_jax.training.run_directory import RunDirectory
+from fewshot_jax.training.state import initial_state
+
+
+def adapt(run_dir: str | Path, records: Sequence[Record]) -> Classifier:
+    """Adapt the best checkpoint of a run to labelled texts.
+
+    The labels need not be among the run's; the run's own data is not read.
+
+    Args:
+        run_dir: of a meta-trained run.
+        records: labelled texts, at least two labels.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        UserError: there is no run, it has no checkpoint, or there is one label only.
+    """
+    run = RunDirectory(run_dir)
+    config, tokenizer = run.config(), run.tokenizer()
+    data = text_split(records)
+    if len(data.classes) < 2:
+        raise UserError(f"the examples have one label only ('{data.classes[0]}'): a classifier needs at least two")
+    vocab_size = tokenizer.get_vocab_size()
+    meta_params, _ = restore_best(run, initial_state(config, vocab_size=vocab_size))
+    encoded = EncodedTexts(*encode(tokenizer, data.texts, max_length=config.tokenizer.max_length))
+    length = bucket(int(encoded.lengths.max()), config.tokenizer.buckets)
+    support = {
+        **text_batch(encoded, np.arange(len(data.texts)), length),
+        "label": data.label,
+        "mask": np.ones(len(data.texts), bool),
+    }
+    _, learner = build_learner(config, vocab_size=vocab_size, ways=len(data.classes), training=False)
+    adapted = jax.jit(learner.adapt)(meta_params, support, jax.random.key(config.seed))
+    return Classifier(jax.device_get(adapted), data.classes, tokenizer, config)

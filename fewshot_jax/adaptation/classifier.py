@@ -1,0 +1,167 @@
+"""A saved few-shot classifier: load it, predict with it.
+
+model.safetensors    what the learner adapted: parameters, prototypes
+model.json           config, label names, versions
+tokenizer.json, tokenizer_config.json
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fewshot_jax.config import Config, from_dict, to_dict
+from fewshot_jax.data.loader import EncodedTexts, bucket, text_batch
+from fewshot_jax.data.tokenization import encode, load_tokenizer, save_tokenizer
+from fewshot_jax.errors import UserError
+from fewshot_jax.training.experiment import build_learner
+from fewshot_jax.types import PyTree
+from fewshot_jax.versions import versions
+
+_BATCH = 256  # texts predicted at once; a constant, so that each length compiles once
+
+
+class Prediction(NamedTuple):
+    """The most probable label of a text, and its probability."""
+
+    label: str
+    probability: float
+
+
+def flatten(tree: PyTree, prefix: str = "") -> dict[str, np.ndarray]:
+    """Nested dicts of arrays to one dict with paths such as ``"head/kernel"``."""
+    flat: dict[str, np.ndarray] = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        flat.update(flatten(value, f"{path}/") if isinstance(value, dict) else {path: np.asarray(value)})
+    return flat
+
+
+def unflatten(flat: dict[str, np.ndarray]) -> PyTree:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    return tree
+
+
+class Classifier:
+    """A learner adapted to one task, with its tokenizer and label names.
+
+    Args:
+        adapted: what ``learner.adapt`` gave.
+        labels: names of the ``N`` classes, in the order of the outputs.
+        tokenizer: of the run.
+        config: of the run.
+    """
+
+    def __init__(self, adapted: PyTree, labels: Sequence[str], tokenizer: Any, config: Config):
+        self.adapted, self.labels, self.tokenizer, self.config = adapted, list(labels), tokenizer, config
+        _, learner = build_learner(config, vocab_size=tokenizer.get_vocab_size(), ways=len(self.labels), training=False)
+
+        @jax.jit
+        def probabilities(adapted: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
+            return jax.nn.softmax(learner.predict(adapted, batch, jax.random.key(0)))
+
+        self._probabilities = probabilities
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        """Probabilities ``[n, N]`` of the classes, in the order of ``labels``."""
+        rows = list(self._batches(texts))
+        return np.concatenate(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """The most probable label of each text."""
+        probabilities = self.predict_proba(texts)
+        best = probabilities.argmax(-1)
+        return [
+            Prediction(self.labels[label], float(row[label])) for label, row in zip(best, probabilities, strict=True)
+        ]
+
+    def _batches(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
+        """Batches of one size and few lengths, so that nothing is compiled twice."""
+        if isinstance(texts, str):
+            raise TypeError("predict takes a list of texts, not one string")
+        for start in range(0, len(texts), _BATCH):
+            chunk = list(texts[start : start + _BATCH])
+            encoded = EncodedTexts(*encode(self.tokenizer, chunk, max_length=self.config.tokenizer.max_length))
+            index = np.minimum(np.arange(_BATCH), len(chunk) - 1)
+            length = bucket(int(encoded.lengths.max()), self.config.tokenizer.buckets)
+            batch = text_batch(encoded, index, length)
+            yield np.asarray(self._probabilities(self.adapted, batch))[: len(chunk)]
+
+    def save(self, directory: str | Path) -> None:
+        """Write the classifier to a new directory, whole or not at all.
+
+        Raises:
+            UserError: the directory exists and is not empty, or cannot be written.
+        """
+        from safetensors.numpy import save_file
+
+        directory = Path(directory)
+        check_output(directory)
+        try:
+            directory.absolute().parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.absolute().parent))
+        except OSError as error:
+            raise UserError(f"{directory}: cannot write here ({error}); see --output") from None
+        try:
+            save_file(
+                {k: np.ascontiguousarray(v) for k, v in flatten(self.adapted).items()}, partial / "model.safetensors"
+            )
+            save_tokenizer(self.tokenizer, partial)
+            record = {"labels": self.labels, "config": to_dict(self.config), "versions": versions()}
+            (partial / "model.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            partial.chmod(0o755)
+            if directory.exists():
+                directory.rmdir()
+            os.replace(partial, directory)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(f"{directory}: cannot write here ({error}); see --output") from None
+
+
+def check_output(directory: Path) -> None:
+    """Raise a UserError if a model cannot be saved in a directory."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory}: exists and is not an empty directory; give another --output")
+
+
+def load(directory: str | Path) -> Classifier:
+    """Load a classifier that ``adapt`` saved.
+
+    Args:
+        directory: with ``model.safetensors``, ``model.json`` and the tokenizer.
+
+    Raises:
+        UserError: the directory holds no such model, or a damaged one.
+
+    Example:
+        ``fsj.load("my-model").predict(["what is my balance?"])``
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    directory = Path(directory)
+    if not (directory / "model.json").exists():
+        hint = ""
+        if (directory / "config.yaml").exists():
+            hint = ": it is a run; adapt it first with 'fewshot-jax adapt RUN --data FILE --output DIR'"
+        raise UserError(f"{directory}: holds no adapted model (no model.json){hint}")
+    try:
+        record = json.loads((directory / "model.json").read_text(encoding="utf-8"))
+        adapted = unflatten(load_file(directory / "model.safetensors"))
+        labels, config = record["labels"], from_dict(record["config"], source=str(directory / "model.json"))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"{directory}: the saved model is damaged ({error}); adapt and save it again") from None
+    return Classifier(adapted, labels, load_tokenizer(directory), config)

@@ -1,0 +1,82 @@
+"""``fewshot-jax COMMAND ...``: find the command, run it, turn mistakes into messages."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fewshot_jax.config import nearest
+from fewshot_jax.errors import UserError
+
+# The module of each command has a function ``run(arguments)``.
+COMMANDS = {
+    "train": ("fewshot_jax.cli.train", "meta-train from a config, then evaluate"),
+    "evaluate": ("fewshot_jax.cli.evaluate", "evaluate a run on unseen classes, beside the floors"),
+    "adapt": ("fewshot_jax.cli.adapt", "adapt a run to a file of labelled texts and save the model"),
+    "predict": ("fewshot_jax.cli.predict", "label the texts of a file with an adapted model"),
+    "env": ("fewshot_jax.cli.env", "print versions, devices and the compilation cache"),
+}
+
+
+def usage() -> str:
+    """The text of ``--help``."""
+    lines = [f"  {name:10s} {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: fewshot-jax COMMAND ...",
+            "",
+            "Turn language models into few-shot learners.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "'fewshot-jax COMMAND --help' explains a command.",
+        ]
+    )
+
+
+def use_compilation_cache() -> str:
+    """Keep compiled programs between processes, unless the user has set a place for them."""
+    import jax
+
+    directory = jax.config.values["jax_compilation_cache_dir"]
+    if not directory:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        directory = str(base / "fewshot_jax" / "xla")
+        jax.config.update("jax_compilation_cache_dir", directory)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return directory
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code.
+
+    0: done. 2: the user's mistake, one message on stderr. 130: interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("fewshot-jax"))
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        print(f"error: unknown command '{name}'; {nearest(name, COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        use_compilation_cache()
+        importlib.import_module(COMMANDS[name][0]).run(arguments[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0

@@ -1,0 +1,68 @@
+"""``fewshot-jax predict DIR --input FILE --output FILE``."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from fewshot_jax.cli.arguments import parse
+from fewshot_jax.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Label the texts of a file with an adapted model.
+
+    The output has the rows of the input with predicted_label and probability.
+
+    Attributes:
+        model: directory of 'fewshot-jax adapt'.
+        input: CSV, TSV, JSONL, or plain text with one text per line.
+        output: .csv, .tsv or .jsonl file to write.
+        text_field: column or field of the text.
+    """
+
+    model: tyro.conf.Positional[Path]
+    input: Path
+    output: Path
+    text_field: str = "text"
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    parsed = parse(Arguments, "predict", arguments)
+    if parsed.output.suffix not in (".csv", ".tsv", ".jsonl"):
+        raise UserError(
+            f"{parsed.output}: cannot write files of type '{parsed.output.suffix}'; use .csv, .tsv or .jsonl"
+        )
+    if parsed.output.absolute() == parsed.input.absolute():
+        raise UserError(f"{parsed.output}: is the input as well; give another --output")
+    from fewshot_jax.adaptation.classifier import load
+    from fewshot_jax.data.files import read_texts
+
+    rows, texts = read_texts(parsed.input, text=parsed.text_field)
+    predictions = load(parsed.model).predict(texts)
+    labelled = [
+        {**row, "predicted_label": prediction.label, "probability": round(prediction.probability, 4)}
+        for row, prediction in zip(rows, predictions, strict=True)
+    ]
+    try:
+        _write(parsed.output, labelled)
+    except OSError as error:
+        raise UserError(f"{parsed.output}: cannot be written ({error.strerror}); see --output") from None
+    print(f"labelled {len(texts)} texts; written to {parsed.output}")
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".jsonl":
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            return
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        writer = csv.DictWriter(file, columns, delimiter="," if path.suffix == ".csv" else "\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

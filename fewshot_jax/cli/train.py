@@ -1,0 +1,69 @@
+"""``fewshot-jax train CONFIG --run-dir RUN``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fewshot_jax.cli.arguments import parse, print_json
+from fewshot_jax.cli.table import print_evaluation
+from fewshot_jax.config import Config, read_config
+from fewshot_jax.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Meta-train from a config, then evaluate on unseen classes beside the floors.
+
+    On an existing run directory of the same config, the run goes on where it stopped.
+
+    Attributes:
+        config: YAML file; any of its fields can be overridden, as in --inner.steps 3.
+        run_dir: directory for the config, checkpoints, metrics and pictures of the run.
+        quiet: print no progress.
+        json: print the evaluation as JSON.
+        settings: the fields of the config.
+    """
+
+    config: tyro.conf.Positional[Path]
+    run_dir: Path
+    quiet: bool = False
+    json: bool = False
+    settings: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    config = _config_path(arguments)
+    settings = read_config(config) if config is not None else Config()
+    parsed = parse(
+        Arguments,
+        "train",
+        arguments,
+        default=Arguments(config=tyro.MISSING, run_dir=tyro.MISSING, settings=settings),
+    )
+    from fewshot_jax.training.loop import train
+
+    evaluation = train(parsed.settings, parsed.run_dir, quiet=parsed.quiet)
+    if evaluation is not None and parsed.json:
+        print_json(evaluation.to_json())
+    elif evaluation is not None:
+        print_evaluation(evaluation)
+
+
+def _config_path(arguments: Sequence[str]) -> Path | None:
+    """The config is needed before the flags can be parsed, since they override it.
+
+    It is the first argument or the first that ends in .yaml or .yml.
+    """
+    if any(argument in ("-h", "--help") for argument in arguments):
+        named = [a for a in arguments if a.endswith((".yaml", ".yml")) and Path(a).exists()]
+        return Path(named[0]) if named else None
+    if arguments and not arguments[0].startswith("-"):
+        return Path(arguments[0])
+    named = [argument for argument in arguments if argument.endswith((".yaml", ".yml"))]
+    if not named:
+        raise UserError("train needs a config: fewshot-jax train CONFIG --run-dir RUN (see configs/)")
+    return Path(named[0])

@@ -1,0 +1,1 @@
+"""Episodic evaluation, statistics and the floors reported beside every result."""

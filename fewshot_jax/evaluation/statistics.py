@@ -1,0 +1,34 @@
+"""Means with confidence intervals over episodes."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Estimate(NamedTuple):
+    """A mean and the half-width of its 95% confidence interval."""
+
+    mean: float
+    half_width: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.1f} ± {100 * self.half_width:.1f}"
+
+
+def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
+    """Mean and 95% interval by Student's t over independent values (episodes, say).
+
+    Raises:
+        ValueError: there are no values.
+    """
+    values = np.asarray(values, np.float64)
+    if values.size == 0:
+        raise ValueError("no values to average")
+    if values.size == 1:
+        return Estimate(float(values[0]), math.inf)
+    from scipy.stats import t
+
+    standard_error = values.std(ddof=1) / math.sqrt(values.size)
+    return Estimate(float(values.mean()), float(t.ppf(0.975, values.size - 1) * standard_error))

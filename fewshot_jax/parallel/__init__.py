@@ -1,0 +1,1 @@
+"""Meshes and sharding of the task axis."""

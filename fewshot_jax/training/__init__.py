@@ -1,0 +1,1 @@
+"""Meta-training: experiment, state, pure step, loop, checkpoints and metrics."""

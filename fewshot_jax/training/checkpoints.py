@@ -1,0 +1,101 @@
+"""Checkpoints: Orbax, asynchronous and atomic; the last ones and the best one are kept.
+
+A checkpoint stands alone. Beside the arrays of the `TrainState` it holds a JSON
+record: the resolved config, the label names of each split, the tokenizer, the
+validation metrics and the versions that wrote it.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fewshot_jax.errors import UserError
+from fewshot_jax.training.state import TrainState
+
+METRIC = "validation_accuracy"
+
+
+class Checkpoints:
+    """The checkpoints of a run.
+
+    Args:
+        directory: ``RUN/checkpoints``; made where it is missing, unless `read_only`.
+        keep: how many of the last checkpoints to keep, beside the best one.
+        read_only: never write.
+    """
+
+    def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False):
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+        self._ocp = ocp
+        self.directory = directory.absolute()
+        options = ocp.CheckpointManagerOptions(
+            best_fn=lambda metrics: metrics[METRIC],
+            preservation_policy=AnyPreservationPolicy(
+                [
+                    LatestN(keep),
+                    BestN(get_metric_fn=lambda metrics: metrics[METRIC], n=1, keep_checkpoints_without_metrics=False),
+                ]
+            ),
+            create=not read_only,
+            read_only=read_only,
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def save(self, state: TrainState, record: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Start writing a checkpoint of ``state.step``; returns before it is on disk."""
+        args = self._ocp.args
+        self._manager.save(
+            int(state.step),
+            args=args.Composite(state=args.StandardSave(state), record=args.JsonSave(dict(record))),
+            metrics=dict(metrics),
+        )
+
+    def steps(self) -> list[int]:
+        """The steps at which there are checkpoints, in order."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """The step of the best validation accuracy; the earliest one of equals."""
+        return self._manager.best_step()
+
+    def best_metric(self) -> float | None:
+        """The validation accuracy of `best_step`."""
+        step = self.best_step()
+        return None if step is None else float(self._manager.metrics(step)[METRIC])
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """Read the state of a step into the structure, dtypes and shardings of ``like``.
+
+        Raises:
+            UserError: the checkpoint cannot be read, or has another structure.
+        """
+        target = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like)
+        args = self._ocp.args
+        try:
+            return self._manager.restore(step, args=args.Composite(state=args.StandardRestore(target))).state
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"{self.directory}/{step}: cannot restore this checkpoint ({reason}); "
+                "delete its folder to go on from the one before it"
+            ) from error
+
+    def record(self, step: int) -> dict[str, Any]:
+        """Read the JSON record of a step."""
+        args = self._ocp.args
+        return self._manager.restore(step, args=args.Composite(record=args.JsonRestore())).record
+
+    def wait(self) -> None:
+        """Block until every checkpoint that was started is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, then release the threads."""
+        self._manager.wait_until_finished()
+        self._manager.close()

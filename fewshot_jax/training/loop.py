@@ -1,0 +1,174 @@
+"""Meta-training: the loop around the pure step."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fewshot_jax.config import Config, read_config, to_dict
+from fewshot_jax.data.episodes import EpisodeSampler
+from fewshot_jax.data.loader import prefetch
+from fewshot_jax.errors import UserError
+from fewshot_jax.evaluation.episodic import episode_accuracy, evaluate_episodes
+from fewshot_jax.parallel.mesh import replicate, shard_tasks, task_mesh
+from fewshot_jax.training.checkpoints import METRIC, Checkpoints
+from fewshot_jax.training.evaluate import Evaluation, evaluate
+from fewshot_jax.training.experiment import Experiment, build_experiment, build_learner
+from fewshot_jax.training.learning_curve import learning_curve
+from fewshot_jax.training.metrics import MetricsFile, Progress
+from fewshot_jax.training.run_directory import RunDirectory, resolve
+from fewshot_jax.training.state import initial_state, learning_rate, outer_optimizer
+from fewshot_jax.training.step import Metrics, make_step
+from fewshot_jax.types import MetaParams
+from fewshot_jax.versions import versions
+
+LOG_EVERY = 10  # outer steps averaged into one line of metrics.jsonl
+
+
+def train(config: Config | str | Path, run_dir: str | Path, *, quiet: bool = False) -> Evaluation | None:
+    """Meta-train; on an existing run directory of the same config, go on with it.
+
+    Args:
+        config: a `Config`, or the path of a YAML file.
+        run_dir: where the run's files go; see `run_directory`.
+        quiet: no progress.
+
+    Returns:
+        The evaluation on the test classes, or None without ``evaluation.at_end``.
+
+    Raises:
+        UserError: the data cannot be used, the directory cannot be written, or
+            the loss stopped being finite; the message names place and remedy.
+    """
+    config = resolve(config if isinstance(config, Config) else read_config(config))
+    run = RunDirectory(run_dir)
+    run.check_startable(config)
+    if run.exists() and run.result() is not None:
+        Progress(config.outer.steps, start=0, tasks=1, quiet=quiet).line(config.outer.steps, {})
+    else:
+        experiment = build_experiment(config, run.tokenizer() if run.exists() else None)
+        run.start(experiment)
+        _train(experiment, run, quiet)
+    return evaluate(run_dir, quiet=quiet) if config.evaluation.at_end else None
+
+
+def _train(experiment: Experiment, run: RunDirectory, quiet: bool) -> None:
+    config = experiment.config
+    steps, tasks = config.outer.steps, config.outer.tasks
+    # As many devices as divide the meta-batch evenly.
+    mesh = task_mesh(jax.devices()[: math.gcd(tasks, jax.device_count())])
+    checkpoints = Checkpoints(run.checkpoints)
+    state = initial_state(config, vocab_size=experiment.vocab_size)
+    if saved := checkpoints.steps():
+        state = checkpoints.restore(saved[-1], state)
+    state = replicate(state, mesh)
+    start = int(state.step)
+
+    _, learner = build_learner(config, vocab_size=experiment.vocab_size, ways=config.episodes.ways, training=True)
+    step_fn = jax.jit(make_step(learner, outer_optimizer(config.outer)), donate_argnums=0)
+    sampler, schedule = experiment.training_sampler(), learning_rate(config.outer)
+    validate = _validation(experiment)
+    record = {
+        "config": to_dict(config),
+        "labels": {name: split.classes for name, split in experiment.splits.items()},
+        "tokenizer": experiment.tokenizer.to_str(),
+        "versions": versions(),
+    }
+    metrics_file = MetricsFile(run.metrics, after=start)
+    progress = Progress(steps, start=start, tasks=tasks, quiet=quiet)
+    recent: list[dict[str, float]] = []
+    began = time.monotonic()
+
+    def read(step: int, metrics: Metrics) -> None:
+        """Bring the metrics of a step to the host, one step late so that the device never waits."""
+        values = jax.device_get(metrics)
+        if not values["finite"]:
+            raise UserError(_not_finite(run, step, values))
+        scalars = {name: float(value) for name, value in values.items() if np.ndim(value) == 0 and name != "finite"}
+        recent.append(scalars)
+        progress.update(step, {"loss": scalars["loss"]})
+        if step % LOG_EVERY == 0 or step == steps:
+            means = {name: float(np.mean([row[name] for row in recent])) for name in scalars}
+            metrics_file.write(
+                {"step": step, **means, "rate": float(schedule(step - 1)), "tasks_per_second": progress.rate(step)}
+            )
+            recent.clear()
+
+    pending: tuple[int, Metrics] | None = None
+    try:
+        batches = prefetch(lambda i: experiment.batch("train", sampler, i, tasks), range(start, steps))
+        for step, episodes in enumerate(batches, start=start + 1):
+            state, metrics = step_fn(state, shard_tasks(episodes, mesh))
+            if pending is not None:
+                read(*pending)
+            pending = (step, metrics)
+            if step % config.evaluation.every == 0 or step == steps:
+                read(*pending)
+                pending = None
+                accuracy = validate(jax.device_put(state.meta_params, jax.devices()[0]))
+                metrics_file.write({"step": step, METRIC: accuracy})
+                progress.line(step, {"loss": float(metrics["loss"]), METRIC: accuracy})
+                # A copy: the next step donates these buffers while they are still being written.
+                checkpoints.save(jax.tree.map(lambda leaf: leaf.copy(), state), record, {METRIC: accuracy})
+    finally:
+        progress.close()
+        metrics_file.close()
+        checkpoints.wait()
+    result = {
+        "steps": steps,
+        "best_step": checkpoints.best_step(),
+        METRIC: checkpoints.best_metric(),
+        "seconds": time.monotonic() - began,
+        "resumed_at": start,
+        **versions(),
+    }
+    checkpoints.close()
+    learning_curve(run.metrics, run.learning_curve)
+    run.write("result.json", result)
+
+
+def _validation(experiment: Experiment) -> Callable[[MetaParams], float]:
+    """``meta_params -> accuracy``, the mean over validation episodes of each number of shots."""
+    config = experiment.config
+    evaluation = config.evaluation
+    _, learner = build_learner(config, vocab_size=experiment.vocab_size, ways=evaluation.ways, training=False)
+    accuracies = episode_accuracy(learner, task_chunk=config.learner.task_chunk)
+    samplers = [
+        experiment.sampler("validation", ways=evaluation.ways, shots=shots, queries=evaluation.queries)
+        for shots in evaluation.shots
+    ]
+
+    def accuracy(meta_params: MetaParams, sampler: EpisodeSampler) -> float:
+        values = evaluate_episodes(
+            accuracies,
+            meta_params,
+            lambda step: experiment.batch("validation", sampler, step, evaluation.tasks),
+            episodes=evaluation.validation_episodes,
+            tasks=evaluation.tasks,
+            rng=jax.random.key(config.seed),
+        )
+        return float(values.mean())
+
+    def validate(meta_params: MetaParams) -> float:
+        return float(np.mean([accuracy(meta_params, sampler) for sampler in samplers]))
+
+    return validate
+
+
+def _not_finite(run: RunDirectory, step: int, metrics: dict[str, Any]) -> str:
+    """Say where a loss or gradient stopped being finite, and what to do."""
+    tasks = np.flatnonzero(~np.isfinite(metrics["task_loss"])).tolist()
+    where = f"the loss of tasks {tasks}" if tasks else "the meta-gradient"
+    if "support_loss" in metrics:
+        bad = np.argwhere(~np.isfinite(metrics["support_loss"]))
+        if bad.size:
+            task, inner = bad[0].tolist()
+            where += f" (first at inner step {inner} of task {task})"
+    return (
+        f"{run.path}: {where} is not finite at step {step}; the last checkpoint is untouched. "
+        "Lower inner.rate or outer.rate, or check the data, and start again in another --run-dir"
+    )

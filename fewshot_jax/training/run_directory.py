@@ -1,0 +1,120 @@
+"""The directory of a run.
+
+config.yaml          the resolved config
+tokenizer/           tokenizer.json, as transformers reads it
+labels.json          the label names of each split
+metrics.jsonl        a line every few steps, and one for each validation
+checkpoints/         Orbax, one folder a step
+learning_curve.png
+result.json          written when the run ends; a run without it is unfinished
+evaluation.json      the table of the last evaluation
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot_jax.config import Config, differences, read_config, write_config
+from fewshot_jax.data.tokenization import load_tokenizer, save_tokenizer
+from fewshot_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from fewshot_jax.training.experiment import Experiment
+
+
+def resolve(config: Config) -> Config:
+    """Make the config independent of the working directory."""
+    if config.data.path is None:
+        return config
+    path = str(Path(config.data.path).expanduser().resolve())
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path))
+
+
+class RunDirectory:
+    """The files of a run; see the module's description."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def learning_curve(self) -> Path:
+        return self.path / "learning_curve.png"
+
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return (self.path / "config.yaml").exists()
+
+    def result(self) -> dict[str, Any] | None:
+        """What the finished run wrote, or None."""
+        return self._read("result.json")
+
+    def evaluation(self) -> dict[str, Any] | None:
+        """The last evaluation, or None."""
+        return self._read("evaluation.json")
+
+    def config(self) -> Config:
+        """The resolved config.
+
+        Raises:
+            UserError: there is no run here.
+        """
+        if not self.exists():
+            what = "is not a run directory (it has no config.yaml)" if self.path.exists() else "does not exist"
+            raise UserError(f"{self.path}: {what}; make one with 'fewshot-jax train CONFIG --run-dir {self.path}'")
+        return read_config(self.path / "config.yaml")
+
+    def tokenizer(self) -> Any:
+        """The tokenizer that the run trained."""
+        return load_tokenizer(self.path / "tokenizer")
+
+    def check_startable(self, config: Config) -> None:
+        """Check that a run of this config can start, or go on, here.
+
+        Raises:
+            UserError: another run is here, or files that are no run, or the
+                directory cannot be written.
+        """
+        if self.exists():
+            if changed := differences(self.config(), config, ignore=("evaluation",)):
+                raise UserError(
+                    f"{self.path}: holds a run of another config ({'; '.join(changed)}); "
+                    "give another --run-dir, or the same settings to resume it"
+                )
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise UserError(f"{self.path}: is not empty and holds no run; give another --run-dir")
+        parent = self.path
+        while not parent.exists():
+            parent = parent.parent
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise UserError(f"{self.path}: cannot write here ({parent} is not a writable directory); see --run-dir")
+
+    def start(self, experiment: "Experiment") -> None:
+        """Write what a run needs to be resumed; the config last, which marks a run."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            save_tokenizer(experiment.tokenizer, self.path / "tokenizer")
+            labels = {name: split.classes for name, split in experiment.splits.items()}
+            self.write("labels.json", labels)
+            write_config(experiment.config, self.path / "config.yaml")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot write the run directory ({error}); see --run-dir") from None
+
+    def write(self, name: str, values: Any) -> None:
+        """Write a JSON file whole or not at all."""
+        partial = self.path / f".{name}.partial"
+        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        partial.replace(self.path / name)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

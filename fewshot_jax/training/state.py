@@ -1,0 +1,59 @@
+"""What a run carries from step to step, and the outer optimizer."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fewshot_jax.config import Config, OuterConfig
+from fewshot_jax.training.experiment import build_learner
+from fewshot_jax.types import MetaParams
+
+
+class TrainState(NamedTuple):
+    """Everything a resumed run needs besides its config.
+
+    Attributes:
+        step: int32, outer steps taken.
+        meta_params: what the outer optimizer trains.
+        opt_state: of the outer optimizer.
+        key: raw key data; step ``i`` uses ``fold_in(key, i)``.
+    """
+
+    step: jax.Array
+    meta_params: MetaParams
+    opt_state: optax.OptState
+    key: jax.Array
+
+
+def learning_rate(config: OuterConfig) -> optax.Schedule:
+    """Linear warm-up from zero, then cosine decay to zero at the last step."""
+    warmup = round(config.warmup * config.steps)
+    return optax.warmup_cosine_decay_schedule(0.0, config.rate, warmup, max(config.steps, warmup + 1))
+
+
+def outer_optimizer(config: OuterConfig) -> optax.GradientTransformation:
+    """AdamW after clipping to a global norm; matrices decay, vectors and scalars do not."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.adamw(
+            learning_rate(config),
+            weight_decay=config.weight_decay,
+            mask=lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params),
+        ),
+    )
+
+
+def initial_state(config: Config, *, vocab_size: int) -> TrainState:
+    """The state before the first step, a function of the config's seed.
+
+    Args:
+        config: of the run.
+        vocab_size: of its tokenizer.
+    """
+    init_key, train_key = jax.random.split(jax.random.key(config.seed))
+    application, learner = build_learner(config, vocab_size=vocab_size, ways=config.episodes.ways, training=True)
+    meta_params = learner.init(application.init_params(init_key), init_key)
+    opt_state = outer_optimizer(config.outer).init(meta_params)
+    return TrainState(jnp.int32(0), meta_params, opt_state, jax.random.key_data(train_key))
