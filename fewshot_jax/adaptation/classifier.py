@@ -117,7 +117,7 @@ class Classifier:
             raise UserError(f"{directory}: cannot write here ({error}); see --output") from None
         try:
             save_file(
-                {k: np.ascontiguousarray(v) for k, v in flatten(self.adapted).items()}, partial / "model.safetensors"
+                {k: np.array(v, order="C") for k, v in flatten(self.adapted).items()}, partial / "model.safetensors"
             )
             save_tokenizer(self.tokenizer, partial)
             record = {"labels": self.labels, "config": to_dict(self.config), "versions": versions()}

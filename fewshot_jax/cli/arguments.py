@@ -16,7 +16,6 @@ def parse(kind: type[Arguments], command: str, arguments: Sequence[str], default
         kind,
         prog=f"fewshot-jax {command}",
         args=list(arguments),
-        use_underscores=True,
         default=tyro.MISSING_NONPROP if default is None else default,
     )
 

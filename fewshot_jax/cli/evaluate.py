@@ -1,4 +1,4 @@
-"""``fewshot-jax evaluate RUN``."""
+"""``fewshot-jax evaluate RUN...``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,22 +8,26 @@ import tyro
 
 from fewshot_jax.cli.arguments import parse, print_json
 from fewshot_jax.cli.table import print_evaluation
+from fewshot_jax.config import differences
 from fewshot_jax.errors import UserError
+from fewshot_jax.training.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Evaluate the best checkpoint of a run on unseen classes, beside the floors.
 
+    Several runs go into one table if their test episodes are the same.
+
     Attributes:
-        run: run directory of 'fewshot-jax train'.
+        runs: run directories of 'fewshot-jax train'.
         episodes: test episodes; by default the config's.
         shots: an evaluation for each number of shots; by default the config's.
         quiet: print no progress.
         json: print JSON.
     """
 
-    run: tyro.conf.Positional[Path]
+    runs: tyro.conf.Positional[tuple[Path, ...]]
     episodes: int | None = None
     shots: tuple[int, ...] | None = None
     quiet: bool = False
@@ -37,10 +41,35 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(f"--episodes {parsed.episodes}: expected at least 2")
     if parsed.shots is not None and (not parsed.shots or min(parsed.shots) < 1):
         raise UserError(f"--shots {parsed.shots}: expected positive numbers")
+    if not parsed.runs:
+        raise UserError("evaluate needs a run: fewshot-jax evaluate RUN")
     from fewshot_jax.training.evaluate import evaluate
 
-    evaluation = evaluate(parsed.run, episodes=parsed.episodes, shots=parsed.shots, quiet=parsed.quiet)
+    _check_same_episodes(parsed.runs)
+    evaluations = [
+        evaluate(path, episodes=parsed.episodes, shots=parsed.shots, quiet=parsed.quiet) for path in parsed.runs
+    ]
     if parsed.json:
-        print_json(evaluation.to_json())
+        rows = [evaluation.to_json() for evaluation in evaluations]
+        print_json(rows[0] if len(rows) == 1 else rows)
     else:
-        print_evaluation(evaluation)
+        print_evaluation(evaluations)
+
+
+def _check_same_episodes(runs: Sequence[Path]) -> None:
+    """Raise a UserError if runs in one table would be judged on different episodes."""
+    first, *others = [(path, RunDirectory(path).config()) for path in runs]
+    for path, config in others:
+        ignore = ("tokenizer", "model", "learner", "inner", "outer")
+        changed = [
+            line
+            for line in differences(first[1], config, ignore=ignore)
+            if not line.startswith(
+                ("episodes.", "evaluation.every", "evaluation.validation_episodes", "evaluation.at_end")
+            )
+            or line.startswith("episodes.within_group")
+        ]
+        if changed:
+            raise UserError(
+                f"{path}: its test episodes are not those of {first[0]} ({'; '.join(changed)}); evaluate it alone"
+            )

@@ -1,27 +1,45 @@
 """The evaluation table on a terminal."""
 
-from fewshot_jax.training.evaluate import Evaluation
+from collections.abc import Sequence
+
+from fewshot_jax.evaluation.statistics import Estimate
+from fewshot_jax.training.evaluate import CHANCE, TFIDF, UNTRAINED, Evaluation
 
 
-def print_evaluation(evaluation: Evaluation) -> None:
-    """Print accuracies with 95% intervals, a row for the learner and for each floor."""
+def table_rows(evaluations: Sequence[Evaluation]) -> dict[str, dict[int, Estimate]]:
+    """The rows of one or several runs on the same episodes: learners first, then the floors once."""
+    learners: dict[str, dict[int, Estimate]] = {}
+    untrained: dict[str, dict[int, Estimate]] = {}
+    for evaluation in evaluations:
+        of_run = f" ({evaluation.run})" if len(evaluations) > 1 else ""
+        name = next(iter(evaluation.accuracy))
+        learners[f"{name}{of_run}"] = evaluation.accuracy[name]
+        untrained[f"{UNTRAINED}{of_run}"] = evaluation.accuracy[UNTRAINED]
+    shared = evaluations[0].accuracy
+    return {**learners, TFIDF: shared[TFIDF], **untrained, CHANCE: shared[CHANCE]}
+
+
+def print_evaluation(evaluations: Sequence[Evaluation]) -> None:
+    """Print accuracies with 95% intervals, a row for each learner and for each floor."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    shots = list(next(iter(evaluation.accuracy.values())))
-    state = "" if evaluation.finished else ", run unfinished"
-    table = Table(
-        title=f"{evaluation.ways}-way accuracy (%) on {evaluation.episodes} episodes of unseen classes, "
-        f"95% intervals (checkpoint of step {evaluation.step}{state})",
-        title_justify="left",
-    )
-    table.add_column("")
+    first = evaluations[0]
+    rows = table_rows(evaluations)
+    shots = list(next(iter(rows.values())))
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("accuracy (%)")
     for k in shots:
-        table.add_column(f"{k}-shot", justify="right")
-    for name, row in evaluation.accuracy.items():
-        table.add_row(name, *(f"{100 * row[k].mean:.1f}" if name == "chance" else str(row[k]) for k in shots))
+        table.add_column(f"{first.ways}-way {k}-shot", justify="right", no_wrap=True)
+    for name, row in rows.items():
+        table.add_row(name, *(f"{100 * row[k].mean:.1f}" if name == CHANCE else str(row[k]) for k in shots))
     table.add_section()
-    gains = [evaluation.gain[k] for k in shots]
-    table.add_row("gain over TF-IDF", *(f"{100 * g.mean:+.1f} ± {100 * g.half_width:.1f}" for g in gains))
+    for evaluation in evaluations:
+        gains = [evaluation.gain[k] for k in shots]
+        name = f"{next(iter(evaluation.accuracy))} - {TFIDF}"
+        table.add_row(name, *(f"{100 * gain.mean:+.1f} ± {100 * gain.half_width:.1f}" for gain in gains))
     console = Console()
-    console.print(table, width=None if console.is_terminal else max(console.width, 100))
+    console.print(table)
+    steps = ", ".join(f"{e.run} at step {e.step}{'' if e.finished else ' (run unfinished)'}" for e in evaluations)
+    console.print(f"{first.episodes} episodes of unseen classes, 95% intervals; checkpoints: {steps}", highlight=False)

@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> None:
     if evaluation is not None and parsed.json:
         print_json(evaluation.to_json())
     elif evaluation is not None:
-        print_evaluation(evaluation)
+        print_evaluation([evaluation])
 
 
 def _config_path(arguments: Sequence[str]) -> Path | None:

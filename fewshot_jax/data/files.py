@@ -29,22 +29,22 @@ _Row = tuple[int, dict[str, Any]]
 def read_records(
     path: str | PurePath, *, text: str = "text", label: str = "label", group: str | None = None
 ) -> list[Record]:
-    """Reads labelled texts from a `.jsonl`, `.csv` or `.tsv` file, or a `.gz` of one.
+    """Read labelled texts from a `.jsonl`, `.csv` or `.tsv` file, or a `.gz` of one.
 
     Texts, labels and groups are stripped. Integer labels become strings. Blank lines are
     skipped. CSV and TSV files start with a header and quote as spreadsheets do.
 
     Args:
-      path: the file.
-      text: the field (JSONL) or column (CSV, TSV) of the text.
-      label: that of the label.
-      group: that of the group; without it the groups are empty.
+        path: the file.
+        text: the field (JSONL) or column (CSV, TSV) of the text.
+        label: that of the label.
+        group: that of the group; without it the groups are empty.
 
     Returns:
-      The records in the order of the file; at least one.
+        The records in the order of the file; at least one.
 
     Raises:
-      UserError: the file, or a line of it, cannot be read as labelled texts.
+        UserError: the file, or a line of it, cannot be read as labelled texts.
     """
     path = Path(path).expanduser()
     fields = {"data.text_field": text, "data.label_field": label}
@@ -61,21 +61,21 @@ def read_records(
 
 
 def read_texts(path: str | PurePath, *, text: str = "text") -> tuple[list[dict[str, Any]], list[str]]:
-    """Reads the input of a prediction: what `read_records` reads, or `.txt`.
+    """Read the input of a prediction: what `read_records` reads, or `.txt`.
 
     A `.txt` file holds one text per line; its blank lines are refused, save the last
     ones, so that predictions stay aligned with the lines.
 
     Args:
-      path: the file.
-      text: the field or column of the text; for `.txt`, the key the rows get.
+        path: the file.
+        text: the field or column of the text; for `.txt`, the key the rows get.
 
     Returns:
-      (rows, texts): the rows with all their fields as they stand in the file, to be
-      written out beside the predictions, and their stripped texts; at least one.
+        (rows, texts): the rows with all their fields as they stand in the file, to be
+        written out beside the predictions, and their stripped texts; at least one.
 
     Raises:
-      UserError: the file, or a line of it, cannot be read.
+        UserError: the file, or a line of it, cannot be read.
     """
     path = Path(path).expanduser()
     numbered = list(_rows(path, {"data.text_field": text}, plain=True))
@@ -84,7 +84,7 @@ def read_texts(path: str | PurePath, *, text: str = "text") -> tuple[list[dict[s
 
 
 def _rows(path: Path, fields: Mapping[str, str], plain: bool = False) -> Iterator[_Row]:
-    """Yields the rows of a file; each has all `fields` (option name -> field name)."""
+    """Yield the rows of a file; each has all `fields` (option name -> field name)."""
     suffix = PurePath(path.name.lower().removesuffix(".gz")).suffix
     if suffix not in (".jsonl", *_DELIMITERS, *([".txt"] if plain else [])):
         texts = ", .txt (one text per line)" if plain else ""
@@ -105,7 +105,7 @@ def _rows(path: Path, fields: Mapping[str, str], plain: bool = False) -> Iterato
 
 
 def _read_text(path: Path) -> str:
-    """Returns the decoded content of a file, without its byte order mark."""
+    """Return the decoded content of a file, without its byte order mark."""
     try:
         data = path.read_bytes()
         if path.name.lower().endswith(".gz"):
@@ -208,7 +208,7 @@ def _plain_rows(content: str, field: str) -> Iterator[_Row]:
 
 
 def _check_fields(path: Path, line: int, noun: str, found: Iterable[str], fields: Mapping[str, str]) -> None:
-    """Raises unless all `fields` (option name -> field name) are among `found`."""
+    """Raise unless all `fields` (option name -> field name) are among `found`."""
     found = list(found)
     for option, name in fields.items():
         if name not in found:
@@ -221,7 +221,7 @@ def _check_fields(path: Path, line: int, noun: str, found: Iterable[str], fields
 
 
 def _string(path: Path, line: int, field: str, value: object) -> str:
-    """Returns the stripped string; raises where it is none, or an empty one."""
+    """Return the stripped string; raises where it is none, or an empty one."""
     if not isinstance(value, str):
         raise UserError(
             f"{path}, line {line}: '{field}' is {_kind(value)} where a string is needed. "
@@ -239,12 +239,12 @@ def _string(path: Path, line: int, field: str, value: object) -> str:
 
 
 def _name(path: Path, line: int, field: str, value: object) -> str:
-    """Returns a label or group; integers, but not booleans, become strings."""
+    """Return a label or group; integers, but not booleans, become strings."""
     return _string(path, line, field, str(value) if type(value) is int else value)
 
 
 def _kind(value: object) -> str:
-    """Returns what JSON calls a value, with its article."""
+    """Return what JSON calls a value, with its article."""
     if value is None:
         return "null"
     kinds = {bool: "boolean", int: "number", float: "number", str: "string", list: "list"}

@@ -44,22 +44,22 @@ OPENERS = _words("hello hey okay right thanks well")
 
 
 def generated_intents(*, groups: int = 200, texts_per_class: int = 20, seed: int = 0) -> list[Record]:
-    """Generates texts of 9 or 10 words whose classes differ by the order of three actions.
+    """Generate texts of 9 or 10 words whose classes differ by the order of three actions.
 
     The first groups are the same whatever their number, and so are the first texts of a
     class: a larger set extends a smaller one.
 
     Args:
-      groups: the number of sets of three actions; an action occurs in about 3 in 40.
-      texts_per_class: the number of distinct texts in each of a group's six classes.
-      seed: which sets and texts.
+        groups: the number of sets of three actions; an action occurs in about 3 in 40.
+        texts_per_class: the number of distinct texts in each of a group's six classes.
+        seed: which sets and texts.
 
     Returns:
-      `groups * 6 * texts_per_class` records, group by group and class by class. A label
-      reads "book>cancel>print", a group "book+cancel+print", its actions sorted.
+        `groups * 6 * texts_per_class` records, group by group and class by class. A label
+        reads "book>cancel>print", a group "book+cancel+print", its actions sorted.
 
     Raises:
-      UserError: a number is out of range.
+        UserError: a number is out of range.
     """
     most = math.comb(len(ACTIONS), 3)
     if not 1 <= groups <= most:
@@ -77,7 +77,7 @@ def generated_intents(*, groups: int = 200, texts_per_class: int = 20, seed: int
 
 
 def _texts(order: tuple[str, ...], count: int, seed: int) -> list[str]:
-    """Returns `count` distinct texts that name the actions in this order."""
+    """Return `count` distinct texts that name the actions in this order."""
     # A generator of its own for each class, seeded by a string: the same in every process.
     rng = random.Random(f"{seed}/{'>'.join(order)}")
     texts: dict[str, None] = {}

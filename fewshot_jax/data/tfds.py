@@ -25,25 +25,25 @@ def read_tfds(
     group: str | None = None,
     data_dir: str | PathLike[str] | None = None,
 ) -> list[Record]:
-    """Reads labelled texts from a prepared TensorFlow Datasets data set.
+    """Read labelled texts from a prepared TensorFlow Datasets data set.
 
     Class numbers become class names. Records with an empty text are left out: a published
     data set cannot be corrected by its reader. Nothing is downloaded.
 
     Args:
-      name: the data set, with its configuration and version if any (`"glue/sst2:2.0.0"`).
-      split: a split or a slice of one (`"train[:10%]"`).
-      text: the feature of the text.
-      label: the feature of the label: a class label, an integer or a string.
-      group: the feature of the group, of the same types.
-      data_dir: where data sets are kept; by default tfds's own folder.
+        name: the data set, with its configuration and version if any (`"glue/sst2:2.0.0"`).
+        split: a split or a slice of one (`"train[:10%]"`).
+        text: the feature of the text.
+        label: the feature of the label: a class label, an integer or a string.
+        group: the feature of the group, of the same types.
+        data_dir: where data sets are kept; by default tfds's own folder.
 
     Returns:
-      The records in the order of the data source.
+        The records in the order of the data source.
 
     Raises:
-      UserError: the package, the data set, its prepared files, the split or a feature is
-        missing, or a record is not labelled.
+        UserError: the package, the data set, its prepared files, the split or a feature is
+            missing, or a record is not labelled.
     """
     try:
         import tensorflow_datasets as tfds
@@ -98,7 +98,7 @@ def read_tfds(
 
 
 def _data_source(builder: Any, name: str, split: str, data_dir: object) -> Any:
-    """Returns the random access source of a split; raises `UserError` where there is none."""
+    """Return the random access source of a split; raises `UserError` where there is none."""
     try:
         return builder.as_data_source(split=split)
     except (AssertionError, OSError, NotImplementedError, ValueError, KeyError) as error:
@@ -113,7 +113,7 @@ def _data_source(builder: Any, name: str, split: str, data_dir: object) -> Any:
 
 
 def _check_features(name: str, found: list[str], fields: dict[str, str]) -> None:
-    """Raises unless all `fields` (option name -> feature name) are among `found`."""
+    """Raise unless all `fields` (option name -> feature name) are among `found`."""
     for option, field in fields.items():
         if field not in found:
             near = difflib.get_close_matches(field, found, n=1)
@@ -125,7 +125,7 @@ def _check_features(name: str, found: list[str], fields: dict[str, str]) -> None
 
 
 def _decoder(feature: Any) -> Callable[[Any], str]:
-    """Returns the function from a feature's value to a string."""
+    """Return the function from a feature's value to a string."""
     to_name = getattr(feature, "int2str", None)  # only class labels have it
 
     def decode(value: Any) -> str:

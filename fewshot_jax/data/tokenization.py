@@ -32,20 +32,20 @@ def train_tokenizer(
     lowercase: bool = True,
     min_frequency: int = 2,
 ) -> "Tokenizer":
-    """Trains a tokenizer; the same texts give the same one in every process.
+    """Train a tokenizer; the same texts give the same one in every process.
 
     Args:
-      texts: the texts.
-      kind: "wordpiece" splits rare words into pieces, "word" makes them [UNK].
-      vocab_size: the largest number of tokens, `SPECIAL_TOKENS` included.
-      lowercase: whether to lowercase and strip accents.
-      min_frequency: how often a word, or a pair of pieces, must occur to be a token.
+        texts: the texts.
+        kind: "wordpiece" splits rare words into pieces, "word" makes them [UNK].
+        vocab_size: the largest number of tokens, `SPECIAL_TOKENS` included.
+        lowercase: whether to lowercase and strip accents.
+        min_frequency: how often a word, or a pair of pieces, must occur to be a token.
 
     Returns:
-      A tokenizer with the template "[CLS] $A" (pairs: "[CLS] $A [SEP] $B").
+        A tokenizer with the template "[CLS] $A" (pairs: "[CLS] $A [SEP] $B").
 
     Raises:
-      UserError: an argument is out of range, or there is no text.
+        UserError: an argument is out of range, or there is no text.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -96,7 +96,7 @@ def _word_vocabulary(blank: "Tokenizer", texts: Sequence[str], vocab_size: int, 
 def _wordpiece_vocabulary(
     blank: "Tokenizer", texts: Sequence[str], vocab_size: int, min_frequency: int
 ) -> dict[str, int]:
-    """Trains WordPiece with every tie broken by character, not by hash order.
+    """Train WordPiece with every tie broken by character, not by hash order.
 
     Left to itself the trainer numbers the continuations ("##a") in the order of a randomly
     seeded hash map and breaks ties between merges by those numbers, so that two runs give
@@ -132,7 +132,7 @@ def _wordpiece_vocabulary(
 
 
 def save_tokenizer(tokenizer: "Tokenizer", directory: str | PathLike[str]) -> None:
-    """Writes `tokenizer.json` and the `tokenizer_config.json` that transformers needs.
+    """Write `tokenizer.json` and the `tokenizer_config.json` that transformers needs.
 
     `transformers.AutoTokenizer.from_pretrained(directory)` gives the same ids.
     """
@@ -154,10 +154,10 @@ def save_tokenizer(tokenizer: "Tokenizer", directory: str | PathLike[str]) -> No
 
 
 def load_tokenizer(directory: str | PathLike[str]) -> "Tokenizer":
-    """Reads `tokenizer.json` from a directory, without its padding and truncation.
+    """Read `tokenizer.json` from a directory, without its padding and truncation.
 
     Raises:
-      UserError: the file is absent or not a tokenizer.
+        UserError: the file is absent or not a tokenizer.
     """
     from tokenizers import Tokenizer
 
@@ -177,21 +177,21 @@ def load_tokenizer(directory: str | PathLike[str]) -> "Tokenizer":
 
 
 def encode(tokenizer: "Tokenizer", texts: Sequence[str], *, max_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes texts, special tokens included, padded with 0 to the longest.
+    """Encode texts, special tokens included, padded with 0 to the longest.
 
     A longer text than `max_length` loses its last words, not its special tokens.
 
     Args:
-      tokenizer: a tokenizer; it is not changed.
-      texts: `n` texts.
-      max_length: the largest length in tokens.
+        tokenizer: a tokenizer; it is not changed.
+        texts: `n` texts.
+        max_length: the largest length in tokens.
 
     Returns:
-      (ids, lengths): `[n, L]` int32 token ids with `L <= max_length`, and `[n]` int32
-      numbers of tokens; no texts give `[0, 0]` and `[0]`.
+        (ids, lengths): `[n, L]` int32 token ids with `L <= max_length`, and `[n]` int32
+        numbers of tokens; no texts give `[0, 0]` and `[0]`.
 
     Raises:
-      UserError: `max_length` leaves no room for text beside the special tokens.
+        UserError: `max_length` leaves no room for text beside the special tokens.
     """
     room = max_length - tokenizer.num_special_tokens_to_add(False)
     if room < 1:

@@ -7,10 +7,22 @@ import jax.numpy as jnp
 from fewshot_jax.models.encoder import Encoder
 
 
-def masked_mean(x_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:
-    """Mean over the real tokens of each item: ``[B, L, D], [B, L] -> [B, D]``."""
-    weight_BL1 = mask_BL.astype(x_BLD.dtype)[..., None]
-    return (x_BLD * weight_BL1).sum(1) / jnp.maximum(weight_BL1.sum(1), 1)
+class AttentionPool(nn.Module):
+    """A weighted mean over the real tokens, the weights a softmax of a learned score.
+
+    The scores start at zero, hence the pool as a plain mean; what it learns first
+    is to pass over function words, as inverse document frequencies do.
+
+    References:
+        Yang et al. Hierarchical Attention Networks for Document Classification.
+        NAACL 2016 (section 2.2, with the hidden states themselves as keys).
+    """
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:
+        score_BL1 = nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros, name="score")(x_BLD)
+        weight_BL1 = jax.nn.softmax(jnp.where(mask_BL.astype(bool)[..., None], score_BL1, -1e9), axis=1)
+        return (x_BLD * weight_BL1).sum(1)
 
 
 class TextFeatures(nn.Module):
@@ -31,7 +43,7 @@ class TextFeatures(nn.Module):
     @nn.compact
     def __call__(self, input_ids: jax.Array, attention_mask: jax.Array, *, deterministic: bool = True) -> jax.Array:
         hidden_BLD, _ = self.encoder(input_ids, attention_mask, deterministic=deterministic)
-        pooled_BD = masked_mean(hidden_BLD, attention_mask)
+        pooled_BD = AttentionPool(name="pool")(hidden_BLD, attention_mask)
         unit_BD = pooled_BD * jax.lax.rsqrt(jnp.sum(pooled_BD**2, -1, keepdims=True) + 1e-6)
         log_scale = self.param("log_scale", nn.initializers.constant(jnp.log(self.initial_scale)), ())
         return unit_BD * jnp.exp(log_scale)

@@ -19,11 +19,14 @@ from fewshot_jax.training.state import TrainState, initial_state
 from fewshot_jax.types import MetaParams
 from fewshot_jax.versions import versions
 
+TFIDF, UNTRAINED, CHANCE = "TF-IDF centroid", "untrained encoder", "chance"
+
 
 class Evaluation(NamedTuple):
     """Accuracies on test episodes.
 
     Attributes:
+        run: name of the run's directory.
         accuracy: for each row of the table (the learner first, then the floors)
             the `Estimate` at each number of shots.
         gain: the learner's accuracy minus TF-IDF's, paired by episode.
@@ -32,6 +35,7 @@ class Evaluation(NamedTuple):
         finished: whether the run had ended.
     """
 
+    run: str
     accuracy: dict[str, dict[int, Estimate]]
     gain: dict[int, Estimate]
     ways: int
@@ -46,6 +50,7 @@ class Evaluation(NamedTuple):
             return {str(shots): value._asdict() for shots, value in row.items()}
 
         return {
+            "run": self.run,
             "accuracy": {name: plain(row) for name, row in self.accuracy.items()},
             "gain_over_tfidf": plain(self.gain),
             "ways": self.ways,
@@ -103,8 +108,10 @@ def evaluate(
         values = _accuracies(experiment, meta_params, untrained.meta_params, shots=k, episodes=count)
         for name, value in values.items():
             rows.setdefault(name, {})[k] = estimate(value) if value.size > 1 else Estimate(float(value[0]), 0.0)
-        gain[k] = estimate(values[config.learner.name] - values["TF-IDF centroid"])
-    result = Evaluation(rows, gain, config.evaluation.ways, count, step, run.result() is not None)
+        gain[k] = estimate(values[config.learner.name] - values[TFIDF])
+    result = Evaluation(
+        run.path.resolve().name, rows, gain, config.evaluation.ways, count, step, run.result() is not None
+    )
     run.write("evaluation.json", result.to_json())
     return result
 
@@ -133,9 +140,9 @@ def _accuracies(
     tfidf = TfidfCentroid(experiment.splits["train"].texts, experiment.splits["test"].texts)
     return {
         config.learner.name: of_learner(config.learner.name, meta_params),
-        "TF-IDF centroid": tfidf.accuracies(
+        TFIDF: tfidf.accuracies(
             lambda step: sampler.batch(step, evaluation.tasks), episodes=episodes, tasks=evaluation.tasks
         ),
-        "untrained encoder": of_learner("protonet", untrained),
-        "chance": np.array([chance(evaluation.ways)]),
+        UNTRAINED: of_learner("protonet", untrained),
+        CHANCE: np.array([chance(evaluation.ways)]),
     }

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from fewshot_jax.data.files import read_records, read_texts
-from fewshot_jax.data.records import Record, by_class, classes_by_group
+from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
 
 EXPECTED = [Record("hello there", "greet"), Record("see you", "leave")]
@@ -152,9 +152,3 @@ def test_prediction_input_stays_aligned_with_its_lines(write):
         read_texts(write("a.txt", "hi\n\nbye\n"))
     with pytest.raises(UserError, match=r"a\.doc: cannot read files of type '\.doc'.*\.txt"):
         read_texts(write("a.doc", "hi"))
-
-
-def test_class_and_group_indices_are_sorted():
-    records = [Record("1", "b", "y"), Record("2", "a", "x"), Record("3", "b", "y")]
-    assert list(by_class(records).items()) == [("a", [1]), ("b", [0, 2])]
-    assert list(classes_by_group(records).items()) == [("x", ["a"]), ("y", ["b"])]

@@ -7,8 +7,21 @@ import numpy as np
 import pytest
 
 from fewshot_jax.data.generated import ACTIONS, LEADS, OPENERS, THINGS, generated_intents
-from fewshot_jax.data.records import by_class, classes_by_group
 from fewshot_jax.errors import UserError
+
+
+def classes_by_group(records):
+    groups = {}
+    for record in records:
+        groups.setdefault(record.group, set()).add(record.label)
+    return {group: sorted(labels) for group, labels in groups.items()}
+
+
+def by_class(records):
+    classes = {}
+    for position, record in enumerate(records):
+        classes.setdefault(record.label, []).append(position)
+    return classes
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,193 @@
+"""Episodes: a pure function of (seed, step, task), and a fair and disjoint draw."""
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+import fewshot_jax as fsj
+from fewshot_jax.data.episodes import EpisodeSampler, Items, check_enough, gather
+
+CLASSES, PER_CLASS = 12, 9
+LABEL = np.random.default_rng(0).permutation(np.repeat(np.arange(CLASSES), PER_CLASS))
+GROUP = LABEL // 4  # three groups of four classes
+SIZES = {"ways": 3, "shots": 2, "queries": 4}
+
+
+def sampler(**keywords):
+    return EpisodeSampler(LABEL, **{**SIZES, "seed": 5, **keywords})
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+def test_a_task_is_a_function_of_seed_step_and_index_in_any_order():
+    first = sampler()
+    places = [(step, index) for step in range(4) for index in range(5)]
+    forwards = {place: first.task(*place) for place in places}
+    fresh = sampler()
+    backwards = {place: fresh.task(*place) for place in reversed(places)}
+    assert all(same(forwards[place], backwards[place]) for place in places)
+
+
+def test_a_batch_with_an_offset_is_a_part_of_the_whole_batch():
+    whole, part = sampler().batch(7, 6), sampler().batch(7, 2, offset=3)
+    assert same(jax.tree.map(lambda leaf: leaf[3:5], whole), part)
+    assert same(jax.tree.map(lambda leaf: leaf[1], part), sampler().task(7, 4))
+
+
+def test_steps_tasks_and_seeds_differ():
+    tasks = [sampler(seed=seed).task(step, index) for seed in (5, 6) for step in range(3) for index in range(3)]
+    drawn = {tuple(task.support.position.tolist()) for task in tasks}
+    assert len(drawn) == len(tasks)
+
+
+def test_support_and_query_share_no_item_and_no_item_is_drawn_twice():
+    for step in range(50):
+        support, query = sampler().task(step, 0)
+        items = np.concatenate([support.position, query.position])
+        assert len(items) == 3 * (2 + 4) == len(set(items.tolist()))
+
+
+def test_every_label_has_its_shots_and_queries_and_stands_for_one_class():
+    for step in range(20):
+        support, query = sampler().task(step, 1)
+        assert np.bincount(support.label).tolist() == [2, 2, 2]
+        assert np.bincount(query.label).tolist() == [4, 4, 4]
+        assert support.mask.all()
+        assert query.mask.all()
+        classes = []
+        for label in range(3):
+            here = set(LABEL[support.position[support.label == label]].tolist())
+            assert here == set(LABEL[query.position[query.label == label]].tolist())
+            assert len(here) == 1
+            classes += here
+        assert len(set(classes)) == 3
+
+
+def test_a_class_gets_another_label_from_episode_to_episode():
+    labels = {c: set() for c in range(CLASSES)}
+    for step in range(100):
+        support, _ = sampler().task(step, 0)
+        for position, label in zip(support.position, support.label, strict=True):
+            labels[int(LABEL[position])].add(int(label))
+    assert all(seen == {0, 1, 2} for seen in labels.values())
+
+
+def test_classes_are_drawn_uniformly():
+    counts = np.zeros(CLASSES)
+    for step in range(400):
+        support, _ = sampler().task(step, 0)
+        counts[np.unique(LABEL[support.position])] += 1
+    assert counts.sum() == 3 * 400
+    # Drawing without replacement varies less than a multinomial, so the test is conservative.
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_items_of_a_class_are_drawn_uniformly():
+    counts = np.zeros(len(LABEL))
+    for step in range(600):
+        for items in sampler().task(step, 0):
+            np.add.at(counts, items.position, 1)
+    assert stats.chisquare(counts[LABEL == 0]).pvalue > 1e-3
+
+
+def test_within_group_the_classes_of_an_episode_come_from_one_group_and_all_groups_serve():
+    grouped = sampler(group=GROUP)
+    seen = set()
+    for step in range(40):
+        support, query = grouped.task(step, 0)
+        groups = set(GROUP[np.concatenate([support.position, query.position])].tolist())
+        assert len(groups) == 1
+        seen |= groups
+    assert seen == {0, 1, 2}
+
+
+def test_a_group_with_too_few_classes_is_left_out():
+    group = np.where(LABEL < 2, 0, 1)  # group 0 has two classes, and an episode takes three
+    for step in range(30):
+        support, _ = sampler(group=group).task(step, 0)
+        assert set(LABEL[support.position].tolist()).isdisjoint({0, 1})
+
+
+def test_smaller_episodes_are_padded_on_the_right_and_masked():
+    varied = sampler(ways=5, shots=4, queries=3, min_ways=2, min_shots=1)
+    sizes = set()
+    for step in range(80):
+        support, query = varied.task(step, 0)
+        assert support.position.shape == (20,)
+        assert query.position.shape == (15,)
+        support_mask, query_mask = support.mask.reshape(5, 4), query.mask.reshape(5, 3)
+        ways, shots = int(support_mask[:, 0].sum()), int(support_mask[0].sum())
+        expected = (np.arange(5) < ways)[:, None] & (np.arange(4) < shots)
+        np.testing.assert_array_equal(support_mask, expected)
+        np.testing.assert_array_equal(query_mask, np.repeat((np.arange(5) < ways)[:, None], 3, 1))
+        assert set(support.label[support.mask].tolist()) == set(range(ways)) == set(query.label[query.mask].tolist())
+        for items in (support, query):
+            assert not items.position[~items.mask].any()
+            assert not items.label[~items.mask].any()
+        sizes.add((ways, shots))
+    assert sizes == {(ways, shots) for ways in range(2, 6) for shots in range(1, 5)}
+
+
+def test_fewer_classes_than_ways_names_split_counts_and_remedy():
+    with pytest.raises(fsj.UserError, match=r"^validation split: 12 classes.*13 ways.*lower episodes\.ways"):
+        sampler(ways=13, split="validation")
+
+
+def test_a_class_with_too_few_items_is_named():
+    names = [f"intent {i}" for i in range(CLASSES)]
+    label = np.concatenate([LABEL, [CLASSES] * 3])
+    with pytest.raises(fsj.UserError) as error:
+        EpisodeSampler(label, ways=3, shots=2, queries=4, class_names=[*names, "rare"], split="train")
+    message = str(error.value)
+    assert message.startswith("train split: class 'rare' has 3 examples,")
+    assert "2 shots + 4 queries = 6" in message
+    assert "lower episodes.shots or episodes.queries" in message
+
+
+def test_the_smallest_class_is_named_and_the_others_counted():
+    with pytest.raises(fsj.UserError, match=r"class 'b' has 1 examples \(and 1 more classes\)"):
+        check_enough({"a": 3, "b": 1, "c": 9}, ways=2, shots=2, queries=2, split="test", groups=None)
+
+
+def test_no_group_with_enough_classes():
+    with pytest.raises(fsj.UserError, match=r"test split: no group has 5 classes \(the largest has 4\).*within_group"):
+        sampler(ways=5, group=GROUP, split="test")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"min_ways": 4}, {"min_shots": 0}, {"min_shots": 3}, {"queries": 0}, {"ways": 0}, {"shots": 0}]
+)
+def test_sizes_out_of_range(wrong):
+    with pytest.raises(fsj.UserError, match="min_ways"):
+        sampler(**wrong)
+
+
+def test_gather_takes_every_field_at_the_positions():
+    items = Items(np.array([[2, 0]]), np.array([[1, 0]]), np.array([[True, False]]))
+    batch = gather({"x": np.arange(6).reshape(3, 2), "y": np.array([10.0, 11.0, 12.0])}, items)
+    np.testing.assert_array_equal(batch["x"], [[[4, 5], [0, 1]]])
+    np.testing.assert_array_equal(batch["y"], [[12.0, 10.0]])
+    assert batch["label"] is items.label
+    assert batch["mask"] is items.mask
+
+
+def test_episodes_draws_a_meta_batch_from_arrays():
+    fields = {"x": np.stack([LABEL, np.arange(len(LABEL))], 1).astype(np.float32)}
+    drawn = fsj.episodes(fields, LABEL, step=3, tasks=4, seed=1, group=GROUP, **SIZES)
+    assert drawn.support["x"].shape == (4, 3 * 2, 2)
+    assert drawn.query["x"].shape == (4, 3 * 4, 2)
+    assert drawn.support["label"].shape == drawn.support["mask"].shape == (4, 6)
+    assert drawn.query["label"].shape == drawn.query["mask"].shape == (4, 12)
+    for task in range(4):
+        of_label = {}
+        for batch in drawn:
+            for x, label in zip(batch["x"][task], batch["label"][task], strict=True):
+                assert of_label.setdefault(int(label), x[0]) == x[0]
+        assert sorted(of_label) == [0, 1, 2]
+        assert len({int(c) // 4 for c in of_label.values()}) == 1
+    again = fsj.episodes(fields, LABEL, step=3, tasks=4, seed=1, group=GROUP, **SIZES)
+    assert same(drawn, again)
+    assert not same(drawn, fsj.episodes(fields, LABEL, step=4, tasks=4, seed=1, group=GROUP, **SIZES))
