@@ -141,6 +141,7 @@ class ModelConfig:
         norm: "pre" or "post" LayerNorm.
         dropout: rate, in training and for metric learners only.
         feature_scale: length of a text's feature vector before training.
+        bag_width: width of token embeddings pooled beside the hidden states; 0 for none.
     """
 
     width: int = 64
@@ -150,6 +151,7 @@ class ModelConfig:
     norm: Literal["pre", "post"] = "pre"
     dropout: float = 0.0
     feature_scale: float = 4.0
+    bag_width: int = 0
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "mlp_width"):
@@ -157,6 +159,7 @@ class ModelConfig:
         _check(
             self.width % self.heads == 0, f"model.width={self.width}: expected a multiple of model.heads={self.heads}"
         )
+        _check(self.bag_width >= 0, f"model.bag_width={self.bag_width}: expected zero or more")
         _check(0 <= self.dropout < 1, f"model.dropout={self.dropout}: expected 0 <= rate < 1")
         _check(self.feature_scale > 0, f"model.feature_scale={self.feature_scale}: expected a positive number")
 

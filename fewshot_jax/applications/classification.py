@@ -58,7 +58,7 @@ class TextClassification:
     def task_init_fn(self, params: Params, support: Batch, rng: Key) -> Params:
         """The starting point of an episode: the meta-parameters and a zero head ``[D, N]``."""
         del support, rng
-        return {**params, "head": zero_head(self.model.encoder.width, self.ways)}
+        return {**params, "head": zero_head(self.model.width, self.ways)}
 
     def output_fn(self, params: Params, batch: Batch, rng: Key) -> jax.Array:
         """Logits ``[B, N]``."""

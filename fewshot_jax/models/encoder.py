@@ -41,9 +41,7 @@ class Encoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, input_ids: jax.Array, attention_mask: jax.Array, *, deterministic: bool = True
-    ) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, input_ids: jax.Array, attention_mask: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Encode a batch.
 
         Args:
@@ -52,8 +50,7 @@ class Encoder(nn.Module):
             deterministic: no dropout.
 
         Returns:
-            ``(hidden [B, L, D], embeddings [B, L, D])``: the last hidden states,
-            and the token embeddings before position and layers.
+            Hidden states ``[B, L, D]``.
 
         Raises:
             ValueError: shapes differ, or ``L`` exceeds ``max_length``, or
@@ -92,4 +89,4 @@ class Encoder(nn.Module):
         )
         if self.norm == "pre":
             x_BLD = nn.LayerNorm(dtype=self.dtype, name="final_norm")(x_BLD)
-        return x_BLD, tokens_BLD
+        return x_BLD

@@ -8,42 +8,74 @@ from fewshot_jax.models.encoder import Encoder
 
 
 class AttentionPool(nn.Module):
-    """A weighted mean over the real tokens, the weights a softmax of a learned score.
+    """A weighted mean over the real tokens, the weights a softmax of learned scores.
 
-    The scores start at zero, hence the pool as a plain mean; what it learns first
-    is to pass over function words, as inverse document frequencies do.
+    A token's score is read off its hidden state and off a table over the
+    vocabulary, where a weight like the inverse document frequency of a word can
+    be learned in a few hundred steps. Both start at zero: a plain mean.
+
+    Attributes:
+        vocab_size: number of token ids ``V``.
+        table_gain: the table's entries count this many times, so that they keep
+            pace with Adam's small steps.
 
     References:
         Yang et al. Hierarchical Attention Networks for Document Classification.
         NAACL 2016 (section 2.2, with the hidden states themselves as keys).
     """
 
+    vocab_size: int
+    table_gain: float = 10.0
+
     @nn.compact
-    def __call__(self, x_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:
-        score_BL1 = nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros, name="score")(x_BLD)
+    def __call__(self, x_BLD: jax.Array, input_ids: jax.Array, mask_BL: jax.Array) -> jax.Array:
+        zeros = nn.initializers.zeros
+        score_BL1 = nn.Dense(1, use_bias=False, kernel_init=zeros, name="score")(x_BLD)
+        score_BL1 += self.table_gain * nn.Embed(self.vocab_size, 1, embedding_init=zeros, name="table")(input_ids)
         weight_BL1 = jax.nn.softmax(jnp.where(mask_BL.astype(bool)[..., None], score_BL1, -1e9), axis=1)
         return (x_BLD * weight_BL1).sum(1)
 
 
 class TextFeatures(nn.Module):
-    """One vector per text, of a learned length: ``[B, L] -> [B, D]``.
+    """One vector per text, of a learned length: ``[B, L] -> [B, D + W]``.
 
-    Unit vectors times one scale. For prototypes its square is an inverse
-    temperature; for a linear head that starts at zero it multiplies the
+    The hidden states of the encoder (``D`` features) and, beside them, wide token
+    embeddings of their own (``W``), pooled with the same weights. The wide part
+    is a learned bag of words: random vectors of many dimensions are nearly
+    orthogonal, so it can match words that the encoder has no use for. It enters
+    with a small gate and grows as far as it helps.
+
+    Vectors are of unit length times one scale. For prototypes its square is an
+    inverse temperature; for a linear head that starts at zero it multiplies the
     inner rate, since the logits are ``(scale u) . w`` and so is the gradient.
 
     Attributes:
         encoder: the backbone.
         initial_scale: length of the vectors before training.
+        bag_width: ``W``; 0 for none.
+        initial_gate: what the wide embeddings are multiplied with before training.
     """
 
     encoder: Encoder
     initial_scale: float = 4.0
+    bag_width: int = 0
+    initial_gate: float = 0.2
+
+    @property
+    def width(self) -> int:
+        """Number of features of a text."""
+        return self.encoder.width + self.bag_width
 
     @nn.compact
     def __call__(self, input_ids: jax.Array, attention_mask: jax.Array, *, deterministic: bool = True) -> jax.Array:
-        hidden_BLD, _ = self.encoder(input_ids, attention_mask, deterministic=deterministic)
-        pooled_BD = AttentionPool(name="pool")(hidden_BLD, attention_mask)
+        x_BLD = self.encoder(input_ids, attention_mask, deterministic=deterministic)
+        vocab_size = self.encoder.vocab_size
+        if self.bag_width:
+            gate = self.param("bag_gate", nn.initializers.constant(self.initial_gate), ())
+            initial = nn.initializers.normal(1.0)
+            bag_BLW = nn.Embed(vocab_size, self.bag_width, embedding_init=initial, name="bag_embedding")(input_ids)
+            x_BLD = jnp.concatenate([x_BLD, gate * bag_BLW], axis=-1)
+        pooled_BD = AttentionPool(vocab_size, name="pool")(x_BLD, input_ids, attention_mask)
         unit_BD = pooled_BD * jax.lax.rsqrt(jnp.sum(pooled_BD**2, -1, keepdims=True) + 1e-6)
         log_scale = self.param("log_scale", nn.initializers.constant(jnp.log(self.initial_scale)), ())
         return unit_BD * jnp.exp(log_scale)

@@ -130,7 +130,7 @@ def text_features(config: ModelConfig, *, vocab_size: int, max_length: int) -> T
         norm=config.norm,
         dropout=config.dropout,
     )
-    return TextFeatures(encoder, config.feature_scale)
+    return TextFeatures(encoder, initial_scale=config.feature_scale, bag_width=config.bag_width)
 
 
 def build_learner(
