@@ -7,6 +7,7 @@ name.
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -67,6 +68,7 @@ class DataConfig:
             min(self.fractions) >= 0 and abs(sum(self.fractions) - 1) < 1e-6,
             f"data.fractions={self.fractions}: expected three shares (train, validation, test) of sum 1",
         )
+        _check(self.texts_per_class >= 1, f"data.texts_per_class={self.texts_per_class}: expected at least 1")
         _check(self.groups >= 3, f"data.groups={self.groups}: expected at least 3, one for each split")
 
 
@@ -211,7 +213,7 @@ class InnerConfig:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        _check(self.rate > 0, f"inner.rate={self.rate}: expected a positive number")
+        _check(0 < self.rate < math.inf, f"inner.rate={self.rate}: expected a positive number")
         _check(self.steps >= 0, f"inner.steps={self.steps}: expected zero or more")
         _check(
             self.test_steps is None or self.test_steps >= 0,
@@ -246,7 +248,9 @@ class OuterConfig:
         for name in ("steps", "tasks"):
             _check(getattr(self, name) >= 1, f"outer.{name}={getattr(self, name)}: expected at least 1")
         for name in ("rate", "clip"):
-            _check(getattr(self, name) > 0, f"outer.{name}={getattr(self, name)}: expected a positive number")
+            _check(
+                0 < getattr(self, name) < math.inf, f"outer.{name}={getattr(self, name)}: expected a positive number"
+            )
         _check(0 <= self.warmup <= 1, f"outer.warmup={self.warmup}: expected a share of the steps, 0 to 1")
         _check(self.weight_decay >= 0, f"outer.weight_decay={self.weight_decay}: expected zero or more")
 

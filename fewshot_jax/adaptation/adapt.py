@@ -36,6 +36,8 @@ def adapt(run_dir: str | Path, records: Sequence[Record]) -> Classifier:
     run = RunDirectory(run_dir)
     config, tokenizer = run.config(), run.tokenizer()
     data = text_split(records)
+    if not records:
+        raise UserError("there are no examples: give labelled texts of at least two classes")
     if len(data.classes) < 2:
         raise UserError(f"the examples have one label only ('{data.classes[0]}'): a classifier needs at least two")
     vocab_size = tokenizer.get_vocab_size()

@@ -75,6 +75,13 @@ class Classifier:
 
         self._probabilities = probabilities
 
+    def check(self) -> None:
+        """Raise a ValueError if weights, labels and config do not fit each other; computes nothing."""
+        token = jax.ShapeDtypeStruct((1, 1), np.int32)
+        shape = jax.eval_shape(self._probabilities, self.adapted, {"input_ids": token, "attention_mask": token}).shape
+        if shape[-1] != len(self.labels):
+            raise ValueError(f"weights for {shape[-1]} classes, but {len(self.labels)} labels")
+
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """Probabilities ``[n, N]`` of the classes, in the order of ``labels``."""
         rows = list(self._batches(texts))
@@ -149,7 +156,6 @@ def load(directory: str | Path) -> Classifier:
     Example:
         ``fsj.load("my-model").predict(["what is my balance?"])``
     """
-    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     directory = Path(directory)
@@ -162,6 +168,9 @@ def load(directory: str | Path) -> Classifier:
         record = json.loads((directory / "model.json").read_text(encoding="utf-8"))
         adapted = unflatten(load_file(directory / "model.safetensors"))
         labels, config = record["labels"], from_dict(record["config"], source=str(directory / "model.json"))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"{directory}: the saved model is damaged ({error}); adapt and save it again") from None
-    return Classifier(adapted, labels, load_tokenizer(directory), config)
+        classifier = Classifier(adapted, labels, load_tokenizer(directory), config)
+        classifier.check()
+    except Exception as error:  # whatever a torn or edited file can lead to
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{directory}: the saved model is damaged ({reason}); adapt and save it again") from error
+    return classifier

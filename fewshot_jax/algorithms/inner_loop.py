@@ -26,17 +26,26 @@ def start_key(rng: Key) -> Key:
 def _with_rate(state: optax.OptState, rate: Any) -> optax.OptState:
     """Overwrite the learning rate that `optax.inject_hyperparams` keeps in a state."""
     try:
+        found = optax.tree_utils.tree_get(state, "learning_rate")
+        if found is None or jnp.ndim(found) != 0:  # absent, or a schedule, whose state stands there
+            raise KeyError
         return optax.tree_utils.tree_set(state, learning_rate=rate)
-    except KeyError:
+    except (KeyError, TypeError):
         raise ValueError(
-            "inner_rate= needs an inner optimizer that keeps its rate in its state: "
+            "inner_rate= needs an inner optimizer that keeps one constant rate in its state: "
             "build it as optax.inject_hyperparams(optax.sgd)(learning_rate=0.01)"
         ) from None
 
 
 def _draw(support: Batch, size: int, key: Key) -> Batch:
     """Draw ``size`` of the ``S`` support items without replacement."""
-    items = jax.tree.leaves(support)[0].shape[0]
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(support)]
+    items = shapes[0][0] if shapes[0] else 0
+    if size > items or any(shape[:1] != (items,) for shape in shapes):
+        raise ValueError(
+            f"inner_batch_size={size}: expected at most the S items of the support set, and the same S in the leading "
+            f"axis of every leaf; the leaves have shapes {shapes}"
+        )
     chosen = jax.random.choice(key, items, (size,), replace=False)
     return jax.tree.map(lambda leaf: leaf[chosen], support)
 

@@ -1,5 +1,6 @@
 """Model-Agnostic Meta-Learning: learn an initialisation that adapts in a few gradient steps."""
 
+import operator
 from typing import Any
 
 import jax
@@ -83,8 +84,7 @@ def maml(
 
     def objective(inner: PyTree, operands: PyTree) -> jax.Array:
         (rest, frozen), batch, key = operands
-        loss, _ = with_frozen(loss_fn, frozen)(merge(inner, rest), batch, key)
-        return loss
+        return with_frozen(loss_fn, frozen)(merge(inner, rest), batch, key)[0]
 
     gradient_fn = inner_gradient(objective, gradient)
 
@@ -102,8 +102,10 @@ def maml(
         inner_rate: float | jax.Array | None = None,
         inner_steps: int | jax.Array | None = None,
     ) -> tuple[PyTree, jax.Array]:
-        if isinstance(inner_steps, int) and not 0 <= inner_steps <= max_steps:
-            raise ValueError(f"inner_steps={inner_steps}: this learner was built for 0 to {max_steps} steps")
+        if inner_steps is not None and not isinstance(inner_steps, jax.core.Tracer):
+            inner_steps = operator.index(inner_steps)
+            if not 0 <= inner_steps <= max_steps:
+                raise ValueError(f"inner_steps={inner_steps}: this learner was built for 0 to {max_steps} steps")
         params = meta_params["params"]
         if task_init_fn is not None:
             params = with_frozen(task_init_fn, frozen)(params, support, start_key(rng))

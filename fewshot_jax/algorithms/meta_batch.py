@@ -5,6 +5,7 @@ meta-batch, or over chunks of them under a scan that sums, so that memory is
 bounded by the chunk and not by the meta-batch.
 """
 
+import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -22,20 +23,23 @@ def check_task_axis(episodes: PyTree, task_weight: jax.Array | None = None) -> i
     """Return the number of tasks ``T``, the leading axis shared by every leaf.
 
     Raises:
-        ValueError: a leaf has no leading axis or another length than the first
-            leaf; the message names the leaf, the expected and the given shape.
+        ValueError: a leaf has no leading axis or another length than most
+            leaves; the message names the leaf, the expected and the given shape.
     """
+    if task_weight is not None and jnp.ndim(task_weight) != 1:
+        raise ValueError(f"task_weight has shape {jnp.shape(task_weight)}, expected (T,), one weight for each task")
     tree = {"episodes": episodes, **({} if task_weight is None else {"task_weight": task_weight})}
     leaves = [(leaf_path(path), jnp.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
     if not leaves:
         raise ValueError("episodes has no leaves: expected batches of arrays with a leading task axis [T, ...]")
-    tasks = next((shape[0] for _, shape in leaves if shape), None)
+    lengths = collections.Counter(shape[0] for _, shape in leaves if shape)
+    tasks = lengths.most_common(1)[0][0] if lengths else None
     for name, shape in leaves:
         if not shape or shape[0] != tasks:
             expected = f"({tasks if tasks is not None else 'T'}, {', '.join(map(str, shape[1:])) or '...'})"
             raise ValueError(
                 f"leaf '{name}' has shape {shape}, expected {expected}: every leaf of a meta-batch needs the same "
-                f"leading task axis (the first leaf is '{leaves[0][0]}' with shape {leaves[0][1]})"
+                "leading task axis"
             )
     if not tasks:
         raise ValueError(f"leaf '{leaves[0][0]}' has shape {leaves[0][1]}: a meta-batch needs at least one task")

@@ -48,6 +48,7 @@ def prototypes(embeddings: jax.Array, label: jax.Array, mask: jax.Array, ways: i
     chex.assert_equal_shape_prefix([embeddings, label, mask], 1)
     one_hot = jax.nn.one_hot(label, ways, dtype=embeddings.dtype) * mask.astype(embeddings.dtype)[:, None]
     counts = one_hot.sum(0)
+    embeddings = jnp.where(mask.astype(bool)[:, None], embeddings, 0)  # 0 * nan is nan
     return one_hot.T @ embeddings / jnp.maximum(counts, 1)[:, None], counts > 0
 
 

@@ -29,7 +29,14 @@ class Items(NamedTuple):
 
 
 def check_enough(
-    counts: Mapping[str, int], *, ways: int, shots: int, queries: int, split: str, groups: Mapping[str, int] | None
+    counts: Mapping[str, int],
+    *,
+    ways: int,
+    shots: int,
+    queries: int,
+    split: str,
+    groups: Mapping[str, int] | None,
+    section: str = "episodes",
 ) -> None:
     """Raise a UserError if a split cannot fill an episode.
 
@@ -38,16 +45,17 @@ def check_enough(
         ways, shots, queries: the largest episode asked for.
         split: the split's name, for the message.
         groups: classes of each group, where episodes stay inside a group.
+        section: of the config that sets ways, shots and queries, for the message.
     """
     if len(counts) < ways:
         raise UserError(
             f"{split} split: {len(counts)} classes, but episodes have {ways} ways; "
-            "lower episodes.ways, or give this split more classes"
+            f"lower {section}.ways, or give this split more classes"
         )
     if groups is not None and max(groups.values(), default=0) < ways:
         raise UserError(
             f"{split} split: no group has {ways} classes (the largest has {max(groups.values(), default=0)}); "
-            "lower episodes.ways, or set episodes.within_group to false"
+            f"lower {section}.ways, or set episodes.within_group to false"
         )
     small = sorted((count, name) for name, count in counts.items() if count < shots + queries)
     if small:
@@ -56,7 +64,7 @@ def check_enough(
         raise UserError(
             f"{split} split: class '{name}' has {count} examples{more}, but an episode takes "
             f"{shots} shots + {queries} queries = {shots + queries} of each class; "
-            "add examples, drop the class, or lower episodes.shots or episodes.queries"
+            f"add examples, drop the class, or lower {section}.shots or {section}.queries"
         )
 
 
@@ -76,6 +84,7 @@ class EpisodeSampler:
             Smaller episodes are padded, with ``mask`` False.
         class_names: names for messages; by default the numbers.
         split: the split's name, for messages.
+        section: of the config that sets ways, shots and queries, for messages.
 
     Raises:
         UserError: too few classes, or too few items in a class.
@@ -94,6 +103,7 @@ class EpisodeSampler:
         min_shots: int | None = None,
         class_names: Sequence[str] | None = None,
         split: str = "data",
+        section: str = "episodes",
     ):
         label = np.asarray(label)
         self.ways, self.shots, self.queries, self.seed = ways, shots, queries, seed
@@ -122,6 +132,7 @@ class EpisodeSampler:
             queries=queries,
             split=split,
             groups=None if group is None else {str(i): len(pool) for i, pool in enumerate(self._pools)},
+            section=section,
         )
         self._pools = [pool for pool in self._pools if len(pool) >= ways]
 

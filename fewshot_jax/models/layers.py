@@ -27,9 +27,13 @@ class Attention(nn.Module):
             (self.heads, width // self.heads), dtype=self.dtype, name=name
         )
         q_BLHK, k_BLHK, v_BLHK = projection("query")(x_BLD), projection("key")(x_BLD), projection("value")(x_BLD)
-        y_BLHK = jax.nn.dot_product_attention(
-            q_BLHK, k_BLHK, v_BLHK, mask=mask_BL[:, None, None, :], implementation="xla"
-        )
+        # At least float32 for scores and softmax; float64 stays float64, which jax.nn's attention does not keep.
+        precise = jnp.promote_types(q_BLHK.dtype, jnp.float32)
+        score_BHLL = jnp.einsum("BLHK,BMHK->BHLM", q_BLHK, k_BLHK, preferred_element_type=precise)
+        score_BHLL *= (width // self.heads) ** -0.5
+        score_BHLL = jnp.where(mask_BL[:, None, None, :], score_BHLL, jnp.finfo(precise).min)
+        weight_BHLL = jax.nn.softmax(score_BHLL).astype(v_BLHK.dtype)
+        y_BLHK = jnp.einsum("BHLM,BMHK->BLHK", weight_BHLL, v_BLHK)
         return nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, name="out")(y_BLHK)
 
 

@@ -61,7 +61,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The step of the best validation accuracy; the earliest one of equals."""
+        """The step of the best validation accuracy; the latest one of equals."""
         return self._manager.best_step()
 
     def best_metric(self) -> float | None:

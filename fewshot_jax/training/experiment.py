@@ -187,6 +187,7 @@ class Experiment:
             group=data.group if self.config.episodes.within_group else None,
             class_names=data.classes,
             split=split,
+            section="evaluation",
         )
 
     def training_sampler(self) -> EpisodeSampler:

@@ -26,7 +26,7 @@ from fewshot_jax.training.step import Metrics, make_step
 from fewshot_jax.types import MetaParams
 from fewshot_jax.versions import versions
 
-LOG_EVERY = 10  # outer steps averaged into one line of metrics.jsonl
+LOG_EVERY = 10  # outer steps averaged into one line of metrics.jsonl; a checkpoint ends a line too
 
 
 def train(config: Config | str | Path, run_dir: str | Path, *, quiet: bool = False) -> Evaluation | None:
@@ -91,7 +91,7 @@ def _train(experiment: Experiment, run: RunDirectory, quiet: bool) -> None:
         scalars = {name: float(value) for name, value in values.items() if np.ndim(value) == 0 and name != "finite"}
         recent.append(scalars)
         progress.update(step, {"loss": scalars["loss"]})
-        if step % LOG_EVERY == 0 or step == steps:
+        if step % LOG_EVERY == 0 or step % config.evaluation.every == 0 or step == steps:
             means = {name: float(np.mean([row[name] for row in recent])) for name in scalars}
             metrics_file.write(
                 {"step": step, **means, "rate": float(schedule(step - 1)), "tasks_per_second": progress.rate(step)}

@@ -32,7 +32,7 @@ def make_step(learner: MetaLearner, optimizer: optax.GradientTransformation) -> 
     def step(state: TrainState, episodes: Episode) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         grads, metrics = learner.grad(state.meta_params, episodes, key)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.meta_params)
         new = (optax.apply_updates(state.meta_params, updates), opt_state)

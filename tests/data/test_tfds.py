@@ -63,7 +63,7 @@ def test_a_slice_is_the_start_of_its_split(data_dir):
     [
         ({"split": "test"}, r"split 'test', record \d: not a labelled text.*number is -1"),
         ({"label": "vector"}, r"record 0: not a labelled text"),
-        ({"split": "dev"}, r"no split 'dev'.*Set data\.split to one of train, test"),
+        ({"split": "dev"}, r"no split 'dev'.*Set data\.tfds_split to one of train, test"),
         ({"split": "train[x"}, r"no split 'train\[x'"),
         ({"text": "txt"}, r"no feature 'txt'.*Did you mean 'text'\? Set data\.text_field"),
         ({"label": "intent"}, r"no feature 'intent'; there are .*Set data\.label_field"),

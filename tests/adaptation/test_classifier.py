@@ -1,0 +1,238 @@
+"""From a run to a classifier: saved and loaded without loss, and few compilations."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import fewshot_jax as fsj
+from fewshot_jax.adaptation.classifier import Prediction, flatten, unflatten
+from fewshot_jax.applications.classification import TextClassification
+from fewshot_jax.config import from_dict
+from fewshot_jax.data.files import read_records
+from fewshot_jax.data.records import Record
+
+CONFIG = from_dict(
+    {
+        "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
+        "episodes": {"ways": 3, "shots": 1, "queries": 2, "within_group": True},
+        "tokenizer": {"kind": "word", "max_length": 12, "buckets": [6, 12]},
+        "model": {"width": 16, "layers": 1, "heads": 2, "mlp_width": 16},
+        "inner": {"steps": 1, "rate": 0.4, "test_steps": 3},
+        "outer": {"steps": 1, "tasks": 1},
+        "evaluation": {
+            "every": 1,
+            "validation_episodes": 2,
+            "ways": 3,
+            "shots": [1],
+            "queries": 2,
+            "tasks": 2,
+            "at_end": False,
+        },
+    }
+)
+CSV = """text,label
+please book tickets,booking
+now book songs today,booking
+kindly cancel lunch,cancelling
+then cancel keys now,cancelling
+soon print photos,printing
+print maps gladly now,printing
+quickly send gifts,sending
+"""
+SHORT, LONG = "book tickets", "please book tickets then cancel lunch also print photos now"
+
+
+@pytest.fixture(scope="module", params=["maml", "protonet"])
+def run(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp(request.param) / "run"
+    learner = dataclasses.replace(CONFIG.learner, name=request.param)
+    fsj.train(dataclasses.replace(CONFIG, learner=learner), path, quiet=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    path = tmp_path_factory.mktemp("examples") / "examples.csv"
+    path.write_text(CSV)
+    return read_records(path)
+
+
+@pytest.fixture(scope="module")
+def classifier(run, records):
+    return fsj.adapt(run, records)
+
+
+@pytest.fixture
+def saved(classifier, tmp_path):
+    classifier.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_any_number_of_classes_in_sorted_order(classifier):
+    assert classifier.labels == ["booking", "cancelling", "printing", "sending"]
+
+
+def test_probabilities_sum_to_one_and_the_prediction_is_the_largest(classifier):
+    texts = [SHORT, LONG, "cancel lunch", "nothing that is known", ""]
+    probabilities = classifier.predict_proba(texts)
+    assert probabilities.shape == (5, 4)
+    assert (probabilities > 0).all()
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+    assert (probabilities.std(-1) > 1e-4).any()
+    for prediction, row in zip(classifier.predict(texts), probabilities, strict=True):
+        assert prediction == Prediction(classifier.labels[row.argmax()], row.max())
+
+
+def test_the_support_texts_are_learned_better_than_chance(classifier, records):
+    probabilities = classifier.predict_proba([record.text for record in records])
+    of_own = [row[classifier.labels.index(record.label)] for row, record in zip(probabilities, records, strict=True)]
+    assert np.mean(of_own) > 1 / 4 + 0.02
+
+
+def test_a_loaded_model_gives_identical_probabilities(classifier, saved):
+    loaded = fsj.load(saved)
+    texts = [SHORT, LONG, "cancel lunch"]
+    assert loaded.labels == classifier.labels
+    assert loaded.config == classifier.config
+    np.testing.assert_array_equal(loaded.predict_proba(texts), classifier.predict_proba(texts))
+
+
+def test_saving_leaves_the_model_and_nothing_else(saved):
+    assert {path.name for path in saved.parent.iterdir()} == {"model"}
+    names = {"model.safetensors", "model.json", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in saved.iterdir()} == names
+    assert {"labels", "config", "versions"} == json.loads((saved / "model.json").read_text()).keys()
+
+
+def test_a_text_is_predicted_alike_alone_and_among_others(classifier):
+    texts = [SHORT, LONG, "cancel lunch", "print photos"] * 80  # more than one batch
+    alone = np.concatenate([classifier.predict_proba([text]) for text in texts[:4]])
+    np.testing.assert_allclose(classifier.predict_proba(texts), np.tile(alone, (80, 1)), atol=1e-5)
+
+
+def test_a_thousand_texts_compile_once_for_each_length(run, records, monkeypatch):
+    classifier = fsj.adapt(run, records)
+    traces = []
+    embed_fn = TextClassification.embed_fn
+
+    def counted(self, params, batch, rng):
+        traces.append(batch["input_ids"].shape)
+        return embed_fn(self, params, batch, rng)
+
+    monkeypatch.setattr(TextClassification, "embed_fn", counted)
+    classifier = type(classifier)(classifier.adapted, classifier.labels, classifier.tokenizer, classifier.config)
+    assert len(classifier.predict([SHORT] * 500 + [LONG] * 500)) == 1000
+    assert sorted(traces) == [(256, 6), (256, 12)]
+    for count in (1, 7, 300):
+        classifier.predict([SHORT] * count)
+        classifier.predict([LONG] * count)
+    assert len(traces) == 2
+
+
+def test_no_texts_give_no_predictions(classifier):
+    assert classifier.predict([]) == []
+    assert classifier.predict_proba([]).shape == (0, 4)
+
+
+def test_one_string_is_not_a_list_of_texts(classifier):
+    with pytest.raises(TypeError, match="a list of texts, not one string"):
+        classifier.predict("book tickets")
+    with pytest.raises(TypeError, match="a list of texts"):
+        classifier.predict_proba("book tickets")
+
+
+def test_a_single_label_is_refused(run):
+    with pytest.raises(fsj.UserError, match=r"one label only \('a'\).*at least two"):
+        fsj.adapt(run, [Record("one", "a"), Record("two", "a")])
+
+
+def test_no_examples_are_refused(run):
+    with pytest.raises(fsj.UserError):
+        fsj.adapt(run, [])
+
+
+def test_adapting_what_is_no_run_is_refused(tmp_path, records):
+    with pytest.raises(fsj.UserError, match="does not exist"):
+        fsj.adapt(tmp_path / "absent", records)
+    with pytest.raises(fsj.UserError, match="is not a run directory"):
+        fsj.adapt(tmp_path, records)
+
+
+def test_saving_over_something_is_refused(classifier, saved):
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    with pytest.raises(fsj.UserError, match="exists and is not an empty directory; give another --output"):
+        classifier.save(saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+    with pytest.raises(fsj.UserError, match="exists and is not an empty directory"):
+        classifier.save(saved / "model.json")
+    with pytest.raises(fsj.UserError, match="cannot write here"):
+        classifier.save(saved / "model.json" / "below")
+
+
+def test_saving_into_an_empty_directory(classifier, tmp_path):
+    (tmp_path / "empty").mkdir()
+    classifier.save(tmp_path / "empty")
+    assert fsj.load(tmp_path / "empty").labels == classifier.labels
+
+
+def test_loading_what_is_no_model_is_refused(tmp_path, run):
+    with pytest.raises(fsj.UserError, match=r"holds no adapted model \(no model\.json\)$"):
+        fsj.load(tmp_path)
+    with pytest.raises(fsj.UserError, match="holds no adapted model"):
+        fsj.load(tmp_path / "absent")
+    with pytest.raises(fsj.UserError, match="it is a run; adapt it first"):
+        fsj.load(run)
+
+
+def damage_json(path, change):
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: (d / "model.safetensors").write_bytes((d / "model.safetensors").read_bytes()[:-40]),
+        lambda d: (d / "model.safetensors").write_bytes(b""),
+        lambda d: (d / "model.safetensors").unlink(),
+        lambda d: (d / "model.json").write_text('{"labels": ['),
+        lambda d: (d / "model.json").write_text("[]"),
+        lambda d: (d / "model.json").write_bytes(b"\xff\xfe"),
+        lambda d: damage_json(d / "model.json", lambda record: record.pop("labels")),
+        lambda d: damage_json(d / "model.json", lambda record: record["labels"].pop()),
+        lambda d: damage_json(d / "model.json", lambda record: record["config"]["model"].update(width=-1)),
+        lambda d: (d / "tokenizer.json").unlink(),
+        lambda d: (d / "tokenizer.json").write_text("{}"),
+    ],
+    ids=[
+        "short weights",
+        "empty weights",
+        "no weights",
+        "broken json",
+        "a list",
+        "not utf-8",
+        "no labels",
+        "a label less",
+        "bad config",
+        "no tokenizer",
+        "empty tokenizer",
+    ],
+)
+def test_a_damaged_model_is_refused(saved, damage):
+    damage(saved)
+    with pytest.raises(fsj.UserError) as error:
+        fsj.load(saved)
+    assert str(saved) in str(error.value)
+
+
+def test_flatten_names_leaves_by_their_path():
+    tree = {"a": {"b": np.ones(2), "c": {"d": np.zeros(())}}, "e": np.arange(3)}
+    flat = flatten(tree)
+    assert list(flat) == ["a/b", "a/c/d", "e"]
+    again = unflatten(flat)
+    assert again.keys() == tree.keys()
+    np.testing.assert_array_equal(again["a"]["c"]["d"], 0)
+    np.testing.assert_array_equal(again["a"]["b"], tree["a"]["b"])

@@ -1,0 +1,215 @@
+"""Text classification: no class is special, padding has no effect, meta-training lowers the loss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fewshot_jax as fsj
+from fewshot_jax.applications.classification import TextClassification
+from fewshot_jax.models.encoder import Encoder
+from fewshot_jax.models.heads import TextFeatures
+
+VOCABULARY, WAYS, LENGTH = 30, 3, 5
+MODEL = TextFeatures(Encoder(VOCABULARY, width=8, layers=1, heads=2, mlp_width=16, max_length=8))
+
+
+def make(ways=WAYS, steps=3, rate=0.5, deterministic=True, model=MODEL):
+    application = TextClassification(model, ways=ways, deterministic=deterministic)
+    learner = fsj.maml(
+        application.loss_fn,
+        inner_optimizer=optax.sgd(rate),
+        inner_steps=steps,
+        task_init_fn=application.task_init_fn,
+        output_fn=application.output_fn,
+    )
+    jitted = {name: jax.jit(getattr(learner, name)) for name in ("adapt", "predict", "loss", "grad")}
+    return application, learner._replace(**jitted)
+
+
+def batch(label, seed=0, mask=None, length=LENGTH):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, length + 1, len(label))
+    return {
+        "input_ids": jnp.asarray(rng.integers(1, VOCABULARY, (len(label), length))),
+        "attention_mask": jnp.asarray(np.arange(length) < lengths[:, None]),
+        "label": jnp.asarray(label, jnp.int32),
+        "mask": jnp.ones(len(label), bool) if mask is None else jnp.asarray(mask, bool),
+    }
+
+
+@pytest.fixture(scope="module")
+def meta_params():
+    application, learner = make()
+    return learner.init(jax.jit(application.init_params)(jax.random.key(0)), jax.random.key(1))
+
+
+def test_the_meta_parameters_have_no_head(meta_params):
+    assert set(meta_params["params"]) == {"features"}
+
+
+def test_relabelling_the_classes_relabels_the_predictions_and_nothing_else(meta_params):
+    _, learner = make()
+    key = jax.random.key(2)
+    support, query = batch([0, 0, 1, 1, 2, 2]), batch([0, 1, 2], seed=1)
+    permutation = jnp.array([2, 0, 1])  # the new label of each class
+    relabelled = {**support, "label": permutation[support["label"]]}
+    logits = learner.predict(learner.adapt(meta_params, support, key), query, key)
+    other = learner.predict(learner.adapt(meta_params, relabelled, key), query, key)
+    assert jnp.abs(logits).max() > 1e-2
+    assert (logits.std(-1) > 1e-3).all()
+    np.testing.assert_allclose(other[:, permutation], logits, atol=1e-5)
+
+
+def test_before_adaptation_every_class_is_equally_likely(meta_params):
+    application, learner = make(steps=0)
+    key = jax.random.key(0)
+    logits = learner.predict(learner.adapt(meta_params, batch([0, 1, 2]), key), batch([0]), key)
+    np.testing.assert_array_equal(logits, np.zeros((1, WAYS)))
+    params = application.task_init_fn(meta_params["params"], None, None)
+    loss, _ = jax.jit(application.loss_fn)(params, batch([0, 1, 2]), key)
+    assert float(loss) == pytest.approx(np.log(3), rel=1e-6)
+
+
+def with_head(meta_params, ways=WAYS):
+    head = {"kernel": jax.random.normal(jax.random.key(3), (8, ways))}
+    return {**meta_params["params"], "head": head}
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_the_logits(meta_params):
+    application, _ = make()
+    items, params = batch([0, 1, 2, 2]), with_head(meta_params)
+    loss, aux = jax.jit(application.loss_fn)(params, items, jax.random.key(0))
+    logits = np.asarray(jax.jit(application.output_fn)(params, items, jax.random.key(0)), np.float64)
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    label = np.asarray(items["label"])
+    assert float(loss) == pytest.approx(-np.log(probabilities[np.arange(4), label]).mean(), rel=1e-5)
+    assert float(aux["accuracy"]) == pytest.approx((logits.argmax(1) == label).mean())
+
+
+def test_masked_items_change_nothing(meta_params):
+    application, learner = make()
+    real, params, key = batch([0, 1, 2, 0]), with_head(meta_params), jax.random.key(0)
+    junk = batch([1, 1, 1], seed=9, mask=[False] * 3)
+    padded = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), real, junk)
+    for one, other in zip(
+        jax.tree.leaves(jax.jit(application.loss_fn)(params, real, key)),
+        jax.tree.leaves(jax.jit(application.loss_fn)(params, padded, key)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    adapted, from_padded = (learner.adapt(meta_params, support, key) for support in (real, padded))
+    for one, other in zip(jax.tree.leaves(adapted), jax.tree.leaves(from_padded), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_absent_classes_take_no_part(meta_params):
+    small, _ = make(ways=2)
+    large, _ = make(ways=5)
+    key, items, params = jax.random.key(0), batch([0, 1, 1]), with_head(meta_params, 5)
+    first_two = {**params, "head": {"kernel": params["head"]["kernel"][:, :2]}}
+    expected, expected_grad = jax.jit(jax.value_and_grad(lambda p: small.loss_fn(p, items, key)[0]))(first_two)
+    loss, grad = jax.jit(jax.value_and_grad(lambda p: large.loss_fn(p, items, key)[0]))(params)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert not grad["head"]["kernel"][:, 2:].any()
+    np.testing.assert_allclose(grad["head"]["kernel"][:, :2], expected_grad["head"]["kernel"], rtol=1e-4, atol=1e-6)
+    # The label of a padded item does not make its class present.
+    padded = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), items, batch([4], mask=[False]))
+    assert float(jax.jit(large.loss_fn)(params, padded, key)[0]) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("ways", [2, 7])
+def test_a_learner_adapts_to_another_number_of_ways(meta_params, ways):
+    _, learner = make(ways=ways, steps=20, rate=0.2)
+    support, key = batch(list(range(ways))), jax.random.key(0)
+    adapted = learner.adapt(meta_params, support, key)
+    logits = learner.predict(adapted, support, key)
+    assert logits.shape == (ways, ways)
+    assert (logits.argmax(-1) == support["label"]).all()
+
+
+def test_prototypes_use_the_same_features(meta_params):
+    application, _ = make()
+    learner = fsj.protonet(application.embed_fn, ways=WAYS)
+    support, query, key = batch([0, 1, 1, 2]), batch([0, 1], seed=1), jax.random.key(0)
+    logits = learner.predict(learner.adapt(meta_params, support, key), query, key)
+    of_support, of_query = (
+        np.asarray(jax.jit(application.embed_fn)(meta_params["params"], items, key)) for items in (support, query)
+    )
+    label = np.asarray(support["label"])
+    centres = np.stack([of_support[label == c].mean(0) for c in range(WAYS)])
+    expected = -((of_query[:, None] - centres) ** 2).sum(-1)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_only_where_it_is_asked_for(meta_params):
+    model = TextFeatures(Encoder(VOCABULARY, width=8, layers=1, heads=2, mlp_width=16, max_length=8, dropout=0.5))
+    items, (one, two) = batch([0, 1]), jax.random.split(jax.random.key(0))
+    calm, noisy = (jax.jit(make(model=model, deterministic=still)[0].embed_fn) for still in (True, False))
+    params = meta_params["params"]
+    np.testing.assert_array_equal(calm(params, items, one), calm(params, items, two))
+    np.testing.assert_array_equal(noisy(params, items, one), noisy(params, items, one))
+    assert (noisy(params, items, one) != noisy(params, items, two)).any()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"attention_mask": jnp.ones((4, LENGTH + 1), bool)},
+        {"input_ids": jnp.ones(4, jnp.int32)},
+        {"label": jnp.zeros((4, 1), jnp.int32)},
+        {"label": jnp.zeros(3, jnp.int32)},
+        {"mask": jnp.ones(5, bool)},
+    ],
+)
+def test_wrong_shapes_are_refused(meta_params, wrong):
+    application, _ = make()
+    with pytest.raises(AssertionError):
+        application.loss_fn(with_head(meta_params), {**batch([0, 1, 2, 0]), **wrong}, jax.random.key(0))
+
+
+def token_task(step, tasks=4, shots=2, queries=3):
+    """Each class is a word, hidden at a random place among fillers; new words in every episode."""
+    rng = np.random.default_rng(step)
+
+    def items(words, count):
+        ids = rng.integers(1, 6, (WAYS, count, LENGTH))
+        place = rng.integers(0, LENGTH, (WAYS, count, 1))
+        np.put_along_axis(ids, place, np.broadcast_to(words[:, None, None], place.shape), -1)
+        ids = ids.reshape(-1, LENGTH)
+        label = np.repeat(np.arange(WAYS), count)
+        return {
+            "input_ids": ids,
+            "attention_mask": np.ones(ids.shape, bool),
+            "label": label,
+            "mask": np.ones(len(label), bool),
+        }
+
+    words = [rng.choice(np.arange(6, VOCABULARY), WAYS, replace=False) for _ in range(tasks)]
+    parts = [[items(w, count) for w in words] for count in (shots, queries)]
+    return fsj.Episode(*(jax.tree.map(lambda *leaves: np.stack(leaves), *part) for part in parts))
+
+
+def test_meta_training_lowers_the_loss_of_new_tasks(meta_params):
+    _, learner = make(steps=2, rate=0.4)
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def step(params, state, episodes, key):
+        grads, metrics = learner.grad(params, episodes, key)
+        updates, state = optimizer.update(grads, state)
+        return optax.apply_updates(params, updates), state, metrics
+
+    def of_new_tasks(params):
+        """Loss and accuracy on 16 tasks that training does not see."""
+        rows = [step(params, state, token_task(10_000 + i), jax.random.key(i))[2] for i in range(4)]
+        return [float(np.mean([row[name] for row in rows])) for name in ("loss", "accuracy")]
+
+    params, state = meta_params, optimizer.init(meta_params)
+    loss_before, accuracy_before = of_new_tasks(params)
+    for i in range(80):
+        params, state, _ = step(params, state, token_task(i), jax.random.key(i))
+    loss_after, accuracy_after = of_new_tasks(params)
+    assert loss_after < loss_before - 0.1
+    assert accuracy_after > accuracy_before

@@ -1,0 +1,97 @@
+"""The floors: TF-IDF against a dense implementation of its own, fitted on training texts only."""
+
+import itertools
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from fewshot_jax.data.episodes import EpisodeSampler, Items
+from fewshot_jax.evaluation.baselines import TfidfCentroid, chance
+from fewshot_jax.types import Episode
+
+WORDS = ["book", "a", "table", "for", "two", "cancel", "my", "lunch", "print", "photos", "order", "some", "tea", "send"]
+
+
+def make_texts(count, seed):
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, rng.integers(3, 8))) for _ in range(count)]
+
+
+def word_ngrams(text):
+    words = re.findall(r"\b\w\w+\b", text.lower())  # words of two letters or more
+    return words + [f"{a} {b}" for a, b in itertools.pairwise(words)]
+
+
+def char_ngrams(text):
+    return [text[i : i + n] for n in (3, 4, 5) for i in range(len(text) - n + 1)]
+
+
+def dense_tfidf(fit_texts, texts, ngrams):
+    """Counts times ln((1 + n) / (1 + df)) + 1, scaled to length one, in a dense matrix."""
+    documents = [set(ngrams(text)) for text in fit_texts]
+    vocabulary = sorted(set.union(*documents))
+    column = {ngram: i for i, ngram in enumerate(vocabulary)}
+    df = np.array([sum(ngram in document for document in documents) for ngram in vocabulary])
+    idf = np.log((1 + len(fit_texts)) / (1 + df)) + 1
+    matrix = np.zeros((len(texts), len(vocabulary)))
+    for row, text in enumerate(texts):
+        for ngram, count in Counter(ngrams(text)).items():
+            if ngram in column:
+                matrix[row, column[ngram]] = count * idf[column[ngram]]
+    return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
+
+
+def nearest_centroid(vectors, support, query):
+    ways = support.label.max() + 1
+    centroids = np.stack([vectors[support.position[support.label == c]].mean(0) for c in range(ways)])
+    cosine = vectors[query.position] @ centroids.T / np.linalg.norm(centroids, axis=1)
+    return (cosine.argmax(1) == query.label).mean()
+
+
+def test_accuracy_is_that_of_a_dense_implementation():
+    fit_texts, texts = make_texts(30, 0), make_texts(60, 1)
+    tfidf = TfidfCentroid(fit_texts, texts)
+    vectors = np.hstack([dense_tfidf(fit_texts, texts, ngrams) for ngrams in (word_ngrams, char_ngrams)])
+    sampler = EpisodeSampler(np.repeat(np.arange(6), 10), ways=3, shots=2, queries=5, seed=0)
+    episodes = [sampler.task(step, 0) for step in range(30)]
+    ours = [tfidf.accuracy(episode) for episode in episodes]
+    assert ours == pytest.approx([nearest_centroid(vectors, *episode) for episode in episodes])
+    assert len(set(ours)) > 3, "the episodes differ in difficulty"
+
+
+def items(position, label, mask=None):
+    mask = np.ones(len(position), bool) if mask is None else np.array(mask)
+    return Items(np.array(position, np.int32), np.array(label, np.int32), mask)
+
+
+@pytest.mark.parametrize(("known", "expected"), [("", 0.5), (" qqq zzz", 1.0)])
+def test_a_word_absent_from_the_training_texts_has_no_effect(known, expected):
+    # Nothing but the unseen word tells the classes apart; ties go to label 0.
+    texts = ["book qqq", "book zzz", "book zzz", "book qqq"]
+    tfidf = TfidfCentroid(["book table", f"book lunch{known}"], texts)
+    assert tfidf.accuracy(Episode(items([0, 1], [0, 1]), items([2, 3], [1, 0]))) == expected
+
+
+def test_padded_items_do_not_count():
+    tfidf = TfidfCentroid(["book tea", "send mail"], ["book tea", "send mail", "book tea", "send mail", "tea"])
+    real = Episode(items([0, 1], [0, 1]), items([2, 3, 4], [0, 1, 1]))
+    padded = Episode(
+        items([0, 1, 0, 0], [0, 1, 0, 0], [True, True, False, False]),
+        items([2, 3, 4, 0], [0, 1, 1, 0], [True, True, True, False]),
+    )
+    assert tfidf.accuracy(padded) == tfidf.accuracy(real) == pytest.approx(2 / 3)
+
+
+def test_accuracies_follow_the_stream_and_the_last_batch_is_cut():
+    texts = make_texts(60, 1)
+    tfidf = TfidfCentroid(make_texts(30, 0), texts)
+    sampler = EpisodeSampler(np.repeat(np.arange(6), 10), ways=3, shots=2, queries=5, seed=0)
+    values = tfidf.accuracies(lambda step: sampler.batch(step, 4), episodes=10, tasks=4)
+    one_by_one = [tfidf.accuracy(sampler.task(i // 4, i % 4)) for i in range(10)]
+    assert values.tolist() == one_by_one
+
+
+def test_chance():
+    assert chance(5) == 0.2

@@ -1,0 +1,73 @@
+"""Accuracy over episodes: every episode once, padding and absent classes left out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fewshot_jax.evaluation.episodic import episode_accuracy, evaluate_episodes
+from fewshot_jax.types import Episode, MetaLearner
+
+
+def learner(predict):
+    """A learner whose adaptation hands on the support set."""
+    return MetaLearner(None, lambda meta_params, support, rng: support, predict, None, None)
+
+
+# Its logits come with the query.
+READS_LOGITS = learner(lambda adapted, batch, rng: batch["logits"])
+# Its logits are noise of its key.
+GUESSES = learner(lambda adapted, batch, rng: jax.random.normal(rng, (batch["label"].shape[0], 4)))
+KEY = jax.random.key(0)
+
+
+def episodes(support, query, logits=None):
+    """Episodes from (labels [T, S], mask) and (labels [T, Q], mask)."""
+    parts = [{"label": jnp.asarray(label), "mask": jnp.asarray(mask, bool)} for label, mask in (support, query)]
+    return Episode(parts[0], parts[1] if logits is None else {**parts[1], "logits": jnp.asarray(logits)})
+
+
+def full(label):
+    return np.array(label), np.ones(np.shape(label), bool)
+
+
+def test_padded_queries_do_not_count():
+    logits = np.eye(2)[[[0, 1, 1, 0]]]
+    query = (np.array([[0, 1, 0, 1]]), np.array([[True, True, True, False]]))
+    value = episode_accuracy(READS_LOGITS)({}, episodes(full([[0, 1]]), query, logits), KEY, 0)
+    np.testing.assert_allclose(value, [2 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("mask", "expected"), [([True, True, False], 1.0), ([True, True, True], 0.0)])
+def test_a_class_without_support_cannot_be_predicted(mask, expected):
+    # Class 2 has the largest logit; the support set holds it only if its item is real.
+    support = (np.array([[0, 1, 2]]), np.array([mask]))
+    logits = np.array([[[1.0, 0.0, 5.0], [0.0, 1.0, 5.0]]])
+    value = episode_accuracy(READS_LOGITS)({}, episodes(support, full([[0, 1]]), logits), KEY, 0)
+    np.testing.assert_allclose(value, [expected])
+
+
+def guessing_tasks(count):
+    return episodes(full(np.tile(np.arange(4), (count, 1))), full(np.tile(np.arange(4), (count, 16))))
+
+
+def test_a_task_has_the_key_of_its_global_index_whatever_the_batch():
+    accuracies = episode_accuracy(GUESSES)
+    whole = accuracies({}, guessing_tasks(6), KEY, 0)
+    parts = [accuracies({}, guessing_tasks(2), KEY, first) for first in (0, 2, 4)]
+    np.testing.assert_allclose(whole, np.concatenate(parts), rtol=1e-6)
+    assert len(set(np.asarray(whole).tolist())) > 2
+    chunked = episode_accuracy(GUESSES, task_chunk=4)({}, guessing_tasks(6), KEY, 0)
+    np.testing.assert_allclose(whole, chunked, rtol=1e-6)
+
+
+def test_the_last_batch_is_cut():
+    seen = []
+
+    def accuracies(meta_params, batch, rng, first):
+        seen.append((meta_params, batch, first))
+        return jnp.arange(first, first + 4, dtype=jnp.float32)
+
+    values = evaluate_episodes(accuracies, "meta", lambda step: f"batch {step}", episodes=10, tasks=4, rng=KEY)
+    assert values.tolist() == list(range(10))
+    assert seen == [("meta", f"batch {step}", 4 * step) for step in range(3)]

@@ -1,0 +1,279 @@
+"""The config: what is read is what was meant, and a mistake is named with its place."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+import fewshot_jax as fsj
+from fewshot_jax.config import Config, EpisodeConfig, OuterConfig, differences, from_dict, to_dict, write_config
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("**/*.y*ml"))
+
+# A value other than the default for every field of every section.
+OTHER = {
+    "seed": 3,
+    "data": {
+        "source": "files",
+        "path": "somewhere",
+        "files": ["a.csv", "b.csv"],
+        "name": "clinc",
+        "tfds_split": "test",
+        "text_field": "utterance",
+        "label_field": "intent",
+        "group_field": "domain",
+        "class_split": "split.json",
+        "class_split_name": "split_1",
+        "split_by": "group",
+        "fractions": [0.5, 0.25, 0.25],
+        "split_seed": 4,
+        "groups": 9,
+        "texts_per_class": 7,
+    },
+    "episodes": {
+        "ways": 4,
+        "shots": 3,
+        "queries": 2,
+        "min_ways": 2,
+        "min_shots": 1,
+        "within_group": True,
+        "token_dropout": 0.1,
+        "token_remap": 0.5,
+    },
+    "tokenizer": {"kind": "word", "vocab_size": 100, "max_length": 8, "buckets": [4, 8]},
+    "model": {
+        "width": 12,
+        "layers": 1,
+        "heads": 3,
+        "mlp_width": 5,
+        "norm": "post",
+        "dropout": 0.2,
+        "feature_scale": 2.0,
+        "bag_width": 6,
+    },
+    "learner": {
+        "name": "protonet",
+        "gradient": "first_order",
+        "task_chunk": 2,
+        "distance": "cosine",
+        "temperature": 0.5,
+    },
+    "inner": {"optimizer": "adam", "rate": 0.01, "steps": 1, "test_steps": 9, "params": "head", "batch_size": 5},
+    "outer": {"steps": 10, "tasks": 2, "rate": 0.5, "warmup": 0.0, "weight_decay": 0.0, "clip": 9.0},
+    "evaluation": {
+        "every": 2,
+        "validation_episodes": 3,
+        "episodes": 4,
+        "ways": 6,
+        "shots": [2],
+        "queries": 7,
+        "tasks": 8,
+        "at_end": False,
+    },
+}
+
+
+def flat(values, prefix=""):
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def test_the_default_config_is_valid_and_an_empty_mapping_gives_it():
+    assert from_dict({}) == Config()
+    assert from_dict({"model": None}) == Config()
+
+
+def test_every_field_survives_the_round_trip():
+    assert dict(flat(OTHER)).keys() == dict(flat(to_dict(Config()))).keys(), "OTHER has every field"
+    config = from_dict(OTHER)
+    assert to_dict(config) == OTHER
+    assert from_dict(to_dict(config)) == config
+    default = dict(flat(to_dict(Config())))
+    assert all(default[name] != value for name, value in flat(OTHER))
+
+
+def test_every_field_survives_the_file(tmp_path):
+    config = from_dict(OTHER)
+    write_config(config, tmp_path / "config.yaml")
+    assert fsj.read_config(tmp_path / "config.yaml") == config
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == OTHER
+
+
+def test_sections_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seed = 1
+
+
+@pytest.mark.parametrize(
+    ("values", "place", "nearest"),
+    [
+        ({"sead": 1}, "sead", "seed"),
+        ({"outter": {}}, "outter", "outer"),
+        ({"inner": {"step": 3}}, "inner.step", "steps"),
+        ({"evaluation": {"validation_episode": 3}}, "evaluation.validation_episode", "validation_episodes"),
+        ({"data": {"texts_per_clas": 3}}, "data.texts_per_clas", "texts_per_class"),
+    ],
+)
+def test_an_unknown_field_is_named_with_the_nearest_one(values, place, nearest):
+    with pytest.raises(fsj.UserError) as error:
+        from_dict(values, source="my.yaml")
+    assert str(error.value) == f"my.yaml: unknown field '{place}'; did you mean '{nearest}'?"
+
+
+def test_an_unknown_field_like_no_other_comes_with_the_known_ones():
+    with pytest.raises(fsj.UserError, match=r"unknown field 'inner\.zzz'; known: optimizer, rate, steps"):
+        from_dict({"inner": {"zzz": 1}})
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "expected"),
+    [
+        ("inner", "steps", "three", "expected int, got 'three'"),
+        ("inner", "steps", 1.5, "expected int, got 1.5"),
+        ("inner", "steps", True, "expected int, got True"),
+        ("inner", "steps", None, "expected int, got None"),
+        ("inner", "rate", "fast", "expected float, got 'fast'"),
+        ("inner", "rate", False, "expected float, got False"),
+        ("inner", "rate", [0.1], "expected float"),
+        ("episodes", "within_group", 1, "expected bool, got 1"),
+        ("data", "path", 3, "expected str, got 3"),
+        ("data", "files", "a.csv", "expected a list, got 'a.csv'"),
+        ("data", "fractions", [0.5, 0.5], "expected 3 values, got 2"),
+        ("evaluation", "shots", [1, "x"], r"shots\[1\]: expected int, got 'x'"),
+        ("learner", "name", "mmal", "'mmal' is not one of 'maml', 'protonet'"),
+        ("tokenizer", "buckets", {"a": 1}, "expected a list"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_named(section, name, value, expected):
+    with pytest.raises(fsj.UserError, match=expected) as error:
+        from_dict({section: {name: value}}, source="my.yaml")
+    assert str(error.value).startswith(f"my.yaml: {section}.{name}")
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("episodes", "ways", 0),
+        ("episodes", "min_ways", 6),
+        ("episodes", "min_shots", 0),
+        ("episodes", "token_dropout", 1.0),
+        ("tokenizer", "vocab_size", 3),
+        ("tokenizer", "buckets", [16]),
+        ("tokenizer", "buckets", []),
+        ("tokenizer", "buckets", [0, 32]),
+        ("tokenizer", "max_length", 64),
+        ("model", "width", 0),
+        ("model", "width", 65),
+        ("model", "heads", 3),
+        ("model", "dropout", 1.0),
+        ("model", "feature_scale", 0),
+        ("model", "bag_width", -1),
+        ("learner", "task_chunk", 0),
+        ("learner", "temperature", 0),
+        ("inner", "rate", 0),
+        ("inner", "steps", -1),
+        ("inner", "test_steps", -1),
+        ("inner", "batch_size", 0),
+        ("outer", "steps", 0),
+        ("outer", "rate", -1),
+        ("outer", "warmup", 1.5),
+        ("outer", "weight_decay", -0.1),
+        ("outer", "clip", 0),
+        ("evaluation", "every", 0),
+        ("evaluation", "shots", []),
+        ("evaluation", "shots", [0]),
+        ("data", "fractions", [0.5, 0.5, 0.5]),
+        ("data", "groups", 2),
+        ("data", "texts_per_class", 0),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_what_is_expected(section, name, value):
+    with pytest.raises(fsj.UserError, match="expected") as error:
+        from_dict({section: {name: value}}, source="my.yaml")
+    assert str(error.value).startswith("my.yaml: ")
+    assert f"{section}.{name}=" in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", ".inf", ".nan"])
+@pytest.mark.parametrize(("section", "name"), [("inner", "rate"), ("outer", "rate")])
+def test_a_rate_that_is_no_finite_number_is_refused(section, name, value):
+    with pytest.raises(fsj.UserError, match=rf"{section}\.{name}"):
+        from_dict({section: {name: yaml.safe_load(value)}})
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(fsj.UserError, match="seed=-1: expected zero or more"):
+        from_dict({"seed": -1})
+
+
+def test_a_section_built_in_python_is_checked_too():
+    with pytest.raises(fsj.UserError, match=r"episodes\.ways=0: expected at least 1"):
+        EpisodeConfig(ways=0)
+
+
+def test_numbers_as_yaml_reads_them(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("inner: {rate: 1e-3}\nouter: {rate: 2, clip: 1.5e+0}\n")
+    assert yaml.safe_load("1e-3") == "1e-3", "YAML 1.1 reads this as a string"
+    config = fsj.read_config(path)
+    assert (config.inner.rate, config.outer.rate, config.outer.clip) == (1e-3, 2.0, 1.5)
+    assert isinstance(config.outer.rate, float)
+
+
+def test_an_empty_file_is_the_default_config(tmp_path):
+    (tmp_path / "config.yaml").write_text("# nothing\n")
+    assert fsj.read_config(tmp_path / "config.yaml") == Config()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("seed: 1\ninner:\n  rate: [0.1\nouter: 3\n", r" line 4: not valid YAML"),
+        ("seed: 1\n\tinner: 3\n", r" line 2: not valid YAML"),
+        ("- seed\n", r" the file should be a mapping"),
+        ("inner: 3\n", r" inner\.? should be a mapping, got 3"),
+        ("inner:\n  steps: many\n", r" inner\.steps: expected int, got 'many'"),
+    ],
+)
+def test_a_broken_file_is_named_with_line_or_field(tmp_path, content, message):
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+    with pytest.raises(fsj.UserError, match=message) as error:
+        fsj.read_config(path)
+    assert str(error.value).startswith(f"{path}:")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(fsj.UserError, match=r"absent\.yaml: no such config file"):
+        fsj.read_config(tmp_path / "absent.yaml")
+    with pytest.raises(fsj.UserError, match="cannot read the config"):
+        fsj.read_config(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"seed: 1 # caf\xe9\n")
+    with pytest.raises(fsj.UserError, match=r"latin\.yaml: cannot read the config"):
+        fsj.read_config(tmp_path / "latin.yaml")
+    (tmp_path / "nul.yaml").write_bytes(b"seed: \x00\n")
+    with pytest.raises(fsj.UserError, match=r"nul\.yaml"):
+        fsj.read_config(tmp_path / "nul.yaml")
+
+
+def test_differences_name_the_fields():
+    old = Config()
+    new = dataclasses.replace(old, seed=2, outer=OuterConfig(rate=0.5))
+    assert differences(old, old) == []
+    assert differences(old, new) == ["seed: 0 -> 2", "outer.rate: 0.001 -> 0.5"]
+    assert differences(old, new, ignore=("outer",)) == ["seed: 0 -> 2"]
+
+
+def test_there_are_configs():
+    assert "quickstart.yaml" in [path.name for path in CONFIGS]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_config_of_the_repository_reads(path):
+    config = fsj.read_config(path)
+    assert from_dict(to_dict(config)) == config

@@ -1,0 +1,44 @@
+"""What the README shows works."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fewshot_jax.cli.main import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+# A block that loads a saved model needs the one that the text before it made.
+RUNNABLE = [block for block in BLOCKS if "fsj.load(" not in block]
+
+
+def test_the_readme_has_a_block_that_runs():
+    assert RUNNABLE
+
+
+@pytest.mark.parametrize("number", range(len(RUNNABLE)))
+def test_a_python_block_runs(number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(RUNNABLE[number], f"README.md, block {number}", "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_a_python_block_uses_public_names(number):
+    import fewshot_jax as fsj
+
+    used = set(re.findall(r"\bfsj\.(\w+)", BLOCKS[number]))
+    assert used <= set(fsj.__all__)
+
+
+def test_the_commands_exist():
+    named = set(re.findall(r"fewshot-jax ([a-z]+)\b", README))
+    assert named
+    assert named <= COMMANDS.keys()
+
+
+def test_the_configs_exist():
+    named = set(re.findall(r"\bconfigs/[\w.-]+\.yaml", README))
+    assert "configs/quickstart.yaml" in named
+    assert all((ROOT / name).is_file() for name in named)

@@ -1,0 +1,394 @@
+"""A run: what it leaves behind, that it resumes bit for bit, and how it ends when it must."""
+
+import dataclasses
+import json
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fewshot_jax as fsj
+from fewshot_jax.config import from_dict
+from fewshot_jax.training import loop
+from fewshot_jax.training.checkpoints import METRIC, Checkpoints
+from fewshot_jax.training.experiment import Experiment
+from fewshot_jax.training.metrics import MetricsFile, read_metrics
+from fewshot_jax.training.run_directory import RunDirectory
+from fewshot_jax.training.state import TrainState, initial_state, learning_rate, outer_optimizer
+
+STEPS, EVERY = 6, 3
+VALUES = {
+    "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
+    "episodes": {"ways": 3, "shots": 1, "queries": 2, "within_group": True},
+    "tokenizer": {"kind": "word", "max_length": 12, "buckets": [12]},
+    "model": {"width": 16, "layers": 1, "heads": 2, "mlp_width": 16},
+    "inner": {"steps": 1, "rate": 0.4},
+    "outer": {"steps": STEPS, "tasks": 2, "rate": 0.01},
+    "evaluation": {
+        "every": EVERY,
+        "validation_episodes": 6,
+        "episodes": 6,
+        "ways": 3,
+        "shots": [1],
+        "queries": 2,
+        "tasks": 4,
+        "at_end": False,
+    },
+}
+CONFIG = from_dict(VALUES)
+
+
+def changed(config=CONFIG, **sections):
+    """The config with some fields of some sections replaced."""
+    parts = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in sections.items()}
+    return dataclasses.replace(config, **parts)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that was never disturbed, and its evaluation."""
+    path = tmp_path_factory.mktemp("finished") / "run"
+    return RunDirectory(path), fsj.train(changed(evaluation={"at_end": True}), path, quiet=True)
+
+
+class Stop(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that broke off at its fifth step, after the checkpoint of the third."""
+    path = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        break_off(patch, at=4)
+        with pytest.raises(Stop):
+            fsj.train(CONFIG, path, quiet=True)
+    return RunDirectory(path)
+
+
+def break_off(patch, *, at):
+    batch = Experiment.batch
+
+    def breaking(self, split, sampler, step, tasks):
+        if split == "train" and step >= at:
+            raise Stop
+        return batch(self, split, sampler, step, tasks)
+
+    patch.setattr(Experiment, "batch", breaking)
+
+
+def copy(run, path):
+    shutil.copytree(run.path, path)
+    return RunDirectory(path)
+
+
+def state_at(run, step):
+    like = initial_state(run.config(), vocab_size=run.tokenizer().get_vocab_size())
+    checkpoints = Checkpoints(run.checkpoints, read_only=True)
+    try:
+        return jax.device_get(checkpoints.restore(step, like))
+    finally:
+        checkpoints.close()
+
+
+def assert_identical(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True):
+        assert np.array_equal(a, b), jax.tree_util.keystr(path)
+
+
+def contents(path):
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def test_a_run_leaves_its_files(finished):
+    run, _ = finished
+    for name in (
+        "config.yaml",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+        "labels.json",
+        "metrics.jsonl",
+        "learning_curve.png",
+        "result.json",
+        "evaluation.json",
+    ):
+        assert (run.path / name).stat().st_size > 0, name
+    assert run.learning_curve.read_bytes().startswith(b"\x89PNG")
+    assert not list(run.path.glob(".*.partial"))
+    result = run.result()
+    assert result["steps"] == STEPS
+    assert result["resumed_at"] == 0
+    assert result["jax"] == jax.__version__
+
+
+def test_the_labels_of_the_splits_are_disjoint(finished):
+    labels = json.loads((finished[0].path / "labels.json").read_text())
+    assert {split: len(names) for split, names in labels.items()} == {"train": 24, "validation": 12, "test": 12}
+    assert len({name for names in labels.values() for name in names}) == 48
+
+
+def test_the_metrics_have_a_row_for_each_validation_and_for_the_steps(finished):
+    rows = read_metrics(finished[0].metrics)
+    validations = [row for row in rows if METRIC in row]
+    assert [row["step"] for row in validations] == [3, 6]
+    assert all(0 <= row[METRIC] <= 1 for row in validations)
+    (steps,) = [row for row in rows if METRIC not in row]
+    assert steps["step"] == STEPS
+    # The rate of the last step by the cosine: after 5 of 6 steps, without a warm-up step.
+    assert steps["rate"] == pytest.approx(0.01 * 0.5 * (1 + np.cos(np.pi * 5 / 6)), rel=1e-4)
+    assert np.log(3) / 2 < steps["loss"] < 3 * np.log(3)
+    assert 0 <= steps["accuracy"] <= 1
+    assert steps["grad_norm"] > 0
+    assert steps["tasks_per_second"] > 0
+    assert "finite" not in steps
+
+
+def test_the_best_checkpoint_is_that_of_the_highest_validation_accuracy(finished):
+    run, evaluation = finished
+    accuracy = {row["step"]: row[METRIC] for row in read_metrics(run.metrics) if METRIC in row}
+    best = run.result()["best_step"]
+    assert best == evaluation.step
+    assert run.result()[METRIC] == accuracy[best] == max(accuracy.values())
+
+
+def test_training_moves_every_parameter(finished):
+    run, _ = finished
+    first = initial_state(CONFIG, vocab_size=run.tokenizer().get_vocab_size())
+    last = state_at(run, STEPS)
+    assert int(last.step) == STEPS
+    leaves = zip(jax.tree_util.tree_leaves_with_path(first.meta_params), jax.tree.leaves(last.meta_params), strict=True)
+    for (path, before), after in leaves:
+        # The key's bias shifts all scores of a query alike, which a softmax cannot see.
+        if "['key']['bias']" not in jax.tree_util.keystr(path):
+            assert not np.array_equal(before, after), jax.tree_util.keystr(path)
+
+
+def test_a_stopped_run_goes_on_to_the_same_parameters_bit_for_bit(finished, stopped, tmp_path):
+    run = copy(stopped, tmp_path / "run")
+    assert run.result() is None
+    assert [row["step"] for row in read_metrics(run.metrics) if METRIC in row] == [3]
+    fsj.train(CONFIG, run.path, quiet=True)
+    assert run.result()["resumed_at"] == 3
+    assert_identical(state_at(run, STEPS), state_at(finished[0], STEPS))
+    validations = [[row for row in read_metrics(r.metrics) if METRIC in row] for r in (run, finished[0])]
+    assert validations[0] == validations[1]
+
+
+def test_the_same_seed_gives_the_same_run(finished, tmp_path):
+    run = RunDirectory(tmp_path / "again")
+    fsj.train(CONFIG, run.path, quiet=True)
+    one, other = ([{**row, "tasks_per_second": None} for row in read_metrics(r.metrics)] for r in (run, finished[0]))
+    assert one == other
+    assert_identical(state_at(run, STEPS), state_at(finished[0], STEPS))
+
+
+def test_a_finished_run_is_not_trained_again(finished, tmp_path, monkeypatch):
+    run = copy(finished[0], tmp_path / "run")
+    before = contents(run.path)
+    monkeypatch.setattr(loop, "_train", None)
+    assert fsj.train(CONFIG, run.path, quiet=True) is None
+    assert contents(run.path) == before
+
+
+def test_another_config_is_refused_and_names_the_fields(finished):
+    run, _ = finished
+    before = contents(run.path)
+    other = changed(outer={"rate": 0.02}, model={"layers": 2})
+    with pytest.raises(fsj.UserError, match="holds a run of another config") as error:
+        fsj.train(other, run.path, quiet=True)
+    assert "outer.rate: 0.01 -> 0.02" in str(error.value)
+    assert "model.layers: 1 -> 2" in str(error.value)
+    assert "--run-dir" in str(error.value)
+    assert contents(run.path) == before
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("dear")
+    with pytest.raises(fsj.UserError, match="is not empty and holds no run; give another --run-dir"):
+        fsj.train(CONFIG, tmp_path, quiet=True)
+    assert contents(tmp_path) == {"thesis.tex": b"dear"}
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "file/deep/run"])
+def test_a_directory_that_cannot_be_made_is_refused_before_any_work(tmp_path, monkeypatch, name):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(loop, "build_experiment", None)
+    with pytest.raises(fsj.UserError, match=r"cannot write here .*see --run-dir"):
+        fsj.train(CONFIG, tmp_path / name, quiet=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_without_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o555)
+    try:
+        with pytest.raises(fsj.UserError, match="cannot write here"):
+            fsj.train(CONFIG, tmp_path / "run", quiet=True)
+    finally:
+        tmp_path.chmod(0o755)
+
+
+def poison(patch, *, at):
+    """Make the meta-gradient and a task's loss NaN at one step."""
+    make_step = loop.make_step
+
+    def poisoned(learner, optimizer):
+        def step(state, episodes):
+            def grad(*arguments):
+                grads, metrics = learner.grad(*arguments)
+                factor = jnp.where(state.step + 1 == at, jnp.nan, 1.0)
+                bad = {name: metrics[name].at[1].multiply(factor) for name in ("task_loss", "support_loss")}
+                return jax.tree.map(lambda leaf: leaf * factor, grads), {**metrics, **bad}
+
+            return make_step(learner._replace(grad=grad), optimizer)(state, episodes)
+
+        return step
+
+    patch.setattr(loop, "make_step", poisoned)
+
+
+@pytest.mark.parametrize(("every", "saved"), [(3, 3), (2, 2)], ids=["read a step late", "at a validation"])
+def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(
+    finished, tmp_path, monkeypatch, every, saved
+):
+    run = RunDirectory(tmp_path / "run")
+    poison(monkeypatch, at=4)
+    with pytest.raises(fsj.UserError) as error:
+        fsj.train(changed(evaluation={"every": every}), run.path, quiet=True)
+    message = str(error.value)
+    assert "the loss of tasks [1] (first at inner step 0 of task 1) is not finite at step 4;" in message
+    assert "Lower inner.rate or outer.rate" in message
+    assert str(run.path) in message
+    assert run.result() is None
+    checkpoints = Checkpoints(run.checkpoints, read_only=True)
+    assert checkpoints.steps() == [saved]
+    checkpoints.close()
+    state = state_at(run, saved)
+    assert int(state.step) == saved
+    if saved == EVERY:
+        assert_identical(state, state_at(finished[0], saved))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.meta_params))
+
+
+def test_the_evaluation_stands_beside_the_floors(finished):
+    run, evaluation = finished
+    assert list(evaluation.accuracy) == ["maml", "TF-IDF centroid", "untrained encoder", "chance"]
+    assert evaluation.accuracy["chance"][1].mean == pytest.approx(1 / 3)
+    assert (evaluation.ways, evaluation.episodes, evaluation.finished) == (3, 6, True)
+    difference = evaluation.accuracy["maml"][1].mean - evaluation.accuracy["TF-IDF centroid"][1].mean
+    assert evaluation.gain[1].mean == pytest.approx(difference)
+    written = run.evaluation()
+    assert written == evaluation.to_json()
+    assert written["accuracy"]["maml"]["1"] == evaluation.accuracy["maml"][1]._asdict()
+    assert written["finished"] is True
+    assert {"jax", "flax", "device"} <= written.keys()
+
+
+def test_the_evaluation_of_an_unfinished_run_says_so(stopped, tmp_path):
+    run = copy(stopped, tmp_path / "run")
+    evaluation = fsj.evaluate(run.path, episodes=3, quiet=True)
+    assert evaluation.finished is False
+    assert evaluation.step == 3
+    assert evaluation.episodes == 3
+    assert run.evaluation()["finished"] is False
+
+
+def test_a_run_without_a_checkpoint_cannot_be_evaluated(tmp_path, monkeypatch):
+    break_off(monkeypatch, at=0)
+    with pytest.raises(Stop):
+        fsj.train(CONFIG, tmp_path / "run", quiet=True)
+    with pytest.raises(fsj.UserError, match="has no checkpoint yet"):
+        fsj.evaluate(tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize(("name", "message"), [("", "is not a run directory"), ("absent", "does not exist")])
+def test_what_is_no_run_cannot_be_evaluated(tmp_path, name, message):
+    with pytest.raises(fsj.UserError, match=message):
+        fsj.evaluate(tmp_path / name, quiet=True)
+
+
+def test_a_checkpoint_stands_alone(finished):
+    from tokenizers import Tokenizer
+
+    run, _ = finished
+    checkpoints = Checkpoints(run.checkpoints, read_only=True)
+    record = checkpoints.record(STEPS)
+    checkpoints.close()
+    assert from_dict(record["config"]) == run.config()
+    assert record["labels"] == json.loads((run.path / "labels.json").read_text())
+    text = "please book tickets then cancel lunch"
+    assert Tokenizer.from_str(record["tokenizer"]).encode(text).ids == run.tokenizer().encode(text).ids
+    assert record["versions"]["jax"] == jax.__version__
+
+
+def little_state(step, value=0.0):
+    """A state of two numbers."""
+    return TrainState(jnp.int32(step), {"params": jnp.full(2, value)}, (), jax.random.key_data(jax.random.key(0)))
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "best", "kept"),
+    [([0.1, 0.9, 0.3, 0.4, 0.5], 2, [2, 4, 5]), ([0.1, 0.5, 0.5, 0.2, 0.2], 3, [3, 4, 5]), ([0.2, 0.3], 2, [1, 2])],
+)
+def test_the_last_checkpoints_and_the_best_one_are_kept(tmp_path, accuracies, best, kept):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    for step, accuracy in enumerate(accuracies, start=1):
+        checkpoints.save(little_state(step, step / 10), {"step": step}, {METRIC: accuracy})
+    checkpoints.wait()
+    assert checkpoints.best_step() == best
+    assert checkpoints.best_metric() == accuracies[best - 1]
+    assert checkpoints.steps() == kept
+    assert_identical(checkpoints.restore(best, little_state(0)), little_state(best, best / 10))
+    assert checkpoints.record(best) == {"step": best}
+    checkpoints.close()
+
+
+def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(little_state(1), {}, {METRIC: 0.5})
+    checkpoints.wait()
+    foreign = little_state(0)._replace(meta_params={"params": jnp.zeros(3), "more": jnp.zeros(1)})
+    with pytest.raises(fsj.UserError, match=r"checkpoints/1: cannot restore this checkpoint"):
+        checkpoints.restore(1, foreign)
+    for file in (tmp_path / "checkpoints" / "1" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:3])
+    with pytest.raises(fsj.UserError, match=r"checkpoints/1: cannot restore .*delete its folder"):
+        checkpoints.restore(1, little_state(0))
+    checkpoints.close()
+
+
+def test_a_resumed_metrics_file_drops_what_came_later_and_torn_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 1.0}\n{"step": 2}\n{"step": 3}\n{"step": 3, "lo')
+    assert [row["step"] for row in read_metrics(path)] == [1, 2, 3]
+    file = MetricsFile(path, after=2)
+    file.write({"step": 3, "loss": np.float32(0.5), "accuracy": float("nan"), "n": 2})
+    file.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 1, "loss": 1.0},
+        {"step": 2},
+        {"step": 3, "loss": 0.5, "accuracy": None, "n": 2},
+    ]
+
+
+def test_the_learning_rate_warms_up_then_decays_to_zero():
+    rate = learning_rate(changed(outer={"steps": 100, "warmup": 0.1, "rate": 0.5}).outer)
+    assert float(rate(0)) == 0
+    assert float(rate(5)) == pytest.approx(0.25)
+    assert float(rate(10)) == pytest.approx(0.5)
+    assert float(rate(55)) == pytest.approx(0.25)
+    assert float(rate(100)) == pytest.approx(0, abs=1e-8)
+
+
+def test_matrices_decay_and_vectors_do_not():
+    config = changed(outer={"steps": 10, "warmup": 0.0, "rate": 0.1, "weight_decay": 0.5}).outer
+    optimizer = outer_optimizer(config)
+    params = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2), "scalar": jnp.ones(())}
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    np.testing.assert_allclose(updates["matrix"], np.full((2, 2), -0.1 * 0.5), rtol=1e-5)
+    assert not updates["vector"].any()
+    assert not updates["scalar"].any()
