@@ -15,7 +15,7 @@ from fewshot_jax.errors import UserError
 from fewshot_jax.training.evaluate import restore_best
 from fewshot_jax.training.experiment import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
-from fewshot_jax.training.state import initial_state
+from fewshot_jax.training.state import initial_state, run_keys
 
 
 def adapt(run_dir: str | Path, records: Sequence[Record]) -> Classifier:
@@ -50,5 +50,5 @@ def adapt(run_dir: str | Path, records: Sequence[Record]) -> Classifier:
         "mask": np.ones(len(data.texts), bool),
     }
     _, learner = build_learner(config, vocab_size=vocab_size, ways=len(data.classes), training=False)
-    adapted = jax.jit(learner.adapt)(meta_params, support, jax.random.key(config.seed))
+    adapted = jax.jit(learner.adapt)(meta_params, support, run_keys(config.seed).evaluation)
     return Classifier(jax.device_get(adapted), data.classes, tokenizer, config)

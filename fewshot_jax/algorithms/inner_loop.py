@@ -89,9 +89,10 @@ def inner_loop(
 
     def step(carry: tuple[Params, optax.OptState], i: jax.Array) -> tuple[tuple[Params, optax.OptState], jax.Array]:
         key = jax.random.fold_in(support_key, i)
-        batch = support if batch_size is None else _draw(support, batch_size, jax.random.fold_in(key, 1))
+        loss_key, draw_key = jax.random.split(key)
+        batch = support if batch_size is None else _draw(support, batch_size, draw_key)
         params, state = carry
-        loss, grads = gradient_fn(params, (operands, batch, key))
+        loss, grads = gradient_fn(params, (operands, batch, loss_key))
         updates, state = optimizer.update(grads, state, params)
         stepped = (optax.apply_updates(params, updates), state)
         if steps is not None:

@@ -36,8 +36,8 @@ def maml(
 
     Args:
         loss_fn: ``(params, batch, rng[, frozen=]) -> (loss, aux)``, for one task.
-        inner_optimizer: any optax transformation, by default ``optax.sgd(0.01)``.
-            One from ``optax.inject_hyperparams`` allows ``inner_rate=`` at each call.
+        inner_optimizer: any optax transformation, by default SGD with rate 0.01. One from
+            ``optax.inject_hyperparams``, as the default is, allows ``inner_rate=`` at each call.
         inner_steps: steps taken; the most that ``inner_steps=`` at a call may ask for.
         gradient: how the inner gradient is differentiated, see `differentiation`.
         inner_params: which leaves adapt: None for all, a regular expression on
@@ -79,7 +79,7 @@ def maml(
         raise ValueError(f"inner_steps={inner_steps}: expected zero or more")
     if inner_batch_size is not None and inner_batch_size < 1:
         raise ValueError(f"inner_batch_size={inner_batch_size}: expected a positive number of items, or None")
-    optimizer = optax.sgd(0.01) if inner_optimizer is None else inner_optimizer
+    optimizer = inner_optimizer or optax.inject_hyperparams(optax.sgd)(learning_rate=0.01)
     max_steps = inner_steps
 
     def objective(inner: PyTree, operands: PyTree) -> jax.Array:

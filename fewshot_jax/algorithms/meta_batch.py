@@ -81,11 +81,17 @@ def _sum_over_chunks(chunk_fn: ChunkFn, tasks: PyTree, count: int, task_chunk: i
     return total, flat
 
 
+def weighted_sum(weight: jax.Array, values: jax.Array) -> jax.Array:
+    """Sum over tasks ``[T]`` of weight times value, in float32 or better."""
+    precise = jnp.promote_types(values.dtype, jnp.float32)
+    return jnp.sum(weight.astype(precise) * values.astype(precise))
+
+
 def _metrics(losses: jax.Array, aux: Aux, weight: jax.Array) -> dict[str, jax.Array]:
     """Average scalar aux over tasks; keep the support losses; drop the rest."""
-    scalars = {name: jnp.vdot(weight, value) for name, value in aux.items() if jnp.ndim(value) == 1}
+    scalars = {name: weighted_sum(weight, value) for name, value in aux.items() if jnp.ndim(value) == 1}
     kept = {"support_loss": aux["support_loss"]} if "support_loss" in aux else {}
-    return {**scalars, **kept, "loss": jnp.vdot(weight, losses), "task_loss": losses}
+    return {**scalars, **kept, "loss": weighted_sum(weight, losses), "task_loss": losses}
 
 
 def over_tasks(
@@ -147,7 +153,7 @@ def mean_gradient(loss: TaskLossFn, *, task_chunk: int | None = None) -> GradFn:
 
         def total(meta_params: MetaParams) -> tuple[jax.Array, tuple[jax.Array, Aux]]:
             losses, aux = jax.vmap(lambda episode, key: loss(meta_params, episode, key, **keywords))(episodes, keys)
-            return jnp.vdot(weight.astype(losses.dtype), losses), (losses, aux)
+            return weighted_sum(weight, losses), (losses, aux)
 
         (_, per_task), grads = jax.value_and_grad(total, has_aux=True)(meta_params)
         return grads, per_task

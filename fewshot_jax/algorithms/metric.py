@@ -61,9 +61,11 @@ def _similarity(embeddings: jax.Array, centres: jax.Array, distance: Distance) -
     """Similarities ``[B, N]``: minus squared euclidean distance, or cosine."""
     if distance == "cosine":
         return unit_length(embeddings) @ unit_length(centres).T
-    # |a - b|^2 without the [B, N, D] difference; |a|^2 is the same for every class but keeps it a distance.
+    # |a - b|^2 without the [B, N, D] difference. It cancels, hence at least float32 and no TF32 or bf16 product.
+    precise = jnp.promote_types(embeddings.dtype, jnp.float32)
+    embeddings, centres = embeddings.astype(precise), centres.astype(precise)
     squares = jnp.sum(embeddings**2, -1)[:, None] + jnp.sum(centres**2, -1)[None, :]
-    return 2 * embeddings @ centres.T - squares
+    return 2 * jnp.matmul(embeddings, centres.T, precision=jax.lax.Precision.HIGHEST) - squares
 
 
 def protonet(

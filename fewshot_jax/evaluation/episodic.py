@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.algorithms.meta_batch import task_keys
 from fewshot_jax.types import Episode, Key, MetaLearner, MetaParams
 
@@ -25,9 +26,8 @@ def episode_accuracy(learner: MetaLearner, *, task_chunk: int | None = None) -> 
     """
 
     def one(meta_params: MetaParams, episode: Episode, key: Key) -> jax.Array:
-        adapt_key, predict_key = jax.random.split(key)
-        adapted = learner.adapt(meta_params, episode.support, adapt_key)
-        logits = learner.predict(adapted, episode.query, predict_key)
+        adapted = learner.adapt(meta_params, episode.support, key)
+        logits = learner.predict(adapted, episode.query, query_key(key))
         ways = logits.shape[-1]
         present = jnp.zeros(ways, bool).at[episode.support["label"]].max(episode.support["mask"])
         correct = jnp.where(present[None, :], logits, -jnp.inf).argmax(-1) == episode.query["label"]

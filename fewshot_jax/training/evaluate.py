@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from fewshot_jax.config import Config
@@ -15,7 +14,7 @@ from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.training.checkpoints import Checkpoints
 from fewshot_jax.training.experiment import Experiment, build_experiment, build_learner
 from fewshot_jax.training.run_directory import RunDirectory
-from fewshot_jax.training.state import TrainState, initial_state
+from fewshot_jax.training.state import TrainState, initial_state, run_keys
 from fewshot_jax.types import MetaParams
 from fewshot_jax.versions import versions
 
@@ -134,7 +133,7 @@ def _accuracies(
             lambda step: experiment.batch("test", sampler, step, evaluation.tasks),
             episodes=episodes,
             tasks=evaluation.tasks,
-            rng=jax.random.key(config.seed),
+            rng=run_keys(config.seed).evaluation,
         )
 
     tfidf = TfidfCentroid(experiment.splits["train"].texts, experiment.splits["test"].texts)

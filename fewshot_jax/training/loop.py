@@ -21,7 +21,7 @@ from fewshot_jax.training.experiment import Experiment, build_experiment, build_
 from fewshot_jax.training.learning_curve import learning_curve
 from fewshot_jax.training.metrics import MetricsFile, Progress
 from fewshot_jax.training.run_directory import RunDirectory, resolve
-from fewshot_jax.training.state import initial_state, learning_rate, outer_optimizer
+from fewshot_jax.training.state import initial_state, learning_rate, outer_optimizer, run_keys
 from fewshot_jax.training.step import Metrics, make_step
 from fewshot_jax.types import MetaParams
 from fewshot_jax.versions import versions
@@ -149,7 +149,7 @@ def _validation(experiment: Experiment) -> Callable[[MetaParams], float]:
             lambda step: experiment.batch("validation", sampler, step, evaluation.tasks),
             episodes=evaluation.validation_episodes,
             tasks=evaluation.tasks,
-            rng=jax.random.key(config.seed),
+            rng=run_keys(config.seed).evaluation,
         )
         return float(values.mean())
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fewshot_jax.algorithms.partition import leaf_path
 from fewshot_jax.config import Config, OuterConfig
 from fewshot_jax.training.experiment import build_learner
 from fewshot_jax.types import MetaParams
@@ -33,16 +34,40 @@ def learning_rate(config: OuterConfig) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0, config.rate, warmup, max(config.steps, warmup + 1))
 
 
+def decays(params: MetaParams) -> MetaParams:
+    """True at kernels and embeddings, False at biases, norms and scalars.
+
+    By name, because the leaves of scanned layers have one axis more.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: leaf_path(path).rsplit("/", 1)[-1] in ("kernel", "embedding"), params
+    )
+
+
 def outer_optimizer(config: OuterConfig) -> optax.GradientTransformation:
-    """AdamW after clipping to a global norm; matrices decay, vectors and scalars do not."""
+    """AdamW after clipping to a global norm; only kernels and embeddings decay."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.adamw(
             learning_rate(config),
             weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params),
+            mask=decays,
         ),
     )
+
+
+class RunKeys(NamedTuple):
+    """The keys of a run, all from its seed and none used twice."""
+
+    params: jax.Array
+    learner: jax.Array
+    train: jax.Array
+    evaluation: jax.Array
+
+
+def run_keys(seed: int) -> RunKeys:
+    """Split a seed into the keys of a run."""
+    return RunKeys(*jax.random.split(jax.random.key(seed), 4))
 
 
 def initial_state(config: Config, *, vocab_size: int) -> TrainState:
@@ -52,8 +77,8 @@ def initial_state(config: Config, *, vocab_size: int) -> TrainState:
         config: of the run.
         vocab_size: of its tokenizer.
     """
-    init_key, train_key = jax.random.split(jax.random.key(config.seed))
+    keys = run_keys(config.seed)
     application, learner = build_learner(config, vocab_size=vocab_size, ways=config.episodes.ways, training=True)
-    meta_params = learner.init(application.init_params(init_key), init_key)
+    meta_params = learner.init(application.init_params(keys.params), keys.learner)
     opt_state = outer_optimizer(config.outer).init(meta_params)
-    return TrainState(jnp.int32(0), meta_params, opt_state, jax.random.key_data(train_key))
+    return TrainState(jnp.int32(0), meta_params, opt_state, jax.random.key_data(keys.train))
