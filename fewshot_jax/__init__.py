@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_jax.algorithms.maml import maml
 from fewshot_jax.algorithms.metric import protonet
+from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
 from fewshot_jax.types import Episode, MetaLearner
 
@@ -24,6 +25,7 @@ __all__ = [
     "Config",
     "Episode",
     "MetaLearner",
+    "Record",
     "UserError",
     "adapt",
     "episodes",
@@ -34,6 +36,8 @@ __all__ = [
     "read_config",
     "train",
 ]
+
+__version__ = "0.1.0"
 
 _LAZY = {
     "Config": "fewshot_jax.config",

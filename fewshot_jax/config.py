@@ -8,6 +8,7 @@ name.
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -173,7 +174,7 @@ class LearnerConfig:
     Attributes:
         name: "maml" or "protonet".
         gradient: how the inner gradient is differentiated (maml): "auto", "reverse" or "first_order".
-        task_chunk: tasks vmapped at once; None for all of a meta-batch.
+        task_chunk: tasks vmapped at once on each device; None for all of a meta-batch.
         distance: "euclidean" or "cosine" (protonet).
         temperature: logits are similarities divided by it (protonet).
     """
@@ -215,6 +216,10 @@ class InnerConfig:
     def __post_init__(self) -> None:
         _check(0 < self.rate < math.inf, f"inner.rate={self.rate}: expected a positive number")
         _check(self.steps >= 0, f"inner.steps={self.steps}: expected zero or more")
+        try:
+            re.compile(self.params or "")
+        except re.error as error:
+            raise UserError(f"inner.params={self.params!r}: not a regular expression ({error})") from None
         _check(
             self.test_steps is None or self.test_steps >= 0,
             f"inner.test_steps={self.test_steps}: expected zero or more",
@@ -261,7 +266,7 @@ class EvaluationConfig:
 
     Attributes:
         every: outer steps between validations and checkpoints.
-        validation_episodes: episodes of a validation, at the training shots.
+        validation_episodes: episodes of a validation for each number of shots; their mean chooses the checkpoint.
         episodes: test episodes of an evaluation.
         ways: classes of a test episode.
         shots: an evaluation for each number of shots.
@@ -282,6 +287,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         for name in ("every", "validation_episodes", "episodes", "ways", "queries", "tasks"):
             _check(getattr(self, name) >= 1, f"evaluation.{name}={getattr(self, name)}: expected at least 1")
+        _check(self.episodes >= 2, f"evaluation.episodes={self.episodes}: expected at least 2, for an interval")
         _check(bool(self.shots) and min(self.shots) >= 1, f"evaluation.shots={self.shots}: expected positive numbers")
 
 
@@ -405,7 +411,7 @@ def write_config(config: Config, path: Path) -> None:
 
 
 def differences(old: Config, new: Config, *, ignore: tuple[str, ...] = ()) -> list[str]:
-    """Fields that differ, as ``"outer.rate: 0.001 -> 0.01"``; `ignore` names sections."""
+    """Fields that differ, as ``"outer.rate: 0.001 -> 0.01"``, but those whose names start as `ignore` says."""
 
     def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         out: dict[str, Any] = {}
@@ -417,5 +423,5 @@ def differences(old: Config, new: Config, *, ignore: tuple[str, ...] = ()) -> li
     return [
         f"{name}: {before[name]} -> {after[name]}"
         for name in after
-        if before[name] != after[name] and name.split(".")[0] not in ignore
+        if before[name] != after[name] and not name.startswith(ignore)
     ]

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax.config import Config, from_dict, to_dict
 from fewshot_jax.data.loader import EncodedTexts, bucket, text_batch
@@ -32,27 +33,6 @@ class Prediction(NamedTuple):
 
     label: str
     probability: float
-
-
-def flatten(tree: PyTree, prefix: str = "") -> dict[str, np.ndarray]:
-    """Nested dicts of arrays to one dict with paths such as ``"head/kernel"``."""
-    flat: dict[str, np.ndarray] = {}
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        flat.update(flatten(value, f"{path}/") if isinstance(value, dict) else {path: np.asarray(value)})
-    return flat
-
-
-def unflatten(flat: dict[str, np.ndarray]) -> PyTree:
-    """The inverse of `flatten`."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = value
-    return tree
 
 
 class Classifier:
@@ -124,7 +104,8 @@ class Classifier:
             raise UserError(f"{directory}: cannot write here ({error}); see --output") from None
         try:
             save_file(
-                {k: np.array(v, order="C") for k, v in flatten(self.adapted).items()}, partial / "model.safetensors"
+                {k: np.array(v, order="C") for k, v in flatten_dict(self.adapted, sep="/").items()},
+                partial / "model.safetensors",
             )
             save_tokenizer(self.tokenizer, partial)
             record = {"labels": self.labels, "config": to_dict(self.config), "versions": versions()}
@@ -166,7 +147,7 @@ def load(directory: str | Path) -> Classifier:
         raise UserError(f"{directory}: holds no adapted model (no model.json){hint}")
     try:
         record = json.loads((directory / "model.json").read_text(encoding="utf-8"))
-        adapted = unflatten(load_file(directory / "model.safetensors"))
+        adapted = unflatten_dict(load_file(directory / "model.safetensors"), sep="/")
         labels, config = record["labels"], from_dict(record["config"], source=str(directory / "model.json"))
         classifier = Classifier(adapted, labels, load_tokenizer(directory), config)
         classifier.check()

@@ -1,5 +1,6 @@
 """The inner loop: a scan of an optax optimizer over one task's support set."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -38,15 +39,17 @@ def _with_rate(state: optax.OptState, rate: Any) -> optax.OptState:
 
 
 def _draw(support: Batch, size: int, key: Key) -> Batch:
-    """Draw ``size`` of the ``S`` support items without replacement."""
+    """Draw ``size`` of the ``S`` support items without replacement, padded ones last; all if S is smaller."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(support)]
     items = shapes[0][0] if shapes[0] else 0
-    if size > items or any(shape[:1] != (items,) for shape in shapes):
-        raise ValueError(
-            f"inner_batch_size={size}: expected at most the S items of the support set, and the same S in the leading "
-            f"axis of every leaf; the leaves have shapes {shapes}"
-        )
-    chosen = jax.random.choice(key, items, (size,), replace=False)
+    if any(shape[:1] != (items,) for shape in shapes):
+        raise ValueError(f"support: expected the same leading axis S in every leaf; the leaves have shapes {shapes}")
+    if size >= items:
+        return support
+    weight = jnp.ones(items)
+    if isinstance(support, Mapping) and "mask" in support:
+        weight = jnp.asarray(support["mask"], weight.dtype)
+    chosen = jax.random.choice(key, items, (size,), replace=False, p=weight / jnp.maximum(weight.sum(), 1))
     return jax.tree.map(lambda leaf: leaf[chosen], support)
 
 
@@ -76,7 +79,8 @@ def inner_loop(
         max_steps: length of the scan, a Python int.
         steps: how many of the steps are taken, traced or not; None for all.
         rate: overrides the optimizer's learning rate, traced or not.
-        batch_size: draw this many support items at each step; None for all.
+        batch_size: draw this many support items at each step (those that ``mask``
+            marks as padded last); None for all.
 
     Returns:
         The adapted parameters, and the support loss ``[max_steps]`` in nats

@@ -84,7 +84,10 @@ def maml(
 
     def objective(inner: PyTree, operands: PyTree) -> jax.Array:
         (rest, frozen), batch, key = operands
-        return with_frozen(loss_fn, frozen)(merge(inner, rest), batch, key)[0]
+        result = with_frozen(loss_fn, frozen)(merge(inner, rest), batch, key)
+        if not isinstance(result, tuple):
+            raise ValueError("loss_fn returned one value; expected (loss, aux), as in 'return loss, {}'")
+        return result[0]
 
     gradient_fn = inner_gradient(objective, gradient)
 

@@ -56,21 +56,23 @@ class TextClassification:
         return cast(jax.Array, features)
 
     def task_init_fn(self, params: Params, support: Batch, rng: Key) -> Params:
-        """The starting point of an episode: the meta-parameters and a zero head ``[D, N]``."""
-        del support, rng
-        return {**params, "head": zero_head(self.model.width, self.ways)}
+        """The starting point of an episode: the meta-parameters and a zero head.
+
+        ``kernel [D, N]``, and a constant ``offset [N]`` that keeps classes without
+        support items (an episode with fewer ways than the head) out of the softmax.
+        """
+        del rng
+        dtype = params["features"]["log_scale"].dtype
+        present = jnp.zeros(self.ways, bool).at[support["label"]].max(support["mask"].astype(bool))
+        offset = jnp.where(present, 0, ABSENT).astype(dtype)
+        return {**params, "head": {**zero_head(self.model.width, self.ways, dtype), "offset": offset}}
 
     def output_fn(self, params: Params, batch: Batch, rng: Key) -> jax.Array:
         """Logits ``[B, N]``."""
-        return self.embed_fn(params, batch, rng) @ params["head"]["kernel"]
+        head = params["head"]
+        return self.embed_fn(params, batch, rng) @ head["kernel"] + jax.lax.stop_gradient(head["offset"])[None, :]
 
     def loss_fn(self, params: Params, batch: Batch, rng: Key) -> tuple[jax.Array, Aux]:
-        """Mean cross-entropy in nats over the real items, with ``accuracy``.
-
-        Classes that no real item of the batch has take no part (an episode with
-        fewer ways than the head).
-        """
+        """Mean cross-entropy in nats over the real items, with ``accuracy``."""
         check_batch(batch, labelled=True)
-        logits = self.output_fn(params, batch, rng)
-        present = jnp.zeros(self.ways, bool).at[batch["label"]].max(batch["mask"].astype(bool))
-        return masked_cross_entropy(jnp.where(present[None, :], logits, ABSENT), batch["label"], batch["mask"])
+        return masked_cross_entropy(self.output_fn(params, batch, rng), batch["label"], batch["mask"])

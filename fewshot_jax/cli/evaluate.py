@@ -7,10 +7,15 @@ from pathlib import Path
 import tyro
 
 from fewshot_jax.cli.arguments import parse, print_json
-from fewshot_jax.cli.table import print_evaluation
 from fewshot_jax.config import differences
 from fewshot_jax.errors import UserError
-from fewshot_jax.training.run_directory import RunDirectory
+
+# Fields that may differ between runs judged on the same test episodes.
+_FREE = (
+    *("tokenizer.", "model.", "learner.", "inner.", "outer."),
+    *(f"episodes.{name}" for name in ("ways", "shots", "queries", "min_", "token_")),
+    *(f"evaluation.{name}" for name in ("every", "validation_episodes", "at_end")),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,7 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(f"--shots {parsed.shots}: expected positive numbers")
     if not parsed.runs:
         raise UserError("evaluate needs a run: fewshot-jax evaluate RUN")
+    from fewshot_jax.cli.table import print_evaluation
     from fewshot_jax.training.evaluate import evaluate
 
     _check_same_episodes(parsed.runs)
@@ -58,17 +64,11 @@ def run(arguments: Sequence[str]) -> None:
 
 def _check_same_episodes(runs: Sequence[Path]) -> None:
     """Raise a UserError if runs in one table would be judged on different episodes."""
+    from fewshot_jax.training.run_directory import RunDirectory
+
     first, *others = [(path, RunDirectory(path).config()) for path in runs]
     for path, config in others:
-        ignore = ("tokenizer", "model", "learner", "inner", "outer")
-        changed = [
-            line
-            for line in differences(first[1], config, ignore=ignore)
-            if not line.startswith(
-                ("episodes.", "evaluation.every", "evaluation.validation_episodes", "evaluation.at_end")
-            )
-            or line.startswith("episodes.within_group")
-        ]
+        changed = differences(first[1], config, ignore=_FREE)
         if changed:
             raise UserError(
                 f"{path}: its test episodes are not those of {first[0]} ({'; '.join(changed)}); evaluate it alone"

@@ -45,6 +45,8 @@ def run(arguments: Sequence[str]) -> None:
     from fewshot_jax.data.files import read_texts
 
     rows, texts = read_texts(parsed.input, text=parsed.text_field)
+    if taken := sorted({"predicted_label", "probability"} & rows[0].keys()):
+        raise UserError(f"{parsed.input}: has a column '{taken[0]}', which the output adds; rename it")
     predictions = load(parsed.model).predict(texts)
     labelled = [
         {**row, "predicted_label": prediction.label, "probability": round(prediction.probability, 4)}

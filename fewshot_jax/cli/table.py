@@ -42,4 +42,8 @@ def print_evaluation(evaluations: Sequence[Evaluation]) -> None:
     console = Console()
     console.print(table)
     steps = ", ".join(f"{e.run} at step {e.step}{'' if e.finished else ' (run unfinished)'}" for e in evaluations)
-    console.print(f"{first.episodes} episodes of unseen classes, 95% intervals; checkpoints: {steps}", highlight=False)
+    console.print(
+        f"{first.episodes} episodes of unseen classes; 95% intervals over episodes, of one run and one class split\n"
+        f"checkpoints: {steps}",
+        highlight=False,
+    )

@@ -8,7 +8,6 @@ from typing import Annotated
 import tyro
 
 from fewshot_jax.cli.arguments import parse, print_json
-from fewshot_jax.cli.table import print_evaluation
 from fewshot_jax.config import Config, read_config
 from fewshot_jax.errors import UserError
 
@@ -50,6 +49,8 @@ def run(arguments: Sequence[str]) -> None:
     if evaluation is not None and parsed.json:
         print_json(evaluation.to_json())
     elif evaluation is not None:
+        from fewshot_jax.cli.table import print_evaluation
+
         print_evaluation([evaluation])
 
 

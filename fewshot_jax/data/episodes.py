@@ -78,7 +78,8 @@ class EpisodeSampler:
         queries: query items per class.
         seed: of the whole stream.
         group: ``[n]`` int group of each item; the classes of an episode then
-            come from one group. A class belongs to one group.
+            come from one group. A class belongs to one group; groups with fewer
+            than ``min_ways`` classes are not drawn.
         min_ways, min_shots: an episode draws its ways and shots uniformly from
             ``min_ways..ways`` and ``min_shots..shots``; None for always the most.
             Smaller episodes are padded, with ``mask`` False.
@@ -114,16 +115,20 @@ class EpisodeSampler:
                 f"episodes: expected 1 <= min_ways <= ways, 1 <= min_shots <= shots and queries >= 1, got "
                 f"min_ways={self.min_ways}, ways={ways}, min_shots={self.min_shots}, shots={shots}, queries={queries}"
             )
-        order = np.argsort(label, kind="stable")
-        classes, starts = np.unique(label[order], return_index=True)
-        self._items = dict(zip(classes.tolist(), np.split(order.astype(np.int32), starts[1:]), strict=True))
+        classes = np.unique(label)
+        self._items = {c: np.flatnonzero(label == c).astype(np.int32) for c in classes.tolist()}
         name = (lambda c: str(c)) if class_names is None else (lambda c: class_names[c])
         self._pools = [classes]
         if group is not None:
-            of_class = {c: int(np.asarray(group)[items[0]]) for c, items in self._items.items()}
             pools: dict[int, list[int]] = {}
-            for c, g in of_class.items():
-                pools.setdefault(g, []).append(c)
+            for c, items in self._items.items():
+                of_class = np.unique(np.asarray(group)[items]).tolist()
+                if len(of_class) > 1:
+                    raise UserError(
+                        f"{split} split: class '{name(c)}' occurs in {len(of_class)} groups, but episodes stay inside "
+                        "a group; rename the label by group, or set episodes.within_group to false"
+                    )
+                pools.setdefault(of_class[0], []).append(c)
             self._pools = [np.array(pool) for _, pool in sorted(pools.items())]
         check_enough(
             {name(c): len(items) for c, items in self._items.items()},
@@ -134,7 +139,7 @@ class EpisodeSampler:
             groups=None if group is None else {str(i): len(pool) for i, pool in enumerate(self._pools)},
             section=section,
         )
-        self._pools = [pool for pool in self._pools if len(pool) >= ways]
+        self._pools = [pool for pool in self._pools if len(pool) >= self.min_ways]
 
     def task(self, step: int, index: int) -> Episode:
         """Task ``index`` of step ``step``: an `Episode` of `Items` ``[N K]`` and ``[N Q]``."""
@@ -142,6 +147,7 @@ class EpisodeSampler:
         ways = int(rng.integers(self.min_ways, self.ways + 1))
         shots = int(rng.integers(self.min_shots, self.shots + 1))
         pool = self._pools[int(rng.integers(len(self._pools)))]
+        ways = min(ways, len(pool))
         support, query = _blank(self.ways, self.shots), _blank(self.ways, self.queries)
         # The order of choice is random, so each class gets a random label.
         for label, chosen in enumerate(rng.choice(pool, ways, replace=False).tolist()):

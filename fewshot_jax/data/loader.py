@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -112,7 +112,7 @@ def text_episodes(
     return episodes
 
 
-def prefetch(make: Callable[[int], Made], steps: range, *, depth: int = 2) -> Iterator[Made]:
+def prefetch(make: Callable[[int], Made], steps: range, *, depth: int = 2) -> Generator[Made, None, None]:
     """Yield ``make(step)`` for each step, made ahead on a thread.
 
     An exception in ``make`` is raised here, at the step where it happened.
@@ -134,16 +134,17 @@ def prefetch(make: Callable[[int], Made], steps: range, *, depth: int = 2) -> It
             for step in steps:
                 if not offer((make(step), None)):
                     return
-            offer((None, StopIteration()))
+            offer(None)
         except BaseException as error:  # handed to the consumer, who raises it
             offer((None, error))
 
     threading.Thread(target=work, daemon=True, name="prefetch").start()
     try:
         while True:
-            made, error = ready.get()
-            if isinstance(error, StopIteration):
+            item = ready.get()
+            if item is None:
                 return
+            made, error = item
             if error is not None:
                 raise error
             yield made

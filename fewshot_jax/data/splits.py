@@ -100,7 +100,8 @@ def split_records(
         by: ``"label"`` or ``"group"``.
 
     Raises:
-        UserError: a split names a label that no record has.
+        UserError: a split names a label that no record has, or a division by
+            group puts one label into two splits.
     """
     present = {getattr(record, by) for record in records}
     for split, names in members.items():
@@ -111,4 +112,12 @@ def split_records(
     for record in records:
         if getattr(record, by) in of_name:
             parts[of_name[getattr(record, by)]].append(record)
+    found: dict[str, str] = {}
+    for split, part in parts.items():
+        for label in {record.label for record in part}:
+            if found.setdefault(label, split) != split:
+                raise UserError(
+                    f"label '{label}' occurs in groups of the {found[label]} split and of the {split} split: classes "
+                    "must be disjoint; rename the label by group, or set data.split_by to label"
+                )
     return {split: text_split(part) for split, part in parts.items()}

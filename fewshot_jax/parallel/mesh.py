@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from fewshot_jax.errors import UserError
 from fewshot_jax.types import PyTree
 
 
@@ -17,15 +16,6 @@ def task_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with the one axis ``"task"`` over some devices, by default all."""
     devices = jax.devices() if devices is None else list(devices)
     return jax.make_mesh((len(devices),), ("task",), axis_types=(AxisType.Auto,), devices=devices)
-
-
-def check_divisible(tasks: int, mesh: Mesh) -> None:
-    """Raise a UserError if the meta-batch cannot be split evenly over the mesh."""
-    if tasks % mesh.devices.size:
-        raise UserError(
-            f"outer.tasks={tasks}: expected a multiple of the {mesh.devices.size} devices of the mesh, "
-            "over which the tasks are split"
-        )
 
 
 def shard_tasks(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -88,14 +88,19 @@ def evaluate(
         quiet: no progress.
 
     Returns:
-        The `Evaluation`, which is written to ``evaluation.json`` as well.
+        The `Evaluation`. That of the config's episodes and shots is written to
+        ``evaluation.json`` as well.
 
     Raises:
-        UserError: there is no run, no checkpoint, or its data is gone.
+        UserError: there is no run, no checkpoint, its data is gone or has
+            changed, or there are fewer than two episodes.
     """
     run = RunDirectory(run_dir)
     config = run.config()
+    if episodes is not None and episodes < 2:
+        raise UserError(f"episodes={episodes}: expected at least 2, for an interval")
     experiment = build_experiment(config, run.tokenizer())
+    run.check_data(experiment)
     untrained = initial_state(config, vocab_size=experiment.vocab_size)
     meta_params, step = restore_best(run, untrained)
     rows: dict[str, dict[int, Estimate]] = {}
@@ -106,12 +111,13 @@ def evaluate(
             print(f"evaluating {config.evaluation.ways}-way {k}-shot on {count} episodes", file=sys.stderr, flush=True)
         values = _accuracies(experiment, meta_params, untrained.meta_params, shots=k, episodes=count)
         for name, value in values.items():
-            rows.setdefault(name, {})[k] = estimate(value) if value.size > 1 else Estimate(float(value[0]), 0.0)
+            rows.setdefault(name, {})[k] = Estimate(float(value[0]), 0.0) if name == CHANCE else estimate(value)
         gain[k] = estimate(values[config.learner.name] - values[TFIDF])
     result = Evaluation(
         run.path.resolve().name, rows, gain, config.evaluation.ways, count, step, run.result() is not None
     )
-    run.write("evaluation.json", result.to_json())
+    if episodes is None and shots is None:
+        run.write("evaluation.json", result.to_json())
     return result
 
 

@@ -5,6 +5,8 @@ trained), so that training, evaluation and adaptation build the same things.
 """
 
 import functools
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,6 +220,13 @@ class Experiment:
         return text_episodes(
             self.encoded[split], sampler, step=step, tasks=tasks, buckets=self.config.tokenizer.buckets, change=change
         )
+
+    def fingerprint(self) -> dict[str, str]:
+        """A hash of the texts and labels of each split."""
+        return {
+            name: hashlib.sha256(json.dumps([split.texts, split.label.tolist(), split.classes]).encode()).hexdigest()
+            for name, split in self.splits.items()
+        }
 
     @functools.cached_property
     def _vocabulary(self) -> np.ndarray:

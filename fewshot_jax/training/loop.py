@@ -1,6 +1,8 @@
 """Meta-training: the loop around the pure step."""
 
+import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,20 +49,47 @@ def train(config: Config | str | Path, run_dir: str | Path, *, quiet: bool = Fal
     config = resolve(config if isinstance(config, Config) else read_config(config))
     run = RunDirectory(run_dir)
     run.check_startable(config)
-    if run.exists() and run.result() is not None:
-        Progress(config.outer.steps, start=0, tasks=1, quiet=quiet).line(config.outer.steps, {})
+    if run.resumable() and run.result() is not None:
+        if not quiet:
+            print(f"{run.path}: this run is finished", file=sys.stderr)
     else:
-        experiment = build_experiment(config, run.tokenizer() if run.exists() else None)
-        run.start(experiment)
+        experiment = build_experiment(config, run.tokenizer() if run.resumable() else None)
+        _check_traceable(experiment)
+        if run.resumable():
+            run.check_data(experiment)
+        else:
+            run.start(experiment)
         _train(experiment, run, quiet)
-    return evaluate(run_dir, quiet=quiet) if config.evaluation.at_end else None
+    if not config.evaluation.at_end:
+        return None
+    changed = config.evaluation.episodes != run.config().evaluation.episodes
+    return evaluate(run_dir, episodes=config.evaluation.episodes if changed else None, quiet=quiet)
+
+
+def _check_traceable(experiment: Experiment) -> None:
+    """Trace a step, which costs a second, so that what only the learner can judge is refused before a run starts."""
+    config = experiment.config
+    _, learner = build_learner(config, vocab_size=experiment.vocab_size, ways=config.episodes.ways, training=True)
+    batch = experiment.batch("train", experiment.training_sampler(), 0, config.outer.tasks)
+    try:
+        state = jax.eval_shape(lambda: initial_state(config, vocab_size=experiment.vocab_size))
+        jax.eval_shape(make_step(learner, outer_optimizer(config.outer)), state, batch)
+    except ValueError as error:
+        raise UserError(f"the config does not fit the model: {error}") from error
 
 
 def _train(experiment: Experiment, run: RunDirectory, quiet: bool) -> None:
     config = experiment.config
     steps, tasks = config.outer.steps, config.outer.tasks
-    # As many devices as divide the meta-batch evenly.
+    # As many devices as divide the meta-batch evenly; a chunk of tasks is vmapped on each.
     mesh = task_mesh(jax.devices()[: math.gcd(tasks, jax.device_count())])
+    if mesh.size < jax.device_count() and not quiet:
+        print(
+            f"using {mesh.size} of {jax.device_count()} devices: outer.tasks={tasks} is no multiple of more",
+            file=sys.stderr,
+        )
+    chunk = config.learner.task_chunk and config.learner.task_chunk * mesh.size
+    chunked = dataclasses.replace(config, learner=dataclasses.replace(config.learner, task_chunk=chunk))
     checkpoints = Checkpoints(run.checkpoints)
     state = initial_state(config, vocab_size=experiment.vocab_size)
     if saved := checkpoints.steps():
@@ -68,9 +97,9 @@ def _train(experiment: Experiment, run: RunDirectory, quiet: bool) -> None:
     state = replicate(state, mesh)
     start = int(state.step)
 
-    _, learner = build_learner(config, vocab_size=experiment.vocab_size, ways=config.episodes.ways, training=True)
+    _, learner = build_learner(chunked, vocab_size=experiment.vocab_size, ways=config.episodes.ways, training=True)
     step_fn = jax.jit(make_step(learner, outer_optimizer(config.outer)), donate_argnums=0)
-    sampler, schedule = experiment.training_sampler(), learning_rate(config.outer)
+    sampler, rates = experiment.training_sampler(), np.asarray(learning_rate(config.outer)(np.arange(steps)))
     validate = _validation(experiment)
     record = {
         "config": to_dict(config),
@@ -94,13 +123,13 @@ def _train(experiment: Experiment, run: RunDirectory, quiet: bool) -> None:
         if step % LOG_EVERY == 0 or step % config.evaluation.every == 0 or step == steps:
             means = {name: float(np.mean([row[name] for row in recent])) for name in scalars}
             metrics_file.write(
-                {"step": step, **means, "rate": float(schedule(step - 1)), "tasks_per_second": progress.rate(step)}
+                {"step": step, **means, "rate": float(rates[step - 1]), "tasks_per_second": progress.rate(step)}
             )
             recent.clear()
 
     pending: tuple[int, Metrics] | None = None
+    batches = prefetch(lambda i: experiment.batch("train", sampler, i, tasks), range(start, steps))
     try:
-        batches = prefetch(lambda i: experiment.batch("train", sampler, i, tasks), range(start, steps))
         for step, episodes in enumerate(batches, start=start + 1):
             state, metrics = step_fn(state, shard_tasks(episodes, mesh))
             if pending is not None:
@@ -115,6 +144,7 @@ def _train(experiment: Experiment, run: RunDirectory, quiet: bool) -> None:
                 # A copy: the next step donates these buffers while they are still being written.
                 checkpoints.save(jax.tree.map(lambda leaf: leaf.copy(), state), record, {METRIC: accuracy})
     finally:
+        batches.close()
         progress.close()
         metrics_file.close()
         checkpoints.wait()

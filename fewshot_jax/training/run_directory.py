@@ -3,6 +3,7 @@
 config.yaml          the resolved config
 tokenizer/           tokenizer.json, as transformers reads it
 labels.json          the label names of each split
+data.json            a fingerprint of the texts and labels of each split
 metrics.jsonl        a line every few steps, and one for each validation
 checkpoints/         Orbax, one folder a step
 learning_curve.png
@@ -54,6 +55,10 @@ class RunDirectory:
         """Whether a run was started here."""
         return (self.path / "config.yaml").exists()
 
+    def resumable(self) -> bool:
+        """Whether a run here has a checkpoint; one without can be started afresh, with another config too."""
+        return self.exists() and any(path.name.isdigit() for path in self.checkpoints.glob("*"))
+
     def result(self) -> dict[str, Any] | None:
         """What the finished run wrote, or None."""
         return self._read("result.json")
@@ -85,7 +90,9 @@ class RunDirectory:
                 directory cannot be written.
         """
         if self.exists():
-            if changed := differences(self.config(), config, ignore=("evaluation",)):
+            ignore = ("evaluation.episodes", "evaluation.at_end")
+            changed = differences(self.config(), config, ignore=ignore) if self.resumable() else []
+            if changed:
                 raise UserError(
                     f"{self.path}: holds a run of another config ({'; '.join(changed)}); "
                     "give another --run-dir, or the same settings to resume it"
@@ -105,9 +112,28 @@ class RunDirectory:
             save_tokenizer(experiment.tokenizer, self.path / "tokenizer")
             labels = {name: split.classes for name, split in experiment.splits.items()}
             self.write("labels.json", labels)
-            write_config(experiment.config, self.path / "config.yaml")
+            self.write("data.json", experiment.fingerprint())
+            partial = self.path / ".config.yaml.partial"
+            write_config(experiment.config, partial)
+            partial.replace(self.path / "config.yaml")
         except OSError as error:
             raise UserError(f"{self.path}: cannot write the run directory ({error}); see --run-dir") from None
+
+    def check_data(self, experiment: "Experiment") -> None:
+        """Check that the data is what the run was started with.
+
+        A class more or less would divide the classes anew, and test on some
+        that were trained on.
+
+        Raises:
+            UserError: a split has other texts or labels.
+        """
+        known, found = self._read("data.json") or {}, experiment.fingerprint()
+        if changed := [split for split in found if known.get(split) != found[split]]:
+            raise UserError(
+                f"{self.path}: the data has changed since this run started (splits: {', '.join(changed)}); "
+                "restore the files that data.path names, or start a new run"
+            )
 
     def write(self, name: str, values: Any) -> None:
         """Write a JSON file whole or not at all."""

@@ -65,15 +65,15 @@ def test_relabelling_the_classes_relabels_the_predictions_and_nothing_else(meta_
 def test_before_adaptation_every_class_is_equally_likely(meta_params):
     application, learner = make(steps=0)
     key = jax.random.key(0)
-    logits = learner.predict(learner.adapt(meta_params, batch([0, 1, 2]), key), batch([0]), key)
+    logits = learner.predict(learner.adapt(meta_params, batch(list(range(WAYS))), key), batch([0]), key)
     np.testing.assert_array_equal(logits, np.zeros((1, WAYS)))
-    params = application.task_init_fn(meta_params["params"], None, None)
+    params = application.task_init_fn(meta_params["params"], batch([0, 1, 2]), None)
     loss, _ = jax.jit(application.loss_fn)(params, batch([0, 1, 2]), key)
     assert float(loss) == pytest.approx(np.log(3), rel=1e-6)
 
 
 def with_head(meta_params, ways=WAYS):
-    head = {"kernel": jax.random.normal(jax.random.key(3), (8, ways))}
+    head = {"kernel": jax.random.normal(jax.random.key(3), (8, ways)), "offset": jnp.zeros(ways)}
     return {**meta_params["params"], "head": head}
 
 
@@ -107,8 +107,14 @@ def test_masked_items_change_nothing(meta_params):
 def test_absent_classes_take_no_part(meta_params):
     small, _ = make(ways=2)
     large, _ = make(ways=5)
-    key, items, params = jax.random.key(0), batch([0, 1, 1]), with_head(meta_params, 5)
-    first_two = {**params, "head": {"kernel": params["head"]["kernel"][:, :2]}}
+    key, items = jax.random.key(0), batch([0, 1, 1])
+    kernel = with_head(meta_params, 5)["head"]["kernel"]
+
+    def started(application, support, kernel):
+        start = application.task_init_fn(meta_params["params"], support, key)
+        return {**start, "head": {**start["head"], "kernel": kernel}}
+
+    params, first_two = started(large, items, kernel), started(small, items, kernel[:, :2])
     expected, expected_grad = jax.jit(jax.value_and_grad(lambda p: small.loss_fn(p, items, key)[0]))(first_two)
     loss, grad = jax.jit(jax.value_and_grad(lambda p: large.loss_fn(p, items, key)[0]))(params)
     assert float(loss) == pytest.approx(float(expected), rel=1e-6)
@@ -116,6 +122,7 @@ def test_absent_classes_take_no_part(meta_params):
     np.testing.assert_allclose(grad["head"]["kernel"][:, :2], expected_grad["head"]["kernel"], rtol=1e-4, atol=1e-6)
     # The label of a padded item does not make its class present.
     padded = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), items, batch([4], mask=[False]))
+    params = started(large, padded, kernel)
     assert float(jax.jit(large.loss_fn)(params, padded, key)[0]) == pytest.approx(float(expected), rel=1e-6)
 
 
