@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fewshot_jax as fsj
-from fewshot_jax.adaptation.classifier import Prediction, flatten, unflatten
+from fewshot_jax.adaptation.classifier import Prediction
 from fewshot_jax.applications.classification import TextClassification
 from fewshot_jax.config import from_dict
 from fewshot_jax.data.files import read_records
@@ -226,13 +226,3 @@ def test_a_damaged_model_is_refused(saved, damage):
     with pytest.raises(fsj.UserError) as error:
         fsj.load(saved)
     assert str(saved) in str(error.value)
-
-
-def test_flatten_names_leaves_by_their_path():
-    tree = {"a": {"b": np.ones(2), "c": {"d": np.zeros(())}}, "e": np.arange(3)}
-    flat = flatten(tree)
-    assert list(flat) == ["a/b", "a/c/d", "e"]
-    again = unflatten(flat)
-    assert again.keys() == tree.keys()
-    np.testing.assert_array_equal(again["a"]["c"]["d"], 0)
-    np.testing.assert_array_equal(again["a"]["b"], tree["a"]["b"])

@@ -311,7 +311,9 @@ def train_on_file(config, path, *flags):
 def test_a_class_with_too_few_examples(config, tmp_path):
     sizes = {f"c{i:02d}": 9 for i in range(20)}
     path = write_classes(tmp_path / "data.csv", {**sizes, "c07": 1})
-    assert_mistake(train_on_file(config, path), "split: class 'c07' has 1 examples", "lower episodes.shots")
+    assert_mistake(
+        train_on_file(config, path), "split: class 'c07' has 1 examples", "add examples, drop the class, or lower"
+    )
 
 
 def test_fewer_classes_than_ways(config, tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import fewshot_jax as fsj
+from fewshot_jax.algorithms.partition import leaf_path
 from fewshot_jax.config import from_dict
 from fewshot_jax.training import loop
 from fewshot_jax.training.checkpoints import METRIC, Checkpoints
@@ -136,7 +137,8 @@ def test_the_metrics_have_a_row_for_each_validation_and_for_the_steps(finished):
     validations = [row for row in rows if METRIC in row]
     assert [row["step"] for row in validations] == [3, 6]
     assert all(0 <= row[METRIC] <= 1 for row in validations)
-    (steps,) = [row for row in rows if METRIC not in row]
+    at_checkpoint, steps = [row for row in rows if METRIC not in row]
+    assert at_checkpoint["step"] == EVERY, "a checkpoint ends a row, so that a resumed run writes the same ones"
     assert steps["step"] == STEPS
     # The rate of the last step by the cosine: after 5 of 6 steps, without a warm-up step.
     assert steps["rate"] == pytest.approx(0.01 * 0.5 * (1 + np.cos(np.pi * 5 / 6)), rel=1e-4)
@@ -293,11 +295,12 @@ def test_the_evaluation_of_an_unfinished_run_says_so(stopped, tmp_path):
     assert evaluation.finished is False
     assert evaluation.step == 3
     assert evaluation.episodes == 3
-    assert run.evaluation()["finished"] is False
+    assert run.evaluation() is None, "only an evaluation of the config's episodes and shots is kept"
+    assert evaluation.to_json()["finished"] is False
 
 
 def test_a_run_without_a_checkpoint_cannot_be_evaluated(tmp_path, monkeypatch):
-    break_off(monkeypatch, at=0)
+    break_off(monkeypatch, at=1)
     with pytest.raises(Stop):
         fsj.train(CONFIG, tmp_path / "run", quiet=True)
     with pytest.raises(fsj.UserError, match="has no checkpoint yet"):
@@ -384,11 +387,29 @@ def test_the_learning_rate_warms_up_then_decays_to_zero():
     assert float(rate(100)) == pytest.approx(0, abs=1e-8)
 
 
-def test_matrices_decay_and_vectors_do_not():
-    config = changed(outer={"steps": 10, "warmup": 0.0, "rate": 0.1, "weight_decay": 0.5}).outer
-    optimizer = outer_optimizer(config)
-    params = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2), "scalar": jnp.ones(())}
+def test_kernels_and_embeddings_decay_and_nothing_else_not_even_in_scanned_layers():
+    config = changed(outer={"steps": 10, "warmup": 0.0, "rate": 0.1, "weight_decay": 0.5})
+    optimizer = outer_optimizer(config.outer)
+    params = jax.tree.map(jnp.ones_like, initial_state(config, vocab_size=9).meta_params)
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
-    np.testing.assert_allclose(updates["matrix"], np.full((2, 2), -0.1 * 0.5), rtol=1e-5)
-    assert not updates["vector"].any()
-    assert not updates["scalar"].any()
+    decayed = {leaf_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(updates)}
+    assert any("blocks" in path and path.endswith("scale") for path in decayed)
+    for path, update in decayed.items():
+        expected = -0.1 * 0.5 if path.endswith(("/kernel", "/embedding")) else 0.0
+        np.testing.assert_allclose(update, np.full(update.shape, expected), rtol=1e-5, err_msg=path)
+
+
+def test_changed_data_is_refused_on_resume_and_in_evaluation(stopped, tmp_path):
+    run = copy(stopped, tmp_path / "run")
+    fingerprints = json.loads((run.path / "data.json").read_text())
+    (run.path / "data.json").write_text(json.dumps({**fingerprints, "test": "0"}))
+    for call in (lambda: fsj.train(CONFIG, run.path, quiet=True), lambda: fsj.evaluate(run.path, quiet=True)):
+        with pytest.raises(fsj.UserError, match=r"data has changed since this run started \(splits: test\)"):
+            call()
+
+
+def test_a_start_that_failed_can_be_corrected_in_the_same_directory(tmp_path):
+    wrong = changed(inner={"params": "nosuch"})
+    with pytest.raises(fsj.UserError, match="selects no leaf"):
+        fsj.train(wrong, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
