@@ -106,10 +106,11 @@ def evaluate(
     rows: dict[str, dict[int, Estimate]] = {}
     gain: dict[int, Estimate] = {}
     count = config.evaluation.episodes if episodes is None else episodes
+    tfidf = TfidfCentroid(experiment.splits["train"].texts, experiment.splits["test"].texts)
     for k in config.evaluation.shots if shots is None else shots:
         if not quiet:
             print(f"evaluating {config.evaluation.ways}-way {k}-shot on {count} episodes", file=sys.stderr, flush=True)
-        values = _accuracies(experiment, meta_params, untrained.meta_params, shots=k, episodes=count)
+        values = _accuracies(experiment, meta_params, untrained.meta_params, tfidf, shots=k, episodes=count)
         for name, value in values.items():
             rows.setdefault(name, {})[k] = Estimate(float(value[0]), 0.0) if name == CHANCE else estimate(value)
         gain[k] = estimate(values[config.learner.name] - values[TFIDF])
@@ -122,7 +123,13 @@ def evaluate(
 
 
 def _accuracies(
-    experiment: Experiment, meta_params: MetaParams, untrained: MetaParams, *, shots: int, episodes: int
+    experiment: Experiment,
+    meta_params: MetaParams,
+    untrained: MetaParams,
+    tfidf: TfidfCentroid,
+    *,
+    shots: int,
+    episodes: int,
 ) -> dict[str, np.ndarray]:
     """Accuracy per episode of the learner and of every floor, on the same episodes."""
     config: Config = experiment.config
@@ -142,7 +149,6 @@ def _accuracies(
             rng=run_keys(config.seed).evaluation,
         )
 
-    tfidf = TfidfCentroid(experiment.splits["train"].texts, experiment.splits["test"].texts)
     return {
         config.learner.name: of_learner(config.learner.name, meta_params),
         TFIDF: tfidf.accuracies(

@@ -179,37 +179,25 @@ class Experiment:
 
     def sampler(self, split: str, *, ways: int, shots: int, queries: int) -> EpisodeSampler:
         """Episodes of fixed size from a split, the same for every learner."""
-        data = self.splits[split]
-        return EpisodeSampler(
-            data.label,
-            ways=ways,
-            shots=shots,
-            queries=queries,
-            seed=self._seed(split),
-            group=data.group if self.config.episodes.within_group else None,
-            class_names=data.classes,
-            split=split,
-            section="evaluation",
-        )
+        return self._sampler(split, "evaluation", ways=ways, shots=shots, queries=queries)
 
     def training_sampler(self) -> EpisodeSampler:
         """The episodes of meta-training."""
-        data, episodes = self.splits["train"], self.config.episodes
+        episodes = self.config.episodes
+        sizes = {name: getattr(episodes, name) for name in ("ways", "shots", "queries", "min_ways", "min_shots")}
+        return self._sampler("train", "episodes", **sizes)
+
+    def _sampler(self, split: str, section: str, **sizes: int) -> EpisodeSampler:
+        data = self.splits[split]
         return EpisodeSampler(
             data.label,
-            ways=episodes.ways,
-            shots=episodes.shots,
-            queries=episodes.queries,
-            min_ways=episodes.min_ways,
-            min_shots=episodes.min_shots,
-            seed=self._seed("train"),
-            group=data.group if episodes.within_group else None,
+            **sizes,
+            seed=3 * self.config.seed + _STREAM[split],
+            group=data.group if self.config.episodes.within_group else None,
             class_names=data.classes,
-            split="train",
+            split=split,
+            section=section,
         )
-
-    def _seed(self, split: str) -> int:
-        return 3 * self.config.seed + _STREAM[split]
 
     def batch(self, split: str, sampler: EpisodeSampler, step: int, tasks: int) -> Episode:
         """The meta-batch of a step as arrays; augmented in training only."""
