@@ -86,6 +86,7 @@ class EpisodeConfig:
         within_group: the classes of an episode come from one group.
         token_dropout: share of tokens replaced by the mask token.
         token_remap: share of the vocabulary permuted among itself, anew in each episode.
+        ngram_dropout: share of the n-gram columns set to zero, anew in each episode.
     """
 
     ways: int = 5
@@ -96,6 +97,7 @@ class EpisodeConfig:
     within_group: bool = False
     token_dropout: float = 0.0
     token_remap: float = 0.0
+    ngram_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("ways", "shots", "queries"):
@@ -103,7 +105,7 @@ class EpisodeConfig:
         for name, most in (("min_ways", self.ways), ("min_shots", self.shots)):
             value = getattr(self, name)
             _check(value is None or 1 <= value <= most, f"episodes.{name}={value}: expected 1 to {most}")
-        for name in ("token_dropout", "token_remap"):
+        for name in ("token_dropout", "token_remap", "ngram_dropout"):
             _check(0 <= getattr(self, name) < 1, f"episodes.{name}={getattr(self, name)}: expected 0 <= share < 1")
 
 
@@ -144,7 +146,7 @@ class ModelConfig:
         norm: "pre" or "post" LayerNorm.
         dropout: rate, in training and for metric learners only.
         feature_scale: length of a text's feature vector before training.
-        bag_width: width of token embeddings pooled beside the hidden states; 0 for none.
+        ngram_width: columns of hashed n-grams, weighted beside the encoder's features; 0 for none.
     """
 
     width: int = 64
@@ -154,7 +156,7 @@ class ModelConfig:
     norm: Literal["pre", "post"] = "pre"
     dropout: float = 0.0
     feature_scale: float = 4.0
-    bag_width: int = 0
+    ngram_width: int = 0
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "mlp_width"):
@@ -162,7 +164,7 @@ class ModelConfig:
         _check(
             self.width % self.heads == 0, f"model.width={self.width}: expected a multiple of model.heads={self.heads}"
         )
-        _check(self.bag_width >= 0, f"model.bag_width={self.bag_width}: expected zero or more")
+        _check(self.ngram_width >= 0, f"model.ngram_width={self.ngram_width}: expected zero or more")
         _check(0 <= self.dropout < 1, f"model.dropout={self.dropout}: expected 0 <= rate < 1")
         _check(self.feature_scale > 0, f"model.feature_scale={self.feature_scale}: expected a positive number")
 

@@ -40,6 +40,7 @@ OTHER = {
         "within_group": True,
         "token_dropout": 0.1,
         "token_remap": 0.5,
+        "ngram_dropout": 0.25,
     },
     "tokenizer": {"kind": "word", "vocab_size": 100, "max_length": 8, "buckets": [4, 8]},
     "model": {
@@ -50,7 +51,7 @@ OTHER = {
         "norm": "post",
         "dropout": 0.2,
         "feature_scale": 2.0,
-        "bag_width": 6,
+        "ngram_width": 6,
     },
     "learner": {
         "name": "protonet",
@@ -171,7 +172,7 @@ def test_a_value_of_a_wrong_type_is_named(section, name, value, expected):
         ("model", "heads", 3),
         ("model", "dropout", 1.0),
         ("model", "feature_scale", 0),
-        ("model", "bag_width", -1),
+        ("model", "ngram_width", -1),
         ("learner", "task_chunk", 0),
         ("learner", "temperature", 0),
         ("inner", "rate", 0),

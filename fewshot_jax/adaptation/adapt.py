@@ -7,13 +7,12 @@ import jax
 import numpy as np
 
 from fewshot_jax.adaptation.classifier import Classifier
-from fewshot_jax.data.loader import EncodedTexts, bucket, text_batch
+from fewshot_jax.data.loader import bucket, text_batch
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import text_split
-from fewshot_jax.data.tokenization import encode
 from fewshot_jax.errors import UserError
 from fewshot_jax.training.evaluate import restore_best
-from fewshot_jax.training.experiment import build_learner
+from fewshot_jax.training.experiment import build_learner, encode_for
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.training.state import initial_state, run_keys
 
@@ -42,7 +41,7 @@ def adapt(run_dir: str | Path, records: Sequence[Record]) -> Classifier:
         raise UserError(f"the examples have one label only ('{data.classes[0]}'): a classifier needs at least two")
     vocab_size = tokenizer.get_vocab_size()
     meta_params, _ = restore_best(run, initial_state(config, vocab_size=vocab_size))
-    encoded = EncodedTexts(*encode(tokenizer, data.texts, max_length=config.tokenizer.max_length))
+    encoded = encode_for(config, tokenizer, data.texts)
     length = bucket(int(encoded.lengths.max()), config.tokenizer.buckets)
     support = {
         **text_batch(encoded, np.arange(len(data.texts)), length),

@@ -18,10 +18,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax.config import Config, from_dict, to_dict
-from fewshot_jax.data.loader import EncodedTexts, bucket, text_batch
-from fewshot_jax.data.tokenization import encode, load_tokenizer, save_tokenizer
+from fewshot_jax.data.loader import bucket, text_batch
+from fewshot_jax.data.tokenization import load_tokenizer, save_tokenizer
 from fewshot_jax.errors import UserError
-from fewshot_jax.training.experiment import build_learner
+from fewshot_jax.training.experiment import build_learner, encode_for
 from fewshot_jax.types import PyTree
 from fewshot_jax.versions import versions
 
@@ -57,8 +57,8 @@ class Classifier:
 
     def check(self) -> None:
         """Raise a ValueError if weights, labels and config do not fit each other; computes nothing."""
-        token = jax.ShapeDtypeStruct((1, 1), np.int32)
-        shape = jax.eval_shape(self._probabilities, self.adapted, {"input_ids": token, "attention_mask": token}).shape
+        batch = text_batch(encode_for(self.config, self.tokenizer, ["text"]), np.zeros(1, int), 1)
+        shape = jax.eval_shape(self._probabilities, self.adapted, batch).shape
         if shape[-1] != len(self.labels):
             raise ValueError(f"weights for {shape[-1]} classes, but {len(self.labels)} labels")
 
@@ -81,7 +81,7 @@ class Classifier:
             raise TypeError("predict takes a list of texts, not one string")
         for start in range(0, len(texts), _BATCH):
             chunk = list(texts[start : start + _BATCH])
-            encoded = EncodedTexts(*encode(self.tokenizer, chunk, max_length=self.config.tokenizer.max_length))
+            encoded = encode_for(self.config, self.tokenizer, chunk)
             index = np.minimum(np.arange(_BATCH), len(chunk) - 1)
             length = bucket(int(encoded.lengths.max()), self.config.tokenizer.buckets)
             batch = text_batch(encoded, index, length)

@@ -41,7 +41,8 @@ class TextClassification:
     def init_params(self, rng: Key) -> Params:
         """Fresh parameters ``{"features": ...}``; the head is not among them."""
         ids = jnp.zeros((1, 2), jnp.int32)
-        return {"features": self.model.init(rng, ids, jnp.ones_like(ids))["params"]}
+        ngrams = jnp.zeros((1, self.model.ngram_width)) if self.model.ngram_width else None
+        return {"features": self.model.init(rng, ids, jnp.ones_like(ids), ngrams)["params"]}
 
     def embed_fn(self, params: Params, batch: Batch, rng: Key) -> jax.Array:
         """Feature vectors ``[B, D]``."""
@@ -50,6 +51,7 @@ class TextClassification:
             {"params": params["features"]},
             batch["input_ids"],
             batch["attention_mask"],
+            batch.get("ngrams"),
             deterministic=self.deterministic,
             rngs={} if self.deterministic else {"dropout": rng},
         )

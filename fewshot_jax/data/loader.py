@@ -3,22 +3,36 @@
 import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from fewshot_jax.data.episodes import EpisodeSampler
+from fewshot_jax.data.ngrams import hashed_ngrams
+from fewshot_jax.data.tokenization import encode
 from fewshot_jax.types import Episode
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 Made = TypeVar("Made")
 
 
 class EncodedTexts(NamedTuple):
-    """Token ids ``[n, L]`` int32, padded with 0, and their lengths ``[n]`` in tokens."""
+    """Token ids ``[n, L]`` int32, padded with 0, their lengths ``[n]`` in tokens, hashed n-grams ``[n, G]`` or None."""
 
     input_ids: np.ndarray
     lengths: np.ndarray
+    ngrams: Any = None  # a scipy sparse matrix
+
+
+def encode_texts(
+    tokenizer: "Tokenizer", texts: Sequence[str], *, max_length: int, ngram_width: int = 0
+) -> EncodedTexts:
+    """Encode texts, cut to ``max_length`` tokens, and hash their n-grams to ``ngram_width`` columns (0: do not)."""
+    ngrams = hashed_ngrams(texts, ngram_width) if ngram_width else None
+    return EncodedTexts(*encode(tokenizer, texts, max_length=max_length), ngrams)
 
 
 def bucket(length: int, buckets: Sequence[int]) -> int:
@@ -27,10 +41,13 @@ def bucket(length: int, buckets: Sequence[int]) -> int:
 
 
 def text_batch(encoded: EncodedTexts, index: np.ndarray, length: int) -> dict[str, np.ndarray]:
-    """``input_ids`` and ``attention_mask`` of some items, ``[..., length]`` each."""
+    """``input_ids`` and ``attention_mask`` of some items, ``[..., length]`` each, and their ``ngrams [..., G]``, if any."""
     ids = encoded.input_ids[index][..., :length]
     ids = np.pad(ids, [(0, 0)] * (ids.ndim - 1) + [(0, length - ids.shape[-1])])
-    return {"input_ids": ids, "attention_mask": np.arange(length) < encoded.lengths[index][..., None]}
+    batch = {"input_ids": ids, "attention_mask": np.arange(length) < encoded.lengths[index][..., None]}
+    if encoded.ngrams is not None:
+        batch["ngrams"] = encoded.ngrams[index.reshape(-1)].toarray().reshape(*index.shape, -1)
+    return batch
 
 
 def by_frequency(encoded: EncodedTexts, *, special: int) -> np.ndarray:
@@ -48,8 +65,9 @@ def augment(
     token_dropout: float,
     token_remap: float,
     mask_id: int,
+    ngram_dropout: float = 0.0,
 ) -> None:
-    """Change the token ids of one task in place, the same way for support and query.
+    """Change the features of one task in place, the same way for support and query.
 
     Remapping makes words trade places with words of similar frequency, once for
     the whole episode. They lose the meaning they have elsewhere but not their
@@ -62,6 +80,7 @@ def augment(
         token_dropout: share of the tokens to replace by ``mask_id``.
         token_remap: share of the vocabulary that trades places.
         mask_id: the id to replace with.
+        ngram_dropout: share of the n-gram columns to set to zero for the whole episode.
     """
     neighbours = 64  # words that trade places stand within so many ranks, among those that move
     ids = np.arange(1 + max(int(array.max(initial=0)) for array in (vocabulary, *(b["input_ids"] for b in episode))))
@@ -73,6 +92,10 @@ def augment(
         real = np.isin(batch["input_ids"], vocabulary)
         batch["input_ids"][...] = ids[batch["input_ids"]]
         batch["input_ids"][real & (rng.random(real.shape) < token_dropout)] = mask_id
+    if ngram_dropout and "ngrams" in episode.support:
+        dropped = rng.random(episode.support["ngrams"].shape[-1]) < ngram_dropout
+        for batch in episode:
+            batch["ngrams"][..., dropped] = 0
 
 
 def text_episodes(
@@ -97,7 +120,8 @@ def text_episodes(
         change: ``(one task's episode, rng) -> None``, an augmentation in place.
 
     Returns:
-        `Episode` of batches ``input_ids, attention_mask [T, B, L]``, ``label, mask [T, B]``.
+        `Episode` of batches ``input_ids, attention_mask [T, B, L]``, ``label, mask [T, B]``,
+        and ``ngrams [T, B, G]`` if the texts have them.
     """
     drawn = sampler.batch(step, tasks, offset=offset)
     longest = max(int(encoded.lengths[items.position].max()) for items in drawn)

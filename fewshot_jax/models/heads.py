@@ -36,14 +36,18 @@ class AttentionPool(nn.Module):
         return (x_BLD * weight_BL1).sum(1)
 
 
-class TextFeatures(nn.Module):
-    """One vector per text, of a learned length: ``[B, L] -> [B, D + W]``.
+def _unit(x_BD: jax.Array) -> jax.Array:
+    return x_BD * jax.lax.rsqrt(jnp.sum(x_BD**2, -1, keepdims=True) + 1e-6)
 
-    The hidden states of the encoder (``D`` features) and, beside them, wide token
-    embeddings of their own (``W``), pooled with the same weights. The wide part
-    is a learned bag of words: random vectors of many dimensions are nearly
-    orthogonal, so it can match words that the encoder has no use for. It enters
-    with a small gate and grows as far as it helps.
+
+class TextFeatures(nn.Module):
+    """One vector per text, of a learned length: ``[B, L] -> [B, D + G]``.
+
+    The pooled hidden states of the encoder (``D`` features) and, beside them, the
+    hashed n-grams of the text (``G``), each column with a learned weight: what the
+    inverse document frequency is to TF-IDF, but trained for the task. They carry
+    words that the encoder has never met. Both parts have unit length; the n-grams
+    enter with a small gate, which grows as far as it helps.
 
     Vectors are of unit length times one scale. For prototypes its square is an
     inverse temperature; for a linear head that starts at zero it multiplies the
@@ -52,31 +56,43 @@ class TextFeatures(nn.Module):
     Attributes:
         encoder: the backbone.
         initial_scale: length of the vectors before training.
-        bag_width: ``W``; 0 for none.
-        initial_gate: what the wide embeddings are multiplied with before training.
+        ngram_width: ``G``; 0 for none.
+        initial_gate: length of the n-grams, that of the encoder's part being 1, before training.
+        weight_gain: the logarithms of the columns' weights count this many times,
+            so that they keep pace with Adam's small steps.
     """
 
     encoder: Encoder
     initial_scale: float = 4.0
-    bag_width: int = 0
+    ngram_width: int = 0
     initial_gate: float = 0.2
+    weight_gain: float = 10.0
 
     @property
     def width(self) -> int:
         """Number of features of a text."""
-        return self.encoder.width + self.bag_width
+        return self.encoder.width + self.ngram_width
 
     @nn.compact
-    def __call__(self, input_ids: jax.Array, attention_mask: jax.Array, *, deterministic: bool = True) -> jax.Array:
+    def __call__(
+        self,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        ngrams: jax.Array | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
         x_BLD = self.encoder(input_ids, attention_mask, deterministic=deterministic)
-        vocab_size = self.encoder.vocab_size
-        if self.bag_width:
-            gate = self.param("bag_gate", nn.initializers.constant(self.initial_gate), ())
-            initial = nn.initializers.normal(1.0)
-            bag_BLW = nn.Embed(vocab_size, self.bag_width, embedding_init=initial, name="bag_embedding")(input_ids)
-            x_BLD = jnp.concatenate([x_BLD, gate * bag_BLW], axis=-1)
-        pooled_BD = AttentionPool(vocab_size, name="pool")(x_BLD, input_ids, attention_mask)
-        unit_BD = pooled_BD * jax.lax.rsqrt(jnp.sum(pooled_BD**2, -1, keepdims=True) + 1e-6)
+        unit_BD = _unit(AttentionPool(self.encoder.vocab_size, name="pool")(x_BLD, input_ids, attention_mask))
+        if self.ngram_width:
+            if ngrams is None:
+                raise ValueError(
+                    f"a model with ngram_width={self.ngram_width} needs the texts' n-grams beside their ids"
+                )
+            gate = self.param("ngram_gate", nn.initializers.constant(self.initial_gate), ())
+            log_weight_G = self.param("ngram_log_weight", nn.initializers.zeros, (self.ngram_width,))
+            ngram_BG = _unit(ngrams.astype(unit_BD.dtype) * jnp.exp(self.weight_gain * log_weight_G)[None, :])
+            unit_BD = _unit(jnp.concatenate([unit_BD, gate * ngram_BG], axis=-1))
         log_scale = self.param("log_scale", nn.initializers.constant(jnp.log(self.initial_scale)), ())
         return unit_BD * jnp.exp(log_scale)
 

@@ -7,7 +7,7 @@ trained), so that training, evaluation and adaptation build the same things.
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +20,10 @@ from fewshot_jax.algorithms.metric import protonet
 from fewshot_jax.applications.classification import TextClassification
 from fewshot_jax.config import Config, DataConfig, InnerConfig, ModelConfig
 from fewshot_jax.data.episodes import EpisodeSampler
-from fewshot_jax.data.loader import EncodedTexts, augment, by_frequency, text_episodes
+from fewshot_jax.data.loader import EncodedTexts, augment, by_frequency, encode_texts, text_episodes
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import TextSplit, divide, read_class_split, split_records
-from fewshot_jax.data.tokenization import SPECIAL_TOKENS, encode, train_tokenizer
+from fewshot_jax.data.tokenization import SPECIAL_TOKENS, train_tokenizer
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.encoder import Encoder
 from fewshot_jax.models.heads import TextFeatures
@@ -132,7 +132,7 @@ def text_features(config: ModelConfig, *, vocab_size: int, max_length: int) -> T
         norm=config.norm,
         dropout=config.dropout,
     )
-    return TextFeatures(encoder, initial_scale=config.feature_scale, bag_width=config.bag_width)
+    return TextFeatures(encoder, initial_scale=config.feature_scale, ngram_width=config.ngram_width)
 
 
 def build_learner(
@@ -203,7 +203,7 @@ class Experiment:
         """The meta-batch of a step as arrays; augmented in training only."""
         episodes = self.config.episodes
         change = None
-        if split == "train" and (episodes.token_dropout or episodes.token_remap):
+        if split == "train" and (episodes.token_dropout or episodes.token_remap or episodes.ngram_dropout):
             change = self._augment
         return text_episodes(
             self.encoded[split], sampler, step=step, tasks=tasks, buckets=self.config.tokenizer.buckets, change=change
@@ -228,7 +228,13 @@ class Experiment:
             token_dropout=self.config.episodes.token_dropout,
             token_remap=self.config.episodes.token_remap,
             mask_id=SPECIAL_TOKENS.index("[MASK]"),
+            ngram_dropout=self.config.episodes.ngram_dropout,
         )
+
+
+def encode_for(config: Config, tokenizer: "Tokenizer", texts: Sequence[str]) -> EncodedTexts:
+    """Encode texts as the model of a config reads them."""
+    return encode_texts(tokenizer, texts, max_length=config.tokenizer.max_length, ngram_width=config.model.ngram_width)
 
 
 def build_experiment(config: Config, tokenizer: "Tokenizer | None" = None) -> Experiment:
@@ -246,10 +252,7 @@ def build_experiment(config: Config, tokenizer: "Tokenizer | None" = None) -> Ex
         tokenizer = train_tokenizer(
             splits["train"].texts, kind=config.tokenizer.kind, vocab_size=config.tokenizer.vocab_size
         )
-    encoded = {
-        name: EncodedTexts(*encode(tokenizer, split.texts, max_length=config.tokenizer.max_length))
-        for name, split in splits.items()
-    }
+    encoded = {name: encode_for(config, tokenizer, split.texts) for name, split in splits.items()}
     experiment = Experiment(config, splits, tokenizer, encoded)
     experiment.training_sampler()
     evaluation = config.evaluation

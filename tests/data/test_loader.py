@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from fewshot_jax.data.episodes import EpisodeSampler
-from fewshot_jax.data.loader import EncodedTexts, augment, bucket, by_frequency, prefetch, text_batch, text_episodes
+from fewshot_jax.data.loader import (
+    EncodedTexts,
+    augment,
+    bucket,
+    by_frequency,
+    encode_texts,
+    prefetch,
+    text_batch,
+    text_episodes,
+)
+from fewshot_jax.data.ngrams import hashed_ngrams
+from fewshot_jax.data.tokenization import train_tokenizer
 from fewshot_jax.types import Episode
 
 SPECIAL, MASK, VOCABULARY = 5, 4, 300
@@ -46,6 +57,35 @@ def test_text_batch_does_not_hand_out_the_data_itself():
     before = encoded.input_ids.copy()
     text_batch(encoded, np.array([0, 1]), 4)["input_ids"][...] = 99
     np.testing.assert_array_equal(encoded.input_ids, before)
+
+
+def test_a_batch_has_the_ngrams_of_its_texts():
+    texts = ["book a table", "cancel it", "what is my balance"]
+    encoded = encode_texts(train_tokenizer(texts), texts, max_length=8, ngram_width=64)
+    ngrams = text_batch(encoded, np.array([[2, 0], [1, 1]]), 8)["ngrams"]
+    expected = hashed_ngrams([texts[i] for i in (2, 0, 1, 1)], 64).toarray().reshape(2, 2, 64)
+    np.testing.assert_array_equal(ngrams, expected)
+    assert "ngrams" not in text_batch(encode_texts(train_tokenizer(texts), texts, max_length=8), np.array([0]), 8)
+
+
+def test_dropped_ngrams_are_gone_from_support_and_query_alike():
+    def batch():
+        return {"input_ids": np.full((50, 4), 9), "ngrams": np.ones((50, 200), np.float32)}
+
+    episode = Episode(batch(), batch())
+    augment(
+        episode,
+        rng=np.random.default_rng(0),
+        vocabulary=np.array([9]),
+        token_dropout=0.0,
+        token_remap=0.0,
+        mask_id=MASK,
+        ngram_dropout=0.3,
+    )
+    kept = episode.support["ngrams"][0]
+    assert 0.6 < kept.mean() < 0.8
+    for part in episode:
+        np.testing.assert_array_equal(part["ngrams"], np.tile(kept, (50, 1)))
 
 
 def test_by_frequency_orders_the_words_that_occur():

@@ -273,18 +273,43 @@ def test_before_training_the_features_are_the_direction_of_the_mean_over_real_to
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("bag_width", [0, 5])
-def test_padding_has_no_part_in_the_features(bag_width):
+@pytest.mark.parametrize("ngram_width", [0, 5])
+def test_padding_has_no_part_in_the_features(ngram_width):
     ids, mask = batch()
-    model = TextFeatures(make(), bag_width=bag_width)
-    params = init(model, ids, mask)
-    apply = jax.jit(lambda ids, mask: model.apply({"params": params}, ids, mask))
+    model = TextFeatures(make(), ngram_width=ngram_width)
+    ngrams = jnp.arange(3.0 * ngram_width).reshape(3, -1) if ngram_width else None
+    params = model.init(jax.random.key(0), ids, mask, ngrams)["params"]
+    apply = jax.jit(lambda ids, mask: model.apply({"params": params}, ids, mask, ngrams))
     features = apply(ids, mask)
-    assert features.shape == (3, model.width) == (3, WIDTH + bag_width)
+    assert features.shape == (3, model.width) == (3, WIDTH + ngram_width)
     np.testing.assert_allclose(apply(jnp.where(mask, ids, 7), mask), features, atol=1e-6)
     pad = ((0, 0), (0, MAX_LENGTH - ids.shape[1]))
     np.testing.assert_allclose(apply(jnp.pad(ids, pad), jnp.pad(mask, pad)), features, atol=1e-5)
     np.testing.assert_allclose(apply(ids, mask.astype(jnp.int32)), features, atol=1e-6)
+
+
+def test_ngrams_stand_beside_the_encoder_weighted_by_column_and_gated():
+    ids, mask = batch()
+    model = TextFeatures(make(), 3.0, ngram_width=4, initial_gate=0.5, weight_gain=2.0)
+    ngrams = jnp.array([[1.0, 0, -2, 0], [0, 0, 0, 0], [3, 1, 0, 1]])  # the second text has none
+    params = model.init(jax.random.key(0), ids, mask, ngrams)["params"]
+    params = {**params, "ngram_log_weight": jnp.log(jnp.array([1.0, 2, 3, 4])) / 2.0}
+    features = model.apply({"params": params}, ids, mask, ngrams)
+    plain = TextFeatures(make(), 1.0)
+    alone = {name: params[name] for name in ("encoder", "pool")} | {"log_scale": jnp.zeros(())}
+    hidden = np.asarray(plain.apply({"params": alone}, ids, mask))
+    weighted = np.asarray(ngrams) * [1, 2, 3, 4]
+    weighted /= np.maximum(np.linalg.norm(weighted, axis=1, keepdims=True), 1e-3)
+    both = np.concatenate([hidden, 0.5 * weighted], axis=1)
+    expected = 3 * both / np.linalg.norm(both, axis=1, keepdims=True)
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    assert np.isfinite(jax.grad(lambda p: model.apply({"params": p}, ids, mask, ngrams).sum())(params)["ngram_gate"])
+
+
+def test_a_model_with_ngrams_says_that_it_needs_them():
+    ids, mask = batch()
+    with pytest.raises(ValueError, match="ngram_width=4 needs"):
+        TextFeatures(make(), ngram_width=4).init(jax.random.key(0), ids, mask)
 
 
 def test_the_head_starts_at_zero():
