@@ -1,62 +1,215 @@
-"""How the gradient of an inner step is itself differentiated.
+"""How the inner loop is differentiated: which derivative of a step, and what is kept for it.
 
-An inner step reads ``theta' = U(g, theta, ...)`` with ``g = G(theta, x)`` the
-gradient of the inner objective. Which derivative of ``G`` the outer gradient
-sees is the choice made here, beside the algorithm and independent of it:
+An inner step reads ``theta' = U(g, theta, s)`` with ``g = G(theta, eta)`` the
+gradient of the inner objective L, ``s`` the optimizer's state and ``eta``
+everything else that L depends on: shared parameters, the batch, a key. Two
+choices stand beside the algorithm and do not change what it computes.
 
-* ``"reverse"``: exact second order, reverse mode over reverse mode.
-* ``"first_order"``: ``g`` is held constant, so the Hessian terms vanish.
-* ``"auto"``: the strategy the package recommends; at present ``"reverse"``.
+The rule for the derivative of ``G`` (`inner_gradient`):
+
+* ``"reverse"``: reverse mode over reverse mode. Stores the activations of the
+  forward and of the backward pass of every step.
+* ``"mixed"``: forward mode over reverse mode. For a cotangent v of ``g`` the
+  outer gradient needs v' d2L/dtheta2 and v' d2L/(dtheta deta). Second
+  derivatives commute, so both are one forward derivative, along v, of the map
+  from theta to (dL/dtheta, dL/deta). Nothing but theta and eta is stored.
+  Exact as well; but the result has no forward mode of its own (``jax.jvp``).
+* ``"first_order"``: ``g`` is held constant, so the second derivatives vanish.
+* ``"auto"``: ``"mixed"``.
+
+What is kept of a step until its backward pass (`scan_steps`), the rest being
+computed again; ``None`` picks the first that suits the rule:
+
+* ``"all"``: every intermediate result (default of reverse and first_order).
+* ``"gradients"``: what the step starts from and, where the optimizer's own
+  derivative asks for it, ``g`` (default of mixed).
+* ``"carry"``: what the step starts from, parameters and optimizer state.
+* ``"sqrt"``: the same for about 2 sqrt(K) of K steps.
 
 Everything that may need a meta-gradient is an *argument* of the objective,
-never closed over, so that a strategy with a rule of its own sees it.
+never closed over, so that the mixed rule sees it.
 
 References:
     Finn, Abbeel, Levine. Model-Agnostic Meta-Learning for Fast Adaptation of
     Deep Networks. ICML 2017 (second order: equation 1; first order: section 5.2).
+    Kemaev, Calian, Zintgraf, Farquhar, van Hasselt. Scalable Meta-Learning via
+    Mixed-Mode Differentiation. ICML 2025, arXiv:2505.00793 (mixed mode, saved
+    inner gradients).
+    Griewank, Walther. Algorithm 799: revolve. ACM TOMS 26(1), 2000 (schedules
+    that recompute).
 """
 
+import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.custom_derivatives import SymbolicZero
 
-from fewshot_jax.types import Params, PyTree
+from fewshot_jax.algorithms.partition import merge
+from fewshot_jax.types import Aux, Params, PyTree
 
-Gradient = Literal["auto", "reverse", "first_order"]
-Objective = Callable[[Params, PyTree], jax.Array]
-ObjectiveGradient = Callable[[Params, PyTree], tuple[jax.Array, Params]]
+Gradient = Literal["auto", "mixed", "reverse", "first_order"]
+Keep = Literal["all", "gradients", "carry", "sqrt"]
+Objective = Callable[[Params, PyTree], tuple[jax.Array, Aux]]
+ObjectiveGradient = Callable[[Params, PyTree], tuple[tuple[jax.Array, Aux], Params]]
+Carry = TypeVar("Carry")
+
+_INNER_GRADIENT = "inner_gradient"
+
+
+def _reverse(objective: Objective) -> ObjectiveGradient:
+    return jax.value_and_grad(objective, has_aux=True)
 
 
 def _first_order(objective: Objective) -> ObjectiveGradient:
-    def value_and_grad(params: Params, operands: PyTree) -> tuple[jax.Array, Params]:
-        loss, grads = jax.value_and_grad(objective)(params, operands)
-        return loss, jax.lax.stop_gradient(grads)
+    def value_and_grad(params: Params, operands: PyTree) -> tuple[tuple[jax.Array, Aux], Params]:
+        value, grads = jax.value_and_grad(objective, has_aux=True)(params, operands)
+        return value, jax.lax.stop_gradient(grads)
 
     return value_and_grad
 
 
-_STRATEGIES: dict[str, Callable[[Objective], ObjectiveGradient]] = {
-    "auto": jax.value_and_grad,
-    "reverse": jax.value_and_grad,
-    "first_order": _first_order,
+def _is_zero(cotangents: PyTree) -> bool:
+    return all(isinstance(leaf, SymbolicZero) for leaf in jax.tree.leaves(cotangents))
+
+
+def _as_arrays(cotangents: PyTree) -> PyTree:
+    make = lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, SymbolicZero) else leaf  # noqa: E731
+    return jax.tree.map(make, cotangents)
+
+
+def _mixed(objective: Objective) -> ObjectiveGradient:
+    plain = _reverse(objective)
+    value_and_grad = jax.custom_vjp(plain)
+
+    def forward(params: PyTree, operands: PyTree) -> tuple[Any, tuple[PyTree, PyTree, PyTree]]:
+        # Leaves that the outer gradient depends on, and those it does not: the cotangent of a frozen
+        # base model, one for each task, would be computed and thrown away.
+        params, active, constant = (
+            jax.tree.map(lambda leaf: leaf.value, params),
+            jax.tree.map(lambda leaf: leaf.value if _differentiated(leaf) else None, operands),
+            jax.tree.map(lambda leaf: None if _differentiated(leaf) else leaf.value, operands),
+        )
+        return plain(params, merge(active, constant)), (params, active, constant)
+
+    def backward(residuals: tuple[PyTree, PyTree, PyTree], cotangents: Any) -> tuple[PyTree, PyTree]:
+        params, active, constant = residuals
+        (loss_bar, aux_bar), grads_bar = cotangents
+
+        def loss_and_aux(params: Params, active: PyTree) -> tuple[jax.Array, Aux]:
+            return objective(params, merge(active, constant))
+
+        def both_gradients(params: Params) -> tuple[Params, PyTree]:
+            return jax.grad(loss_and_aux, argnums=(0, 1), has_aux=True)(params, active)[0]
+
+        first, total = jax.jvp(both_gradients, (params,), (_as_arrays(grads_bar),))
+        if not _is_zero(loss_bar):
+            total = jax.tree.map(lambda second, gradient: second + loss_bar * gradient, total, first)
+        if not _is_zero(aux_bar):
+            pull = jax.vjp(lambda *args: loss_and_aux(*args)[1], params, active)[1]
+            total = jax.tree.map(jnp.add, total, pull(_as_arrays(aux_bar)))
+        return total
+
+    value_and_grad.defvjp(forward, backward, symbolic_zeros=True)
+    return value_and_grad
+
+
+def _differentiated(leaf: Any) -> bool:
+    return leaf.perturbed and jnp.issubdtype(leaf.value.dtype, jnp.inexact)
+
+
+_RULES: dict[str, tuple[Callable[[Objective], ObjectiveGradient], Keep]] = {
+    "auto": (_mixed, "gradients"),
+    "mixed": (_mixed, "gradients"),
+    "reverse": (_reverse, "all"),
+    "first_order": (_first_order, "all"),
 }
 
 
 def inner_gradient(objective: Objective, gradient: Gradient) -> ObjectiveGradient:
-    """Build ``G(params, operands) -> (loss, grads)`` for an inner objective.
+    """Build ``G(params, operands) -> ((loss, aux), grads)`` for an inner objective.
 
     Args:
-        objective: ``(params, operands) -> loss``, a scalar in nats; ``params``
-            is what the inner loop adapts, ``operands`` a pytree of everything else.
+        objective: ``(params, operands) -> (loss, aux)``, a scalar in nats and a dict of
+            arrays; ``params`` is what the inner loop adapts, ``operands`` a pytree of
+            everything else, integers and keys included.
         gradient: how ``grads`` is differentiated by the outer gradient.
 
     Returns:
-        A function with the value and the gradient in ``params`` of the objective.
+        A function with the value of the objective and its gradient in ``params``.
 
     Raises:
-        ValueError: the strategy does not exist.
+        ValueError: the rule does not exist.
     """
-    if gradient not in _STRATEGIES:
+    if gradient not in _RULES:
         raise ValueError(f"gradient={gradient!r} is not one of {', '.join(map(repr, get_args(Gradient)))}")
-    return _STRATEGIES[gradient](objective)
+    rule, _ = _RULES[gradient]
+    named = rule(objective)
+
+    def value_and_grad(params: Params, operands: PyTree) -> tuple[tuple[jax.Array, Aux], Params]:
+        value, grads = named(params, operands)
+        return value, jax.tree.map(lambda leaf: checkpoint_name(leaf, _INNER_GRADIENT), grads)
+
+    return value_and_grad
+
+
+def resolve_keep(keep: Keep | None, gradient: Gradient) -> Keep:
+    """What is kept of each step: as asked for, or what suits the gradient's rule.
+
+    Raises:
+        ValueError: there is no such choice.
+    """
+    if keep is None:
+        return _RULES[gradient][1]
+    if keep not in get_args(Keep):
+        raise ValueError(f"keep={keep!r} is not one of {', '.join(map(repr, get_args(Keep)))}, or None")
+    return keep
+
+
+def scan_steps(
+    step: Callable[[Carry, jax.Array], tuple[Carry, jax.Array]],
+    carry: Carry,
+    length: int,
+    *,
+    keep: Keep,
+    share_first: bool = False,
+) -> tuple[Carry, jax.Array]:
+    """``jax.lax.scan(step, carry, arange(length))`` that keeps what ``keep`` says for its backward pass.
+
+    Args:
+        step: the body of the scan.
+        carry: what the first step starts from.
+        length: number of steps.
+        keep: see the module.
+        share_first: take the first step outside the scan, whose carry is one type for
+            all steps: under a ``vmap`` that does not map the starting point, the first
+            step then reads it as one shared array and not as a copy for each task.
+    """
+    steps = jnp.arange(length)
+    policy = jax.checkpoint_policies.save_only_these_names(_INNER_GRADIENT) if keep == "gradients" else None
+    outputs = []
+    if share_first and length:
+        # Outside a loop XLA would recognise the recomputation and keep the results instead: prevent_cse.
+        first = step if keep == "all" else jax.checkpoint(step, policy=policy)
+        carry, output = first(carry, steps[0])
+        outputs, steps = [output[None]], steps[1:]
+    if keep != "all":
+        step = jax.checkpoint(step, policy=policy, prevent_cse=False)
+
+    def run(carry: Carry, steps: jax.Array) -> tuple[Carry, jax.Array]:
+        return jax.lax.scan(step, carry, steps)
+
+    segment = math.isqrt(steps.size) if keep == "sqrt" else 1
+    if segment > 1:
+        whole = steps.size // segment * segment
+        segments = steps[:whole].reshape(-1, segment)
+        carry, output = jax.lax.scan(jax.checkpoint(run, prevent_cse=False), carry, segments)
+        outputs.append(output.reshape(whole, *output.shape[2:]))
+        steps = steps[whole:]
+    if steps.size or not outputs:
+        carry, output = run(carry, steps)
+        outputs.append(output)
+    return carry, outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fewshot_jax.algorithms.differentiation import ObjectiveGradient
+from fewshot_jax.algorithms.differentiation import Keep, ObjectiveGradient, scan_steps
 from fewshot_jax.types import Batch, Key, Params, PyTree
 
 # Named folds of a task's key: inner step i uses fold_in(fold_in(key, SUPPORT_FOLD), i).
@@ -65,11 +65,13 @@ def inner_loop(
     steps: int | jax.Array | None = None,
     rate: float | jax.Array | None = None,
     batch_size: int | None = None,
+    keep: Keep = "all",
+    share_first: bool = False,
 ) -> tuple[Params, jax.Array]:
     """Take gradient steps on the support set of one task.
 
     Args:
-        gradient_fn: ``(params, (operands, batch, key)) -> (loss, grads)``, from
+        gradient_fn: ``(params, (operands, batch, key)) -> ((loss, aux), grads)``, from
             `differentiation.inner_gradient`.
         optimizer: any optax transformation; its state starts fresh.
         params: the parameters to adapt.
@@ -81,6 +83,8 @@ def inner_loop(
         rate: overrides the optimizer's learning rate, traced or not.
         batch_size: draw this many support items at each step (those that ``mask``
             marks as padded last); None for all.
+        keep: what of each step its backward pass finds, see `differentiation`.
+        share_first: read the first step's parameters as shared under ``vmap``.
 
     Returns:
         The adapted parameters, and the support loss ``[max_steps]`` in nats
@@ -96,12 +100,12 @@ def inner_loop(
         loss_key, draw_key = jax.random.split(key)
         batch = support if batch_size is None else _draw(support, batch_size, draw_key)
         params, state = carry
-        loss, grads = gradient_fn(params, (operands, batch, loss_key))
+        (loss, _), grads = gradient_fn(params, (operands, batch, loss_key))
         updates, state = optimizer.update(grads, state, params)
         stepped = (optax.apply_updates(params, updates), state)
         if steps is not None:
             stepped = jax.tree.map(lambda new, old: jnp.where(i < steps, new, old), stepped, carry)
         return stepped, loss
 
-    (adapted, _), support_loss = jax.lax.scan(step, (params, state), jnp.arange(max_steps))
+    (adapted, _), support_loss = scan_steps(step, (params, state), max_steps, keep=keep, share_first=share_first)
     return adapted, support_loss

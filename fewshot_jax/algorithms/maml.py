@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import optax
 
-from fewshot_jax.algorithms.differentiation import Gradient, inner_gradient
+from fewshot_jax.algorithms.differentiation import Gradient, Keep, inner_gradient, resolve_keep
 from fewshot_jax.algorithms.inner_loop import inner_loop, query_key, start_key
 from fewshot_jax.algorithms.meta_batch import mean_gradient
 from fewshot_jax.algorithms.partition import Selector, check_floating, merge, split, with_frozen
+from fewshot_jax.block_policy import BlockPolicy, blocks_keep
 from fewshot_jax.types import Aux, Batch, BatchFn, Episode, Key, LossFn, MetaLearner, MetaParams, PyTree
 
 _RESERVED = frozenset({"loss", "task_loss", "support_loss"})
@@ -21,6 +22,9 @@ def maml(
     inner_optimizer: optax.GradientTransformation | None = None,
     inner_steps: int = 1,
     gradient: Gradient = "auto",
+    keep: Keep | None = None,
+    keep_blocks: BlockPolicy = "all",
+    share_first_step: bool = False,
     inner_params: Selector = None,
     task_init_fn: BatchFn | None = None,
     output_fn: BatchFn | None = None,
@@ -40,6 +44,13 @@ def maml(
             ``optax.inject_hyperparams``, as the default is, allows ``inner_rate=`` at each call.
         inner_steps: steps taken; the most that ``inner_steps=`` at a call may ask for.
         gradient: how the inner gradient is differentiated, see `differentiation`.
+        keep: what of each step is kept for its backward pass, see `differentiation`;
+            None for what suits ``gradient``.
+        keep_blocks: what transformer blocks keep, see `block_policy`.
+        share_first_step: compile the first inner step apart, where all tasks still
+            have the same parameters: one large matrix product instead of one for each
+            task, for a third more compile time. Of use where many small tasks are
+            vmapped; leaves that do not adapt are shared in every step anyway.
         inner_params: which leaves adapt: None for all, a regular expression on
             their paths, or a predicate ``(path, leaf) -> bool``. The others are
             meta-learned but stay fixed inside a task.
@@ -82,14 +93,16 @@ def maml(
     optimizer = inner_optimizer or optax.inject_hyperparams(optax.sgd)(learning_rate=0.01)
     max_steps = inner_steps
 
-    def objective(inner: PyTree, operands: PyTree) -> jax.Array:
+    def objective(inner: PyTree, operands: PyTree) -> tuple[jax.Array, Aux]:
         (rest, frozen), batch, key = operands
         result = with_frozen(loss_fn, frozen)(merge(inner, rest), batch, key)
         if not isinstance(result, tuple):
             raise ValueError("loss_fn returned one value; expected (loss, aux), as in 'return loss, {}'")
-        return result[0]
+        return result
 
     gradient_fn = inner_gradient(objective, gradient)
+    keep = resolve_keep(keep, gradient)
+    loss_fn = blocks_keep(loss_fn, keep_blocks)
 
     def init(params: PyTree, rng: Key) -> MetaParams:
         del rng  # a learner with random extras would consume it
@@ -124,6 +137,8 @@ def maml(
             steps=inner_steps,
             rate=inner_rate,
             batch_size=inner_batch_size,
+            keep=keep,
+            share_first=share_first_step,
         )
         return merge(adapted, rest), support_loss
 

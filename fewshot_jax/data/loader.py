@@ -41,7 +41,7 @@ def bucket(length: int, buckets: Sequence[int]) -> int:
 
 
 def text_batch(encoded: EncodedTexts, index: np.ndarray, length: int) -> dict[str, np.ndarray]:
-    """``input_ids`` and ``attention_mask`` of some items, ``[..., length]`` each, and their ``ngrams [..., G]``, if any."""
+    """``input_ids, attention_mask [..., length]`` of some items, and ``ngrams [..., G]`` if the texts have them."""
     ids = encoded.input_ids[index][..., :length]
     ids = np.pad(ids, [(0, 0)] * (ids.ndim - 1) + [(0, length - ids.shape[-1])])
     batch = {"input_ids": ids, "attention_mask": np.arange(length) < encoded.lengths[index][..., None]}

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fewshot_jax.models.layers import Block, Norm
+from fewshot_jax.models.layers import Norm, block_stack
 
 
 class Encoder(nn.Module):
@@ -39,6 +39,10 @@ class Encoder(nn.Module):
     norm: Norm = "pre"
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+
+    def sees(self, mask_BL: jax.Array) -> jax.Array:
+        """Which positions a position attends to, ``[B, 1, L]``: all real ones."""
+        return mask_BL[:, None, :]
 
     @nn.compact
     def __call__(self, input_ids: jax.Array, attention_mask: jax.Array, *, deterministic: bool = True) -> jax.Array:
@@ -77,16 +81,8 @@ class Encoder(nn.Module):
         if self.norm == "post":
             x_BLD = nn.LayerNorm(dtype=self.dtype, name="embedding_norm")(x_BLD)
         x_BLD = nn.Dropout(self.dropout, deterministic=deterministic)(x_BLD)
-        stack = nn.scan(
-            Block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast),
-            length=self.layers,
-        )
-        x_BLD, _ = stack(self.heads, self.mlp_width, self.norm, self.dropout, self.dtype, name="blocks")(
-            x_BLD, mask_BL, deterministic
-        )
+        stack = block_stack(self.layers, self.heads, self.mlp_width, self.norm, self.dropout, self.dtype)
+        x_BLD, _ = stack(x_BLD, self.sees(mask_BL), deterministic)
         if self.norm == "pre":
             x_BLD = nn.LayerNorm(dtype=self.dtype, name="final_norm")(x_BLD)
         return x_BLD

@@ -5,23 +5,25 @@ differentiated twice, which a second-order inner loop does.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fewshot_jax import block_policy
+
 Norm = Literal["pre", "post"]
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with a padding mask (Vaswani et al. 2017, section 3.2)."""
+    """Multi-head self-attention (Vaswani et al. 2017, section 3.2); ``mask [B, 1 or L, L]`` says who sees whom."""
 
     heads: int
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:
+    def __call__(self, x_BLD: jax.Array, mask_BLL: jax.Array) -> jax.Array:
         width = x_BLD.shape[-1]
         projection = lambda name: nn.DenseGeneral(  # noqa: E731
             (self.heads, width // self.heads), dtype=self.dtype, name=name
@@ -31,7 +33,7 @@ class Attention(nn.Module):
         precise = jnp.promote_types(q_BLHK.dtype, jnp.float32)
         score_BHLL = jnp.einsum("BLHK,BMHK->BHLM", q_BLHK, k_BLHK, preferred_element_type=precise)
         score_BHLL *= (width // self.heads) ** -0.5
-        score_BHLL = jnp.where(mask_BL[:, None, None, :], score_BHLL, jnp.finfo(precise).min)
+        score_BHLL = jnp.where(mask_BLL[:, None], score_BHLL, jnp.finfo(precise).min)
         weight_BHLL = jax.nn.softmax(score_BHLL).astype(v_BLHK.dtype)
         y_BLHK = jnp.einsum("BHLM,BMHK->BLHK", weight_BHLL, v_BLHK)
         return nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, name="out")(y_BLHK)
@@ -64,13 +66,31 @@ class Block(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x_BLD: jax.Array, mask_BL: jax.Array, deterministic: bool) -> tuple[jax.Array, None]:
+    def __call__(self, x_BLD: jax.Array, mask_BLL: jax.Array, deterministic: bool) -> tuple[jax.Array, None]:
         attention = Attention(self.heads, self.dtype, name="attention")
         feed_forward = FeedForward(self.mlp_width, dtype=self.dtype, name="mlp")
         drop = nn.Dropout(self.dropout, deterministic=deterministic)
         norm_1, norm_2 = (nn.LayerNorm(dtype=self.dtype, name=name) for name in ("attention_norm", "mlp_norm"))
         if self.norm == "pre":
-            x_BLD = x_BLD + drop(attention(norm_1(x_BLD), mask_BL))
+            x_BLD = x_BLD + drop(attention(norm_1(x_BLD), mask_BLL))
             return x_BLD + drop(feed_forward(norm_2(x_BLD))), None
-        x_BLD = norm_1(x_BLD + drop(attention(x_BLD, mask_BL)))
+        x_BLD = norm_1(x_BLD + drop(attention(x_BLD, mask_BLL)))
         return norm_2(x_BLD + drop(feed_forward(x_BLD))), None
+
+
+def block_stack(layers: int, *arguments: Any) -> nn.Module:
+    """``layers`` blocks ``Block(*arguments)`` as one block scanned over stacked parameters, called ``"blocks"``.
+
+    Compile time does not grow with depth, and each block keeps for its backward
+    pass what `block_policy` says.
+    """
+    policy = block_policy.current()
+    block = Block if policy is None else nn.remat(Block, policy=policy, prevent_cse=False, static_argnums=(3,))
+    stack = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(nn.broadcast, nn.broadcast),
+        length=layers,
+    )
+    return stack(*arguments, name="blocks")

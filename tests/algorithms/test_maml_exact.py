@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 import fewshot_jax as fsj
 from fewshot_jax.algorithms.differentiation import Gradient
 
-EXACT = [strategy for strategy in get_args(Gradient) if strategy != "first_order"]
+EXACT = [rule for rule in get_args(Gradient) if rule not in ("first_order", "auto")]  # auto is mixed
 RATE, TASKS, SIZE = 0.1, 3, 4
 FIXTURE = json.loads(Path(__file__).with_name("torch_fixture.json").read_text())
 

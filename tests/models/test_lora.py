@@ -1,0 +1,131 @@
+"""LoRA: nothing at the start, W + (alpha / r) A B afterwards, and the base weights left alone."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fewshot_jax as fsj
+from fewshot_jax.algorithms.partition import leaf_path, merge, split
+from fewshot_jax.models.encoder import Encoder
+from fewshot_jax.models.lora import add_lora, lora, merge_lora
+
+ENCODER = Encoder(vocab_size=20, width=8, layers=3, heads=2, mlp_width=12, max_length=6)
+IDS = jnp.array([[2, 5, 7, 9], [2, 11, 4, 0]])
+MASK = IDS > 0
+EVERY = "attention|mlp"
+
+
+def initialise(targets=EVERY, rank=2):
+    base = jax.jit(ENCODER.init)(jax.random.key(0), IDS, MASK)["params"]
+    with lora(rank=rank, targets=targets):
+        fresh = jax.jit(ENCODER.init)(jax.random.key(1), IDS, MASK)["params"]
+    return base, add_lora(base, fresh)
+
+
+def apply(params, **keywords):
+    with lora(**{"rank": 2, "targets": EVERY, **keywords}):
+        return ENCODER.apply({"params": params}, IDS, MASK)
+
+
+def perturb(params):
+    """Give every LoRA leaf values of its own."""
+    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+    rng = np.random.default_rng(0)
+    moved = [leaf + jnp.float32(rng.normal(size=leaf.shape)) * ("lora_" in leaf_path(path)) for path, leaf in leaves]
+    return jax.tree.unflatten(tree, moved)
+
+
+def test_before_training_it_changes_nothing():
+    base, params = initialise()
+    np.testing.assert_array_equal(apply(params), ENCODER.apply({"params": base}, IDS, MASK))
+
+
+@pytest.mark.parametrize("alpha", [None, 5.0])
+def test_it_is_a_change_of_rank_r_of_each_kernel(alpha):
+    params = perturb(initialise()[1])
+    merged = merge_lora(params, rank=2, alpha=alpha)
+    changed = ENCODER.apply({"params": merged}, IDS, MASK)
+    np.testing.assert_allclose(apply(params, alpha=alpha), changed, atol=2e-5)
+    assert jnp.abs(changed - apply(initialise()[1])).max() > 0.1
+    base = initialise()[0]
+    assert jax.tree.structure(merged) == jax.tree.structure(base)
+    change = (merged["blocks"]["mlp"]["up"]["kernel"] - base["blocks"]["mlp"]["up"]["kernel"])[1]
+    assert np.linalg.matrix_rank(change, tol=1e-4) == 2
+
+
+def test_only_the_layers_that_match_have_it_one_pair_for_each_scanned_layer():
+    _, params = initialise("query|value", rank=4)
+    shapes = {leaf_path(p): leaf.shape for p, leaf in jax.tree_util.tree_leaves_with_path(params) if "lora" in str(p)}
+    assert shapes == {
+        f"blocks/attention/{name}/{leaf}": shape
+        for name in ("query", "value")
+        for leaf, shape in (("lora_a", (3, 8, 4)), ("lora_b", (3, 4, 8)))
+    }
+
+
+def test_a_dense_layer_outside_a_scan_and_one_that_contracts_two_axes():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.DenseGeneral(5, axis=(0, 2), name="both")(x)
+            return nn.Dense(3, name="last")(x)
+
+    x = jax.random.normal(jax.random.key(0), (2, 4, 3))
+    with lora(rank=2, targets="both|last"):
+        params = perturb(Model().init(jax.random.key(1), x)["params"])
+        given = Model().apply({"params": params}, x)
+    np.testing.assert_allclose(given, Model().apply({"params": merge_lora(params, rank=2)}, x), atol=1e-5)
+
+
+def test_a_rank_of_zero_is_refused():
+    with pytest.raises(ValueError, match="rank=0"), lora(rank=0):
+        pass
+
+
+def lora_learner(**keywords):
+    head = jnp.ones((8, 2)) * jnp.array([[1.0, -1.0]])
+
+    def loss_fn(params, batch, rng, *, frozen):
+        with lora(rank=2, targets=EVERY):
+            hidden = ENCODER.apply({"params": merge(params, frozen)}, batch["ids"], batch["ids"] > 0)
+        logits = hidden.mean(1) @ head
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), {}
+
+    return fsj.maml(loss_fn, inner_optimizer=optax.sgd(0.1), inner_steps=3, **keywords)
+
+
+def lora_episodes(tasks):
+    rng = np.random.default_rng(0)
+    make = lambda: {"ids": rng.integers(1, 20, (tasks, 4, 5)), "label": rng.integers(0, 2, (tasks, 4))}  # noqa: E731
+    return fsj.Episode(make(), make())
+
+
+def test_base_weights_stay_unbatched_under_the_task_axis():
+    """Under ``vmap`` no value of the program has the tasks' axis before the shape of a base kernel."""
+    inner, base = split(perturb(initialise()[1]), "lora_")
+    tasks = 7  # a number that no other axis has
+    learner = lora_learner()
+    program = jax.jit(lambda *args: learner.grad(*args, frozen=base)).lower(
+        {"params": inner}, lora_episodes(tasks), jax.random.key(0)
+    )
+    text = program.compile().as_text()
+    for kernel in ("8,12", "12,8", "8,2,4", "2,4,8"):
+        assert f"[{tasks},{kernel}]" not in text
+        assert f"[{tasks},3,{kernel}]" not in text
+        assert f"[3,{tasks},{kernel}]" not in text
+    assert f"[{tasks},3,8,2]" in text  # the adapted leaves do have it
+
+
+def test_frozen_base_gives_the_gradient_of_the_meta_learned_part_alone():
+    inner, base = split(perturb(initialise()[1]), "lora_")
+    episodes = lora_episodes(3)
+    results = [
+        lora_learner(gradient=gradient).grad({"params": inner}, episodes, jax.random.key(0), frozen=base)[0]
+        for gradient in ("mixed", "reverse")
+    ]
+    assert jax.tree.structure(results[0]["params"]) == jax.tree.structure(inner)
+    for ours, theirs in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
