@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fewshot_jax.data.episodes import episodes
     from fewshot_jax.training.evaluate import evaluate
     from fewshot_jax.training.loop import train
+    from fewshot_jax.training.plan import plan
 
 __all__ = [
     "Config",
@@ -32,6 +33,7 @@ __all__ = [
     "evaluate",
     "load",
     "maml",
+    "plan",
     "protonet",
     "read_config",
     "train",
@@ -45,6 +47,7 @@ _LAZY = {
     "episodes": "fewshot_jax.data.episodes",
     "evaluate": "fewshot_jax.training.evaluate",
     "load": "fewshot_jax.adaptation.classifier",
+    "plan": "fewshot_jax.training.plan",
     "read_config": "fewshot_jax.config",
     "train": "fewshot_jax.training.loop",
 }

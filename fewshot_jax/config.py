@@ -175,14 +175,25 @@ class LearnerConfig:
 
     Attributes:
         name: "maml" or "protonet".
-        gradient: how the inner gradient is differentiated (maml): "auto", "reverse" or "first_order".
+        gradient: how the inner gradient is differentiated (maml): "auto", "mixed", "reverse" or "first_order".
+        keep: what an inner step keeps for its backward pass (maml): "all", "gradients", "carry", "sqrt";
+            None for what suits the gradient.
+        keep_blocks: what a transformer block keeps: "all", "matmul" or "boundary" (maml).
+        share_first_step: compile the first inner step apart, with parameters shared by the tasks (maml).
+        plan: choose gradient, keep, keep_blocks and task_chunk by trial before training starts.
+        memory_budget: of the plan on each device, in MiB; None for four fifths of what is free.
         task_chunk: tasks vmapped at once on each device; None for all of a meta-batch.
         distance: "euclidean" or "cosine" (protonet).
         temperature: logits are similarities divided by it (protonet).
     """
 
     name: Literal["maml", "protonet"] = "maml"
-    gradient: Literal["auto", "reverse", "first_order"] = "auto"
+    gradient: Literal["auto", "mixed", "reverse", "first_order"] = "auto"
+    keep: Literal["all", "gradients", "carry", "sqrt"] | None = None
+    keep_blocks: Literal["all", "matmul", "boundary"] = "all"
+    share_first_step: bool = False
+    plan: bool = False
+    memory_budget: float | None = None
     task_chunk: int | None = None
     distance: Literal["euclidean", "cosine"] = "euclidean"
     temperature: float = 1.0
@@ -191,6 +202,10 @@ class LearnerConfig:
         _check(
             self.task_chunk is None or self.task_chunk >= 1,
             f"learner.task_chunk={self.task_chunk}: expected at least 1",
+        )
+        _check(
+            self.memory_budget is None or (self.memory_budget > 0 and self.plan),
+            f"learner.memory_budget={self.memory_budget}: expected a positive number of MiB, and learner.plan",
         )
         _check(self.temperature > 0, f"learner.temperature={self.temperature}: expected a positive number")
 

@@ -56,6 +56,11 @@ OTHER = {
     "learner": {
         "name": "protonet",
         "gradient": "first_order",
+        "keep": "carry",
+        "keep_blocks": "matmul",
+        "share_first_step": True,
+        "plan": True,
+        "memory_budget": 100.0,
         "task_chunk": 2,
         "distance": "cosine",
         "temperature": 0.5,

@@ -22,6 +22,7 @@ from fewshot_jax.training.evaluate import Evaluation, evaluate
 from fewshot_jax.training.experiment import Experiment, build_experiment, build_learner
 from fewshot_jax.training.learning_curve import learning_curve
 from fewshot_jax.training.metrics import MetricsFile, Progress
+from fewshot_jax.training.plan import planned
 from fewshot_jax.training.run_directory import RunDirectory, resolve
 from fewshot_jax.training.state import initial_state, learning_rate, outer_optimizer, run_keys
 from fewshot_jax.training.step import Metrics, make_step
@@ -53,11 +54,15 @@ def train(config: Config | str | Path, run_dir: str | Path, *, quiet: bool = Fal
         if not quiet:
             print(f"{run.path}: this run is finished", file=sys.stderr)
     else:
+        if config.learner.plan and run.resumable():
+            config = dataclasses.replace(config, learner=run.config().learner)
         experiment = build_experiment(config, run.tokenizer() if run.resumable() else None)
         _check_traceable(experiment)
         if run.resumable():
             run.check_data(experiment)
         else:
+            if config.learner.plan:
+                experiment = dataclasses.replace(experiment, config=planned(experiment, quiet=quiet))
             run.start(experiment)
         _train(experiment, run, quiet)
     if not config.evaluation.at_end:

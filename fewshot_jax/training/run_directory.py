@@ -24,6 +24,8 @@ from fewshot_jax.errors import UserError
 if TYPE_CHECKING:
     from fewshot_jax.training.experiment import Experiment
 
+PLANNED = ("gradient", "keep", "keep_blocks", "task_chunk")  # fields of `learner` that a plan fills in
+
 
 def resolve(config: Config) -> Config:
     """Make the config independent of the working directory."""
@@ -90,8 +92,10 @@ class RunDirectory:
                 directory cannot be written.
         """
         if self.exists():
-            ignore = ("evaluation.episodes", "evaluation.at_end")
-            changed = differences(self.config(), config, ignore=ignore) if self.resumable() else []
+            ignore = ["evaluation.episodes", "evaluation.at_end"]
+            if config.learner.plan:  # what the plan chose stands in the run's config alone
+                ignore += [f"learner.{name}" for name in PLANNED]
+            changed = differences(self.config(), config, ignore=tuple(ignore)) if self.resumable() else []
             if changed:
                 raise UserError(
                     f"{self.path}: holds a run of another config ({'; '.join(changed)}); "

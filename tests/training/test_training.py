@@ -17,6 +17,7 @@ from fewshot_jax.training import loop
 from fewshot_jax.training.checkpoints import METRIC, Checkpoints
 from fewshot_jax.training.experiment import Experiment
 from fewshot_jax.training.metrics import MetricsFile, read_metrics
+from fewshot_jax.training.plan import Strategy
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.training.state import TrainState, initial_state, learning_rate, outer_optimizer
 
@@ -412,4 +413,29 @@ def test_a_start_that_failed_can_be_corrected_in_the_same_directory(tmp_path):
     wrong = changed(inner={"params": "nosuch"})
     with pytest.raises(fsj.UserError, match="selects no leaf"):
         fsj.train(wrong, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_planned_run_stores_its_strategy_and_resumes_with_it_without_planning_again(tmp_path, monkeypatch, capsys):
+    strategies = (Strategy("mixed", "carry", "boundary", 1),)
+    monkeypatch.setattr("fewshot_jax.training.plan.STRATEGIES", strategies)
+    config = changed(learner={"plan": True, "memory_budget": 1000.0})
+    with monkeypatch.context() as patch:
+        break_off(patch, at=4)
+        with pytest.raises(Stop):
+            fsj.train(config, tmp_path / "run")
+    assert "memory budget: 1,000 MiB" in capsys.readouterr().err
+    stored = RunDirectory(tmp_path / "run").config().learner
+    assert stored == dataclasses.replace(config.learner, **strategies[0]._asdict())
+
+    monkeypatch.setattr(loop, "planned", None)  # not to be called
+    fsj.train(config, tmp_path / "run", quiet=True)
+    assert RunDirectory(tmp_path / "run").result()["resumed_at"] == EVERY
+    assert RunDirectory(tmp_path / "run").config().learner == stored
+
+
+def test_a_plan_without_a_way_to_fit_ends_before_the_run_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr("fewshot_jax.training.plan.STRATEGIES", (Strategy("mixed", "carry", "boundary", 1),))
+    with pytest.raises(fsj.UserError, match=r"learner\.memory_budget: no strategy fits"):
+        fsj.train(changed(learner={"plan": True, "memory_budget": 0.01}), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()

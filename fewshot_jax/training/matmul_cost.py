@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
-_SHAPE = re.compile(r"\w+\[([\d,]*)\]")
+_SHAPE = re.compile(r"\(?\w+\[([\d,]*)\]")
+_PRODUCT = re.compile(r' dot\(|custom_call_target="__cublas\$\w*(?:gemm|matmul)')
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)|(?:branch_computations|called_computations)=\{([^}]*)\}"
 )
@@ -23,16 +24,18 @@ def _dims(text: str) -> list[int]:
 
 
 def _dot(body: str, shapes: dict[str, list[int]]) -> float:
-    operands = body[body.index(" dot(") + 5 :]
-    left = re.match(r"(?:\w+\[[\d,]*\](?:\{[^}]*\})? )?%?([\w.\-]+)", operands)
-    contracting = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", body)
-    assert left is not None and contracting is not None, body
-    sizes = [shapes[left.group(1)][int(axis)] for axis in contracting.group(1).split(",") if axis]
-    return 2.0 * math.prod(_dims(body)) * math.prod(sizes)
+    """Operations of one ``dot``, or of the library call that a GPU compiler makes of it."""
+    operands = re.search(r" (?:dot|custom-call)\((?:\w+\[[\d,]*\](?:\{[^}]*\})? )?%?([\w.\-]+)", body)
+    contracting = re.search(r'lhs_contracting_dim(?:ension)?s"?[=:][{\[]([\d,"]*)[}\]]', body)
+    if operands is None or contracting is None:
+        raise ValueError(f"a matrix product that cannot be read: {body[:200]}")
+    axes = [int(axis) for axis in contracting.group(1).replace('"', "").split(",") if axis]
+    return 2.0 * math.prod(_dims(body)) * math.prod(shapes[operands.group(1)][axis] for axis in axes)
 
 
 def _computations(hlo: str) -> Iterator[tuple[bool, str, list[str]]]:
-    name, entry, lines = None, False, []
+    name: str | None = None
+    entry, lines = False, list[str]()
     for line in hlo.splitlines():
         if header := _COMPUTATION.match(line):
             name, entry, lines = header.group(2), bool(header.group(1)), []
@@ -60,7 +63,7 @@ def matmul_flops(hlo: str) -> float:
             if instruction is None:
                 continue
             shapes[instruction.group(1)] = _dims(instruction.group(2))
-            if " dot(" in line:
+            if _PRODUCT.search(line):
                 own[name] += _dot(instruction.group(2), shapes)
             trips = 1
             if " while(" in line:
