@@ -178,7 +178,7 @@ class LearnerConfig:
         gradient: how the inner gradient is differentiated (maml): "auto", "mixed", "reverse" or "first_order".
         keep: what an inner step keeps for its backward pass (maml): "all", "gradients", "carry", "sqrt";
             None for what suits the gradient.
-        keep_blocks: what a transformer block keeps: "all", "matmul" or "boundary" (maml).
+        keep_blocks: what a transformer block keeps: "all", "matmul" or "boundary"; None likewise (maml).
         share_first_step: compile the first inner step apart, with parameters shared by the tasks (maml).
         plan: choose gradient, keep, keep_blocks and task_chunk by trial before training starts.
         memory_budget: of the plan on each device, in MiB; None for four fifths of what is free.
@@ -190,7 +190,7 @@ class LearnerConfig:
     name: Literal["maml", "protonet"] = "maml"
     gradient: Literal["auto", "mixed", "reverse", "first_order"] = "auto"
     keep: Literal["all", "gradients", "carry", "sqrt"] | None = None
-    keep_blocks: Literal["all", "matmul", "boundary"] = "all"
+    keep_blocks: Literal["all", "matmul", "boundary"] | None = None
     share_first_step: bool = False
     plan: bool = False
     memory_budget: float | None = None

@@ -18,13 +18,16 @@ The rule for the derivative of ``G`` (`inner_gradient`):
 * ``"auto"``: ``"mixed"``.
 
 What is kept of a step until its backward pass (`scan_steps`), the rest being
-computed again; ``None`` picks the first that suits the rule:
+computed again; ``None`` picks what suits the rule:
 
 * ``"all"``: every intermediate result (default of reverse and first_order).
 * ``"gradients"``: what the step starts from and, where the optimizer's own
   derivative asks for it, ``g`` (default of mixed).
 * ``"carry"``: what the step starts from, parameters and optimizer state.
 * ``"sqrt"``: the same for about 2 sqrt(K) of K steps.
+
+What is kept of a transformer block while a single pass runs is `block_policy`'s
+choice: ``"matmul"`` for mixed, ``"all"`` for the others.
 
 Everything that may need a meta-gradient is an *argument* of the objective,
 never closed over, so that the mixed rule sees it.
@@ -49,6 +52,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
 from fewshot_jax.algorithms.partition import merge
+from fewshot_jax.block_policy import BlockPolicy
 from fewshot_jax.types import Aux, Params, PyTree
 
 Gradient = Literal["auto", "mixed", "reverse", "first_order"]
@@ -121,11 +125,12 @@ def _differentiated(leaf: Any) -> bool:
     return leaf.perturbed and jnp.issubdtype(leaf.value.dtype, jnp.inexact)
 
 
-_RULES: dict[str, tuple[Callable[[Objective], ObjectiveGradient], Keep]] = {
-    "auto": (_mixed, "gradients"),
-    "mixed": (_mixed, "gradients"),
-    "reverse": (_reverse, "all"),
-    "first_order": (_first_order, "all"),
+# The rule, and what is kept of steps and of blocks where nobody says.
+_RULES: dict[str, tuple[Callable[[Objective], ObjectiveGradient], Keep, BlockPolicy]] = {
+    "auto": (_mixed, "gradients", "matmul"),
+    "mixed": (_mixed, "gradients", "matmul"),
+    "reverse": (_reverse, "all", "all"),
+    "first_order": (_first_order, "all", "all"),
 }
 
 
@@ -146,8 +151,7 @@ def inner_gradient(objective: Objective, gradient: Gradient) -> ObjectiveGradien
     """
     if gradient not in _RULES:
         raise ValueError(f"gradient={gradient!r} is not one of {', '.join(map(repr, get_args(Gradient)))}")
-    rule, _ = _RULES[gradient]
-    named = rule(objective)
+    named = _RULES[gradient][0](objective)
 
     def value_and_grad(params: Params, operands: PyTree) -> tuple[tuple[jax.Array, Aux], Params]:
         value, grads = named(params, operands)
@@ -156,17 +160,16 @@ def inner_gradient(objective: Objective, gradient: Gradient) -> ObjectiveGradien
     return value_and_grad
 
 
-def resolve_keep(keep: Keep | None, gradient: Gradient) -> Keep:
-    """What is kept of each step: as asked for, or what suits the gradient's rule.
+def resolve_keep(gradient: Gradient, keep: Keep | None, keep_blocks: BlockPolicy | None) -> tuple[Keep, BlockPolicy]:
+    """What is kept of steps and of blocks: as asked for, or what suits the gradient's rule.
 
     Raises:
-        ValueError: there is no such choice.
+        ValueError: there is no such choice for steps; `block_policy` judges the other.
     """
-    if keep is None:
-        return _RULES[gradient][1]
-    if keep not in get_args(Keep):
+    if keep is not None and keep not in get_args(Keep):
         raise ValueError(f"keep={keep!r} is not one of {', '.join(map(repr, get_args(Keep)))}, or None")
-    return keep
+    _, steps, blocks = _RULES[gradient]
+    return keep or steps, keep_blocks or blocks
 
 
 def scan_steps(

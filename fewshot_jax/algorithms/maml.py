@@ -23,7 +23,7 @@ def maml(
     inner_steps: int = 1,
     gradient: Gradient = "auto",
     keep: Keep | None = None,
-    keep_blocks: BlockPolicy = "all",
+    keep_blocks: BlockPolicy | None = None,
     share_first_step: bool = False,
     inner_params: Selector = None,
     task_init_fn: BatchFn | None = None,
@@ -46,7 +46,7 @@ def maml(
         gradient: how the inner gradient is differentiated, see `differentiation`.
         keep: what of each step is kept for its backward pass, see `differentiation`;
             None for what suits ``gradient``.
-        keep_blocks: what transformer blocks keep, see `block_policy`.
+        keep_blocks: what transformer blocks keep, see `block_policy`; None likewise.
         share_first_step: compile the first inner step apart, where all tasks still
             have the same parameters: one large matrix product instead of one for each
             task, for a third more compile time. Of use where many small tasks are
@@ -101,7 +101,7 @@ def maml(
         return result
 
     gradient_fn = inner_gradient(objective, gradient)
-    keep = resolve_keep(keep, gradient)
+    keep, keep_blocks = resolve_keep(gradient, keep, keep_blocks)
     loss_fn = blocks_keep(loss_fn, keep_blocks)
 
     def init(params: PyTree, rng: Key) -> MetaParams:

@@ -4,6 +4,7 @@ Attention is written out in XLA operations, because the fused kernels cannot be
 differentiated twice, which a second-order inner loop does.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -14,6 +15,20 @@ import jax.numpy as jnp
 from fewshot_jax import block_policy
 
 Norm = Literal["pre", "post"]
+
+
+recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
+
+
+def attend(q_BLHK: jax.Array, k_BLHK: jax.Array, v_BLHK: jax.Array, mask_BLL: jax.Array) -> jax.Array:
+    """Scaled dot-product attention (Vaswani et al. 2017, equation 1), ``[B, L, H, K]``."""
+    # At least float32 for scores and softmax; float64 stays float64, which jax.nn's attention does not keep.
+    precise = jnp.promote_types(q_BLHK.dtype, jnp.float32)
+    score_BHLL = jnp.einsum("BLHK,BMHK->BHLM", q_BLHK, k_BLHK, preferred_element_type=precise)
+    score_BHLL *= q_BLHK.shape[-1] ** -0.5
+    score_BHLL = jnp.where(mask_BLL[:, None], score_BHLL, jnp.finfo(precise).min)
+    weight_BHLL = jax.nn.softmax(score_BHLL).astype(v_BLHK.dtype)
+    return jnp.einsum("BHLM,BMHK->BLHK", weight_BHLL, v_BLHK)
 
 
 class Attention(nn.Module):
@@ -29,13 +44,7 @@ class Attention(nn.Module):
             (self.heads, width // self.heads), dtype=self.dtype, name=name
         )
         q_BLHK, k_BLHK, v_BLHK = projection("query")(x_BLD), projection("key")(x_BLD), projection("value")(x_BLD)
-        # At least float32 for scores and softmax; float64 stays float64, which jax.nn's attention does not keep.
-        precise = jnp.promote_types(q_BLHK.dtype, jnp.float32)
-        score_BHLL = jnp.einsum("BLHK,BMHK->BHLM", q_BLHK, k_BLHK, preferred_element_type=precise)
-        score_BHLL *= (width // self.heads) ** -0.5
-        score_BHLL = jnp.where(mask_BLL[:, None], score_BHLL, jnp.finfo(precise).min)
-        weight_BHLL = jax.nn.softmax(score_BHLL).astype(v_BLHK.dtype)
-        y_BLHK = jnp.einsum("BHLM,BMHK->BLHK", weight_BHLL, v_BLHK)
+        y_BLHK = recomputed(attend)(q_BLHK, k_BLHK, v_BLHK, mask_BLL)
         return nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, name="out")(y_BLHK)
 
 
@@ -48,7 +57,7 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        hidden = self.activation(nn.Dense(self.width, dtype=self.dtype, name="up")(x_BLD))
+        hidden = recomputed(self.activation)(nn.Dense(self.width, dtype=self.dtype, name="up")(x_BLD))
         return nn.Dense(x_BLD.shape[-1], dtype=self.dtype, name="down")(hidden)
 
 
@@ -70,7 +79,10 @@ class Block(nn.Module):
         attention = Attention(self.heads, self.dtype, name="attention")
         feed_forward = FeedForward(self.mlp_width, dtype=self.dtype, name="mlp")
         drop = nn.Dropout(self.dropout, deterministic=deterministic)
-        norm_1, norm_2 = (nn.LayerNorm(dtype=self.dtype, name=name) for name in ("attention_norm", "mlp_norm"))
+        norm_1, norm_2 = (
+            nn.remat(nn.LayerNorm, prevent_cse=False)(dtype=self.dtype, name=name)
+            for name in ("attention_norm", "mlp_norm")
+        )
         if self.norm == "pre":
             x_BLD = x_BLD + drop(attention(norm_1(x_BLD), mask_BLL))
             return x_BLD + drop(feed_forward(norm_2(x_BLD))), None

@@ -90,7 +90,7 @@ def distance(given, expected):
 
 
 STRATEGIES = [
-    {"gradient": "mixed", "keep": "all"},
+    {"gradient": "mixed", "keep": "all", "keep_blocks": "all"},
     {"gradient": "mixed", "keep": "gradients", "task_chunk": 2},
     {"gradient": "mixed", "keep": "carry", "keep_blocks": "boundary"},
     {"gradient": "mixed", "keep": "sqrt", "share_first_step": True},

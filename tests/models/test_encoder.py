@@ -139,8 +139,8 @@ def test_attention_is_the_papers():
     _, mask = batch()
     x = np.random.default_rng(1).normal(size=(*mask.shape, WIDTH))
     attention = Attention(HEADS, jnp.float64)
-    params = init(attention, x, mask, np.float64)
-    ours = jax.jit(attention.apply)({"params": params}, x, mask)
+    params = init(attention, x, mask[:, None], np.float64)
+    ours = jax.jit(attention.apply)({"params": params}, x, mask[:, None])
     expected = numpy_attention(x, np.asarray(mask), jax.tree.map(np.asarray, params))
     np.testing.assert_allclose(ours, expected, atol=1e-10)
 
