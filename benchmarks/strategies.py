@@ -58,7 +58,10 @@ def measure(options: Any, *, steps: int, layers: int, tasks: int, chunk: int, op
     first, exact = names[0], grads["reverse"] if "reverse" in grads else grads[names[-1]]
     temporary = {name: program.memory_analysis().temp_size_in_bytes for name, program in compiled.items()}
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(problem.params))
-    state = sum(leaf.nbytes for leaf in jax.tree.leaves(jax.eval_shape(_state(optimizer), problem.params)))
+    state = sum(
+        leaf.size * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(jax.eval_shape(inner_optimizer(optimizer).init, problem.params))
+    )
     carried = chunk * (size + state + (size if optimizer == "adam" else 0))
     rows = []
     for name in names:
@@ -81,10 +84,6 @@ def measure(options: Any, *, steps: int, layers: int, tasks: int, chunk: int, op
     for row in rows:
         row["flop_ratio"] = row["forward_passes"] / rows[0]["forward_passes"]
     return rows
-
-
-def _state(name: str) -> Any:
-    return inner_optimizer(name).init
 
 
 def show(rows: list[dict[str, Any]]) -> str:
@@ -147,7 +146,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--picture", type=Path, help="draw memory against time of the first size here")
     options = parser.parse_args(argv)
     if options.quick:
-        options.optimizer, options.layers, options.steps, options.tasks = ["sgd"], [1], [2], [2]
+        options.optimizer, options.layers, options.steps, options.tasks = ["adam"], [1], [2], [2]
         options.width, options.length, options.sequences, options.repeats = 32, 8, 2, 1
     everything = []
     for optimizer in options.optimizer:

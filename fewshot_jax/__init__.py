@@ -16,7 +16,8 @@ from fewshot_jax.types import Episode, MetaLearner
 if TYPE_CHECKING:
     from fewshot_jax.adaptation.adapt import adapt
     from fewshot_jax.adaptation.classifier import load
-    from fewshot_jax.config import Config, read_config
+    from fewshot_jax.config import Config
+    from fewshot_jax.config_file import read_config
     from fewshot_jax.data.episodes import episodes
     from fewshot_jax.training.evaluate import evaluate
     from fewshot_jax.training.loop import train
@@ -48,7 +49,7 @@ _LAZY = {
     "evaluate": "fewshot_jax.training.evaluate",
     "load": "fewshot_jax.adaptation.classifier",
     "plan": "fewshot_jax.training.plan",
-    "read_config": "fewshot_jax.config",
+    "read_config": "fewshot_jax.config_file",
     "train": "fewshot_jax.training.loop",
 }
 

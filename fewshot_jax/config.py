@@ -1,29 +1,15 @@
 """The configuration of a run: frozen dataclasses, validated when built.
 
-A YAML file gives any subset of the fields; the command line overrides any of
-them as ``--section.field value``. Unknown fields are refused with the nearest
-name.
+A YAML file gives any subset of the fields (`config_file`); the command line
+overrides any of them as ``--section.field value``.
 """
 
-import dataclasses
-import difflib
 import math
 import re
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
-import yaml
-
-from fewshot_jax.errors import UserError
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
+from fewshot_jax.errors import UserError, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +51,12 @@ class DataConfig:
     texts_per_class: int = 20
 
     def __post_init__(self) -> None:
-        _check(
+        require(
             min(self.fractions) >= 0 and abs(sum(self.fractions) - 1) < 1e-6,
             f"data.fractions={self.fractions}: expected three shares (train, validation, test) of sum 1",
         )
-        _check(self.texts_per_class >= 1, f"data.texts_per_class={self.texts_per_class}: expected at least 1")
-        _check(self.groups >= 3, f"data.groups={self.groups}: expected at least 3, one for each split")
+        require(self.texts_per_class >= 1, f"data.texts_per_class={self.texts_per_class}: expected at least 1")
+        require(self.groups >= 3, f"data.groups={self.groups}: expected at least 3, one for each split")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +87,12 @@ class EpisodeConfig:
 
     def __post_init__(self) -> None:
         for name in ("ways", "shots", "queries"):
-            _check(getattr(self, name) >= 1, f"episodes.{name}={getattr(self, name)}: expected at least 1")
+            require(getattr(self, name) >= 1, f"episodes.{name}={getattr(self, name)}: expected at least 1")
         for name, most in (("min_ways", self.ways), ("min_shots", self.shots)):
             value = getattr(self, name)
-            _check(value is None or 1 <= value <= most, f"episodes.{name}={value}: expected 1 to {most}")
+            require(value is None or 1 <= value <= most, f"episodes.{name}={value}: expected 1 to {most}")
         for name in ("token_dropout", "token_remap", "ngram_dropout"):
-            _check(0 <= getattr(self, name) < 1, f"episodes.{name}={getattr(self, name)}: expected 0 <= share < 1")
+            require(0 <= getattr(self, name) < 1, f"episodes.{name}={getattr(self, name)}: expected 0 <= share < 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +112,8 @@ class TokenizerConfig:
     buckets: tuple[int, ...] = (16, 32)
 
     def __post_init__(self) -> None:
-        _check(self.vocab_size >= 8, f"tokenizer.vocab_size={self.vocab_size}: expected at least 8")
-        _check(
+        require(self.vocab_size >= 8, f"tokenizer.vocab_size={self.vocab_size}: expected at least 8")
+        require(
             bool(self.buckets) and max(self.buckets) == self.max_length and min(self.buckets) >= 1,
             f"tokenizer.buckets={self.buckets}: expected positive lengths, the largest being "
             f"tokenizer.max_length={self.max_length}",
@@ -160,13 +146,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "mlp_width"):
-            _check(getattr(self, name) >= 1, f"model.{name}={getattr(self, name)}: expected at least 1")
-        _check(
+            require(getattr(self, name) >= 1, f"model.{name}={getattr(self, name)}: expected at least 1")
+        require(
             self.width % self.heads == 0, f"model.width={self.width}: expected a multiple of model.heads={self.heads}"
         )
-        _check(self.ngram_width >= 0, f"model.ngram_width={self.ngram_width}: expected zero or more")
-        _check(0 <= self.dropout < 1, f"model.dropout={self.dropout}: expected 0 <= rate < 1")
-        _check(self.feature_scale > 0, f"model.feature_scale={self.feature_scale}: expected a positive number")
+        require(self.ngram_width >= 0, f"model.ngram_width={self.ngram_width}: expected zero or more")
+        require(0 <= self.dropout < 1, f"model.dropout={self.dropout}: expected 0 <= rate < 1")
+        require(self.feature_scale > 0, f"model.feature_scale={self.feature_scale}: expected a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,15 +185,15 @@ class LearnerConfig:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(
+        require(
             self.task_chunk is None or self.task_chunk >= 1,
             f"learner.task_chunk={self.task_chunk}: expected at least 1",
         )
-        _check(
+        require(
             self.memory_budget is None or (self.memory_budget > 0 and self.plan),
             f"learner.memory_budget={self.memory_budget}: expected a positive number of MiB, and learner.plan",
         )
-        _check(self.temperature > 0, f"learner.temperature={self.temperature}: expected a positive number")
+        require(self.temperature > 0, f"learner.temperature={self.temperature}: expected a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,17 +217,17 @@ class InnerConfig:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        _check(0 < self.rate < math.inf, f"inner.rate={self.rate}: expected a positive number")
-        _check(self.steps >= 0, f"inner.steps={self.steps}: expected zero or more")
+        require(0 < self.rate < math.inf, f"inner.rate={self.rate}: expected a positive number")
+        require(self.steps >= 0, f"inner.steps={self.steps}: expected zero or more")
         try:
             re.compile(self.params or "")
         except re.error as error:
             raise UserError(f"inner.params={self.params!r}: not a regular expression ({error})") from None
-        _check(
+        require(
             self.test_steps is None or self.test_steps >= 0,
             f"inner.test_steps={self.test_steps}: expected zero or more",
         )
-        _check(
+        require(
             self.batch_size is None or self.batch_size >= 1, f"inner.batch_size={self.batch_size}: expected at least 1"
         )
 
@@ -268,13 +254,13 @@ class OuterConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "tasks"):
-            _check(getattr(self, name) >= 1, f"outer.{name}={getattr(self, name)}: expected at least 1")
+            require(getattr(self, name) >= 1, f"outer.{name}={getattr(self, name)}: expected at least 1")
         for name in ("rate", "clip"):
-            _check(
+            require(
                 0 < getattr(self, name) < math.inf, f"outer.{name}={getattr(self, name)}: expected a positive number"
             )
-        _check(0 <= self.warmup <= 1, f"outer.warmup={self.warmup}: expected a share of the steps, 0 to 1")
-        _check(self.weight_decay >= 0, f"outer.weight_decay={self.weight_decay}: expected zero or more")
+        require(0 <= self.warmup <= 1, f"outer.warmup={self.warmup}: expected a share of the steps, 0 to 1")
+        require(self.weight_decay >= 0, f"outer.weight_decay={self.weight_decay}: expected zero or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,10 +288,10 @@ class EvaluationConfig:
     at_end: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("every", "validation_episodes", "episodes", "ways", "queries", "tasks"):
-            _check(getattr(self, name) >= 1, f"evaluation.{name}={getattr(self, name)}: expected at least 1")
-        _check(self.episodes >= 2, f"evaluation.episodes={self.episodes}: expected at least 2, for an interval")
-        _check(bool(self.shots) and min(self.shots) >= 1, f"evaluation.shots={self.shots}: expected positive numbers")
+        for name in ("every", "validation_episodes", "ways", "queries", "tasks"):
+            require(getattr(self, name) >= 1, f"evaluation.{name}={getattr(self, name)}: expected at least 1")
+        require(self.episodes >= 2, f"evaluation.episodes={self.episodes}: expected at least 2, for an interval")
+        require(bool(self.shots) and min(self.shots) >= 1, f"evaluation.shots={self.shots}: expected positive numbers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,122 +309,4 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        _check(self.seed >= 0, f"seed={self.seed}: expected zero or more")
-
-
-def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` or the list of known names."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-
-
-def _convert(value: Any, kind: Any, where: str) -> Any:
-    """Check a YAML value against a field's type; lists become tuples, ints floats."""
-    origin, options = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in options:
-            return None
-        return _convert(value, next(option for option in options if option is not type(None)), where)
-    if origin is Literal:
-        _check(value in options, f"{where}: {value!r} is not one of {', '.join(map(repr, options))}")
-        return value
-    if origin is tuple:
-        _check(isinstance(value, list | tuple), f"{where}: expected a list, got {value!r}")
-        items = [options[0]] * len(value) if options[-1] is Ellipsis else list(options)
-        _check(len(items) == len(value), f"{where}: expected {len(items)} values, got {len(value)}")
-        return tuple(_convert(v, k, f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, items, strict=True)))
-    if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
-        try:  # YAML reads 1e-3 as a string
-            return float(value)
-        except ValueError:
-            pass
-    correct = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    _check(correct, f"{where}: expected {kind.__name__}, got {value!r}")
-    return value
-
-
-def from_dict(values: Mapping[str, Any], *, source: str = "config") -> Config:
-    """Build a `Config` from nested mappings.
-
-    Args:
-        values: sections and fields; those absent keep their defaults.
-        source: the file's name, for messages.
-
-    Raises:
-        UserError: an unknown field (with the nearest name), a value of a wrong
-            type or out of range.
-    """
-
-    def build(cls: type, values: Any, prefix: str) -> Any:
-        _check(isinstance(values, Mapping), f"{source}: {prefix or 'the file'} should be a mapping, got {values!r}")
-        kinds = typing.get_type_hints(cls)
-        arguments = {}
-        for name, value in values.items():
-            where = f"{prefix}{name}"
-            _check(name in kinds, f"{source}: unknown field '{where}'; {nearest(str(name), kinds)}")
-            if dataclasses.is_dataclass(kinds[name]):
-                arguments[name] = build(kinds[name], {} if value is None else value, f"{where}.")
-            else:
-                arguments[name] = _convert(value, kinds[name], f"{source}: {where}")
-        return cls(**arguments)
-
-    try:
-        return build(Config, values, "")
-    except UserError as error:
-        message = str(error)
-        raise UserError(message if message.startswith(source) else f"{source}: {message}") from None
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """The inverse of `from_dict`, made of plain lists and scalars."""
-
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value):
-            return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-        return list(value) if isinstance(value, tuple) else value
-
-    return plain(config)
-
-
-def read_config(path: str | Path) -> Config:
-    """Read a YAML file.
-
-    Raises:
-        UserError: the file is missing, is no YAML, or has a wrong field; the
-            message names the file and the line or the field.
-    """
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the config ({error})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        raise UserError(f"{path}:{line} not valid YAML ({getattr(error, 'problem', error)})") from None
-    return from_dict({} if values is None else values, source=str(path))
-
-
-def write_config(config: Config, path: Path) -> None:
-    """Write every field of a config as YAML."""
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
-
-
-def differences(old: Config, new: Config, *, ignore: tuple[str, ...] = ()) -> list[str]:
-    """Fields that differ, as ``"outer.rate: 0.001 -> 0.01"``, but those whose names start as `ignore` says."""
-
-    def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        for name, value in values.items():
-            out.update(flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
-        return out
-
-    before, after = flat(to_dict(old)), flat(to_dict(new))
-    return [
-        f"{name}: {before[name]} -> {after[name]}"
-        for name in after
-        if before[name] != after[name] and not name.startswith(ignore)
-    ]
+        require(self.seed >= 0, f"seed={self.seed}: expected zero or more")

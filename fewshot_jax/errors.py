@@ -6,3 +6,9 @@ class UserError(ValueError):
 
     The command line prints the message alone and exits with code 2.
     """
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise a UserError with this message unless the condition holds."""
+    if not condition:
+        raise UserError(message)

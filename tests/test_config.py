@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 import fewshot_jax as fsj
-from fewshot_jax.config import Config, EpisodeConfig, OuterConfig, differences, from_dict, to_dict, write_config
+from fewshot_jax.config import Config, EpisodeConfig, OuterConfig
+from fewshot_jax.config_file import differences, from_dict, to_dict, write_config
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("**/*.y*ml"))
 

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from fewshot_jax.config import Config, from_dict, to_dict
+from fewshot_jax.config import Config
+from fewshot_jax.config_file import from_dict, to_dict
 from fewshot_jax.data.loader import bucket, text_batch
 from fewshot_jax.data.tokenization import load_tokenizer, save_tokenizer
 from fewshot_jax.errors import UserError

@@ -111,7 +111,7 @@ def _mixed(objective: Objective) -> ObjectiveGradient:
 
         first, total = jax.jvp(both_gradients, (params,), (_as_arrays(grads_bar),))
         if not _is_zero(loss_bar):
-            total = jax.tree.map(lambda second, gradient: second + loss_bar * gradient, total, first)
+            total = jax.tree.map(lambda a, b: a + (loss_bar * b).astype(a.dtype), total, first)
         if not _is_zero(aux_bar):
             pull = jax.vjp(lambda *args: loss_and_aux(*args)[1], params, active)[1]
             total = jax.tree.map(jnp.add, total, pull(_as_arrays(aux_bar)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from fewshot_jax.cli.arguments import parse, print_json
-from fewshot_jax.config import differences
+from fewshot_jax.config_file import differences
 from fewshot_jax.errors import UserError
 
 # Fields that may differ between runs judged on the same test episodes.

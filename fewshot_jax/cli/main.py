@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fewshot_jax.config import nearest
+from fewshot_jax.config_file import nearest
 from fewshot_jax.errors import UserError
 
 # The module of each command has a function ``run(arguments)``.

@@ -8,7 +8,8 @@ from typing import Annotated
 import tyro
 
 from fewshot_jax.cli.arguments import parse, print_json
-from fewshot_jax.config import Config, read_config
+from fewshot_jax.config import Config
+from fewshot_jax.config_file import read_config
 from fewshot_jax.errors import UserError
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from fewshot_jax.config import Config, read_config, to_dict
+from fewshot_jax.config import Config
+from fewshot_jax.config_file import read_config, to_dict
 from fewshot_jax.data.episodes import EpisodeSampler
 from fewshot_jax.data.loader import prefetch
 from fewshot_jax.errors import UserError

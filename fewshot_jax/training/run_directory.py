@@ -17,7 +17,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_jax.config import Config, differences, read_config, write_config
+from fewshot_jax.config import Config
+from fewshot_jax.config_file import differences, read_config, write_config
 from fewshot_jax.data.tokenization import load_tokenizer, save_tokenizer
 from fewshot_jax.errors import UserError
 

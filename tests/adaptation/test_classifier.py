@@ -9,7 +9,7 @@ import pytest
 import fewshot_jax as fsj
 from fewshot_jax.adaptation.classifier import Prediction
 from fewshot_jax.applications.classification import TextClassification
-from fewshot_jax.config import from_dict
+from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.files import read_records
 from fewshot_jax.data.records import Record
 

@@ -274,6 +274,44 @@ def test_inner_dropout_draws_the_same_mask_in_every_pass(float64):
     assert distance(given, expected) <= 1e-10
 
 
+def test_an_objective_of_the_support_losses_has_its_exact_gradient(float64):
+    """As in losses on every inner step: here the cotangent of the inner loss itself is not zero."""
+    meta_params, episodes = problem("mlp", jnp.float64)
+    one = jax.tree.map(lambda leaf: leaf[0], episodes)
+
+    def outer(gradient):
+        learner = fsj.maml(mlp_loss, inner_optimizer=OPTIMIZERS["sgd"], inner_steps=3, gradient=gradient)
+
+        def objective(meta_params):
+            loss, aux = learner.loss(meta_params, one, jax.random.key(0))
+            return loss + aux["support_loss"] @ jnp.array([0.2, -0.7, 1.3])
+
+        return ravel_pytree(jax.jit(jax.grad(objective))(meta_params))[0]
+
+    assert distance(outer("mixed"), outer("reverse")) <= 1e-12
+
+
+def test_parameters_in_bfloat16_under_a_loss_in_float32():
+    meta_params, episodes = problem("mlp", jnp.bfloat16)
+
+    def loss_fn(params, batch, rng):
+        logits = MLP((6, 3), jnp.tanh).apply({"params": params}, batch["x"])
+        return cross_entropy(logits.astype(jnp.float32), batch["label"]), {}
+
+    def outer(gradient):
+        learner = fsj.maml(loss_fn, inner_optimizer=OPTIMIZERS["sgd"], inner_steps=2, gradient=gradient)
+
+        def objective(meta_params):  # with the support losses, so that both parts of the rule are added
+            loss, aux = learner.loss(meta_params, jax.tree.map(lambda x: x[0], episodes), jax.random.key(0))
+            return loss + aux["support_loss"].sum()
+
+        grads = jax.jit(jax.grad(objective))(meta_params)
+        assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype(jnp.bfloat16)}
+        return ravel_pytree(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), grads))[0]
+
+    assert distance(outer("mixed"), outer("reverse")) < 0.02  # eight bits of mantissa
+
+
 def test_auto_is_mixed_and_forward_mode_is_reverses_alone():
     meta_params, episodes = problem("mlp", jnp.float32)
 

@@ -12,7 +12,7 @@ import pytest
 
 import fewshot_jax as fsj
 from fewshot_jax.algorithms.partition import leaf_path
-from fewshot_jax.config import from_dict
+from fewshot_jax.config_file import from_dict
 from fewshot_jax.training import loop
 from fewshot_jax.training.checkpoints import METRIC, Checkpoints
 from fewshot_jax.training.experiment import Experiment

@@ -1,0 +1,133 @@
+"""Configs from and to YAML; a wrong field or value ends in one message that names it."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from fewshot_jax.config import Config
+from fewshot_jax.errors import UserError, require
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` or the list of known names."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    """Check a YAML value against a field's type; lists become tuples, ints floats."""
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in options:
+            return None
+        return _convert(value, next(option for option in options if option is not type(None)), where)
+    if origin is Literal:
+        require(value in options, f"{where}: {value!r} is not one of {', '.join(map(repr, options))}")
+        return value
+    if origin is tuple:
+        require(isinstance(value, list | tuple), f"{where}: expected a list, got {value!r}")
+        items = [options[0]] * len(value) if options[-1] is Ellipsis else list(options)
+        require(len(items) == len(value), f"{where}: expected {len(items)} values, got {len(value)}")
+        return tuple(_convert(v, k, f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, items, strict=True)))
+    if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+        try:  # YAML reads 1e-3 as a string
+            return float(value)
+        except ValueError:
+            pass
+    correct = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    require(correct, f"{where}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def from_dict(values: Mapping[str, Any], *, source: str = "config") -> Config:
+    """Build a `Config` from nested mappings.
+
+    Args:
+        values: sections and fields; those absent keep their defaults.
+        source: the file's name, for messages.
+
+    Raises:
+        UserError: an unknown field (with the nearest name), a value of a wrong
+            type or out of range.
+    """
+
+    def build(cls: type, values: Any, prefix: str) -> Any:
+        require(isinstance(values, Mapping), f"{source}: {prefix or 'the file'} should be a mapping, got {values!r}")
+        kinds = typing.get_type_hints(cls)
+        arguments = {}
+        for name, value in values.items():
+            where = f"{prefix}{name}"
+            require(name in kinds, f"{source}: unknown field '{where}'; {nearest(str(name), kinds)}")
+            if dataclasses.is_dataclass(kinds[name]):
+                arguments[name] = build(kinds[name], {} if value is None else value, f"{where}.")
+            else:
+                arguments[name] = _convert(value, kinds[name], f"{source}: {where}")
+        return cls(**arguments)
+
+    try:
+        return build(Config, values, "")
+    except UserError as error:
+        message = str(error)
+        raise UserError(message if message.startswith(source) else f"{source}: {message}") from None
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The inverse of `from_dict`, made of plain lists and scalars."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return list(value) if isinstance(value, tuple) else value
+
+    return plain(config)
+
+
+def read_config(path: str | Path) -> Config:
+    """Read a YAML file.
+
+    Raises:
+        UserError: the file is missing, is no YAML, or has a wrong field; the
+            message names the file and the line or the field.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read the config ({error})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise UserError(f"{path}:{line} not valid YAML ({getattr(error, 'problem', error)})") from None
+    return from_dict({} if values is None else values, source=str(path))
+
+
+def write_config(config: Config, path: Path) -> None:
+    """Write every field of a config as YAML."""
+    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+
+
+def differences(old: Config, new: Config, *, ignore: tuple[str, ...] = ()) -> list[str]:
+    """Fields that differ, as ``"outer.rate: 0.001 -> 0.01"``, but those whose names start as `ignore` says."""
+
+    def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for name, value in values.items():
+            out.update(flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+        return out
+
+    before, after = flat(to_dict(old)), flat(to_dict(new))
+    return [
+        f"{name}: {before[name]} -> {after[name]}"
+        for name in after
+        if before[name] != after[name] and not name.startswith(ignore)
+    ]
