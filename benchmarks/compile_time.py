@@ -4,7 +4,7 @@
 
 Each measurement is a process of its own with a compilation cache of its own: first
 empty, then as the first process left it. "first step" counts from the start of the
-process, imports included; "compile" is the compilation (or the reading of the cache) alone.
+process, imports included; "compile" is tracing and compilation (or the reading of the cache).
 """
 
 import argparse

@@ -1,13 +1,14 @@
-"""The same meta-gradient in fewshot_jax, plain PyTorch autograd, higher and TorchOpt: agreement, time, memory.
+"""The same meta-gradient in fewshot_jax, PyTorch (autograd, torch.func), higher and TorchOpt: agreement, time, memory.
 
     pip install -e '.[peers]'
     python benchmarks/peers.py
 
 Same weights, tasks, inner SGD and steps everywhere; a library stays in only if its
 meta-gradient agrees. Each runs in a process of its own; the processes take turns, one
-meta-gradient at a time, and medians are compared. Memory is what the process's peak
-grew by after everything was loaded (compilation included, in our case) and, for ours,
-what XLA counts as temporary.
+meta-gradient at a time, and medians are compared. "torch.func vmap" takes all tasks at
+once; the others take one after another and free its graph before the next. Memory is
+what the process's peak grew by after everything was loaded (and compiled, in our case;
+the seconds of that stand beside it) and, for ours, what XLA counts as temporary.
 """
 
 import json
@@ -22,7 +23,7 @@ import numpy as np
 from common import MIB, MODELS, arguments, named, table, with_lora, write
 
 AGREE = 1e-4  # relative, float32, the norm over all leaves
-PEERS = ("torch", "higher", "torchopt")
+PEERS = ("torch", "torch.func vmap", "higher", "torchopt")
 REVERSE, MIXED = {"gradient": "reverse"}, {"gradient": "mixed"}
 ONE = {"task_chunk": 1}
 CASES: dict[str, dict[str, Any]] = {
@@ -140,10 +141,11 @@ def show(rows: list[dict[str, Any]]) -> str:
             row["speed_over_fastest_peer"],
             row["resident_growth_bytes"] / MIB,
             row["xla_temporary_bytes"] / MIB if "xla_temporary_bytes" in row else None,
+            row.get("compile_seconds"),
         )
         for row in rows
     ]
-    head = ("library", "error", "ms", "tasks/s", "speed", "process MiB", "XLA temporary MiB")
+    head = ("library", "error", "ms", "tasks/s", "speed", "process MiB", "XLA temporary MiB", "compile s")
     return table(head, cells)
 
 

@@ -5,8 +5,8 @@
 ``DIRECTORY/problem.json`` describes the problem, ``arrays.npz`` holds it for PyTorch.
 Each line on standard input is answered by a line on standard output: ``grad FILE``
 writes the meta-gradient, ``run`` gives the seconds of one, ``memory`` the bytes that
-the process has taken since everything was loaded, at the peak, and what XLA or the
-torch allocator counts, where they count.
+the process has taken at its peak since everything was imported, loaded and, in our
+case, compiled; beside it what XLA, or torch's allocator on a GPU, counts.
 """
 
 import ctypes
@@ -15,21 +15,22 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-Gradients = Callable[[], dict[str, np.ndarray]]
+# Compute one meta-gradient; the same as arrays by name; what the library counts of memory.
+Served = tuple[Callable[[], Any], Callable[[], dict[str, np.ndarray]], Callable[[], dict[str, Any]]]
 
 
-def jax_worker(
-    problem: dict[str, Any], strategy: dict[str, Any]
-) -> tuple[Callable[[], Any], Gradients, dict[str, Any]]:
+def jax_worker(problem: dict[str, Any], strategy: dict[str, Any]) -> Served:
     """Our own: the problem is made anew from its sizes, the same numbers."""
     import jax
     import optax
+
+    jax.config.update("jax_default_matmul_precision", "highest")  # as torch: no TF32 on either side
     from common import MODELS, compile_gradient, named, with_lora
 
     import fewshot_jax as fsj
@@ -39,17 +40,14 @@ def jax_worker(
     learner = fsj.maml(
         made.loss_fn, inner_optimizer=optax.sgd(problem["rate"]), inner_steps=problem["steps"], **strategy
     )
+    began = time.perf_counter()
     compiled, run = compile_gradient(made, learner)
-    return (
-        run,
-        lambda: named(jax.device_get(run()[0]["params"])),
-        {"xla_temporary_bytes": compiled.memory_analysis().temp_size_in_bytes},
-    )
+    seconds = time.perf_counter() - began
+    extra = {"xla_temporary_bytes": compiled.memory_analysis().temp_size_in_bytes, "compile_seconds": seconds}
+    return run, lambda: named(jax.device_get(run()[0]["params"])), lambda: extra
 
 
-def torch_worker(
-    library: str, problem: dict[str, Any], arrays: dict[str, np.ndarray]
-) -> tuple[Callable[[], Any], Gradients, dict[str, Any]]:
+def torch_worker(library: str, problem: dict[str, Any], arrays: dict[str, np.ndarray]) -> Served:
     """PyTorch: tasks one after another, each task's graph freed before the next."""
     import torch
     from torch_models import Model, classifier_loss, sinusoid_loss, tensors
@@ -81,42 +79,62 @@ def torch_worker(
         for name, g in zip(leaves, torch.autograd.grad(outer, list(leaves.values())), strict=True):
             total[name] += g
 
+    library_module = importlib.import_module(library) if library in ("higher", "torchopt") else None
+    model = Model(inner, loss_of).to(device)
+    leaves = list(model.parameters())
+
     def with_higher(task: int, total: dict[str, torch.Tensor]) -> None:
-        higher = importlib.import_module("higher")
-        model = Model(inner, loss_of)
         optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-        with higher.innerloop_ctx(model, optimizer, copy_initial_weights=False) as (functional, differentiable):
+        context = library_module.innerloop_ctx(model, optimizer, copy_initial_weights=False)
+        with context as (functional, differentiable):
             for _ in range(steps):
                 differentiable.step(functional(one(support, task), frozen))
-            (functional(one(query, task), frozen) / tasks).backward()
-        collect(model, total)
+            outer = functional(one(query, task), frozen) / tasks
+            collect(torch.autograd.grad(outer, leaves), total)
 
     def with_torchopt(task: int, total: dict[str, torch.Tensor]) -> None:
-        torchopt = importlib.import_module("torchopt")
-        model = Model(inner, loss_of)
-        leaves = list(model.parameters())
-        optimizer = torchopt.MetaSGD(model, lr=rate)
+        optimizer = library_module.MetaSGD(model, lr=rate)
+        start = library_module.extract_state_dict(model, by="reference")
         for _ in range(steps):
             optimizer.step(model(one(support, task), frozen))
-        outer = model(one(query, task), frozen) / tasks
-        for name, g in zip(model.names, torch.autograd.grad(outer, leaves), strict=True):
-            total[name] += g
+        collect(torch.autograd.grad(model(one(query, task), frozen) / tasks, leaves), total)
+        library_module.recover_state_dict(model, start)
 
-    def collect(model: Model, total: dict[str, torch.Tensor]) -> None:
-        for name, value in zip(model.names, model.parameters(), strict=True):
-            total[name] += value.grad
+    def collect(grads: Sequence[torch.Tensor], total: dict[str, torch.Tensor]) -> None:
+        for name, value in zip(inner, grads, strict=True):
+            total[name] += value
 
-    per_task = {"torch": plain, "higher": with_higher, "torchopt": with_torchopt}[library]
-
-    def run() -> dict[str, torch.Tensor]:
+    def one_by_one() -> dict[str, torch.Tensor]:
         total = {name: torch.zeros_like(value) for name, value in inner.items()}
         for task in range(tasks):
             per_task(task, total)
+        return total
+
+    def batched() -> dict[str, torch.Tensor]:
+        """torch.func: the tasks under one vmap, the gradient of their mean."""
+
+        def task_loss(params: Any, support: Any, query: Any) -> torch.Tensor:
+            for _ in range(steps):
+                grads = torch.func.grad(lambda p: loss_of({**frozen, **p}, support))(params)
+                params = {name: value - rate * grads[name] for name, value in params.items()}
+            return loss_of({**frozen, **params}, query)
+
+        mean = lambda params: torch.func.vmap(task_loss, (None, 0, 0))(params, support, query).mean()  # noqa: E731
+        return torch.func.grad(mean)(inner)
+
+    per_task = {"torch": plain, "higher": with_higher, "torchopt": with_torchopt}.get(library)
+    compute = batched if per_task is None else one_by_one
+
+    def run() -> dict[str, torch.Tensor]:
+        total = compute()
         if device == "cuda":
             torch.cuda.synchronize()
         return total
 
-    return run, lambda: {name: value.cpu().numpy() for name, value in run().items()}, {}
+    def memory() -> dict[str, int]:
+        return {"device_peak_bytes": torch.cuda.max_memory_allocated()} if device == "cuda" else {}
+
+    return run, lambda: {name: value.detach().cpu().numpy() for name, value in run().items()}, memory
 
 
 def resident(field: str) -> int:
@@ -154,7 +172,7 @@ def main() -> None:
             run()
             print(time.perf_counter() - began, flush=True)
         else:
-            print(json.dumps({"resident_growth_bytes": resident("VmHWM") - before, **extra}), flush=True)
+            print(json.dumps({"resident_growth_bytes": resident("VmHWM") - before, **extra()}), flush=True)
 
 
 if __name__ == "__main__":

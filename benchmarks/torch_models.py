@@ -10,7 +10,7 @@ Params = dict[str, torch.Tensor]
 
 
 def _dense(p: Params, name: str, x: torch.Tensor) -> torch.Tensor:
-    return x @ p[f"{name}/kernel"] + p[f"{name}/bias"]
+    return functional.linear(x, p[f"{name}/kernel"].T, p[f"{name}/bias"])
 
 
 def _norm(p: Params, name: str, x: torch.Tensor) -> torch.Tensor:

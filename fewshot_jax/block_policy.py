@@ -4,7 +4,8 @@ A model asks `current` when it is traced; a learner sets the policy around the
 loss function with `blocks_keep`. Neither knows the other, and ``jax.jit`` knows
 the policy as a part of its cache key, so a cached trace is never of another one.
 
-* ``"all"``: every intermediate result.
+* ``"all"``: every intermediate result that the model does not itself compute again
+  (`models.layers` does so for elementwise operations, norms and attention weights).
 * ``"matmul"``: the results of matrix products; the cheap rest is computed again.
 * ``"boundary"``: the block's input; the block is computed again.
 """
@@ -38,8 +39,6 @@ def blocks_keep(fn: Fn, policy: BlockPolicy) -> Fn:
     """
     if policy not in get_args(BlockPolicy):
         raise ValueError(f"keep_blocks={policy!r} is not one of {', '.join(map(repr, get_args(BlockPolicy)))}")
-    if policy == "all":
-        return fn
 
     @functools.wraps(fn)
     def wrapped(*args: Any, **keywords: Any) -> Any:

@@ -166,7 +166,8 @@ class LearnerConfig:
             None for what suits the gradient.
         keep_blocks: what a transformer block keeps: "all", "matmul" or "boundary"; None likewise (maml).
         share_first_step: compile the first inner step apart, with parameters shared by the tasks (maml).
-        plan: choose gradient, keep, keep_blocks and task_chunk by trial before training starts.
+        plan: choose gradient, keep, keep_blocks and task_chunk by trial before training starts,
+            whatever they are set to: all the choices give the same numbers.
         memory_budget: of the plan on each device, in MiB; None for four fifths of what is free.
         task_chunk: tasks vmapped at once on each device; None for all of a meta-batch.
         distance: "euclidean" or "cosine" (protonet).
@@ -188,6 +189,10 @@ class LearnerConfig:
         require(
             self.task_chunk is None or self.task_chunk >= 1,
             f"learner.task_chunk={self.task_chunk}: expected at least 1",
+        )
+        require(
+            not self.plan or self.gradient != "first_order",
+            "learner.plan chooses among exact gradients: leave it out with learner.gradient=first_order",
         )
         require(
             self.memory_budget is None or (self.memory_budget > 0 and self.plan),
@@ -310,3 +315,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed={self.seed}: expected zero or more")
+        require(
+            self.model.ngram_width > 0 or self.episodes.ngram_dropout == 0,
+            f"episodes.ngram_dropout={self.episodes.ngram_dropout}: the model has no n-grams; set model.ngram_width",
+        )

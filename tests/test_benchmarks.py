@@ -57,5 +57,5 @@ def test_compile_time(tmp_path):
 def test_peers(tmp_path):
     _, results = run("peers", tmp_path / "out.json")
     for rows in results.values():
-        assert {"torch", "higher", "torchopt"} < {row["library"] for row in rows}
+        assert {"torch", "torch.func vmap", "higher", "torchopt"} < {row["library"] for row in rows}
         assert all(row["relative_error"] < 1e-4 for row in rows)

@@ -56,7 +56,7 @@ OTHER = {
     },
     "learner": {
         "name": "protonet",
-        "gradient": "first_order",
+        "gradient": "reverse",
         "keep": "carry",
         "keep_blocks": "matmul",
         "share_first_step": True,

@@ -13,7 +13,10 @@ The rule for the derivative of ``G`` (`inner_gradient`):
   outer gradient needs v' d2L/dtheta2 and v' d2L/(dtheta deta). Second
   derivatives commute, so both are one forward derivative, along v, of the map
   from theta to (dL/dtheta, dL/deta). Nothing but theta and eta is stored.
-  Exact as well; but the result has no forward mode of its own (``jax.jvp``).
+  Exact as well; but the result has no forward mode of its own (``jax.jvp``), and L must be
+  differentiated truly: with a ``jax.custom_vjp`` in it that is not the derivative (gradient
+  reversal, a straight-through estimator) ``g`` is no gradient of anything, its Jacobian is not
+  symmetric, and "reverse" is the rule to take.
 * ``"first_order"``: ``g`` is held constant, so the second derivatives vanish.
 * ``"auto"``: ``"mixed"``.
 
@@ -134,6 +137,12 @@ _RULES: dict[str, tuple[Callable[[Objective], ObjectiveGradient], Keep, BlockPol
 }
 
 
+def _rule(gradient: Gradient) -> tuple[Callable[[Objective], ObjectiveGradient], Keep, BlockPolicy]:
+    if gradient not in _RULES:
+        raise ValueError(f"gradient={gradient!r} is not one of {', '.join(map(repr, get_args(Gradient)))}")
+    return _RULES[gradient]
+
+
 def inner_gradient(objective: Objective, gradient: Gradient) -> ObjectiveGradient:
     """Build ``G(params, operands) -> ((loss, aux), grads)`` for an inner objective.
 
@@ -149,9 +158,7 @@ def inner_gradient(objective: Objective, gradient: Gradient) -> ObjectiveGradien
     Raises:
         ValueError: the rule does not exist.
     """
-    if gradient not in _RULES:
-        raise ValueError(f"gradient={gradient!r} is not one of {', '.join(map(repr, get_args(Gradient)))}")
-    named = _RULES[gradient][0](objective)
+    named = _rule(gradient)[0](objective)
 
     def value_and_grad(params: Params, operands: PyTree) -> tuple[tuple[jax.Array, Aux], Params]:
         value, grads = named(params, operands)
@@ -164,11 +171,11 @@ def resolve_keep(gradient: Gradient, keep: Keep | None, keep_blocks: BlockPolicy
     """What is kept of steps and of blocks: as asked for, or what suits the gradient's rule.
 
     Raises:
-        ValueError: there is no such choice for steps; `block_policy` judges the other.
+        ValueError: there is no such gradient or choice for steps; `block_policy` judges the other.
     """
     if keep is not None and keep not in get_args(Keep):
         raise ValueError(f"keep={keep!r} is not one of {', '.join(map(repr, get_args(Keep)))}, or None")
-    _, steps, blocks = _RULES[gradient]
+    _, steps, blocks = _rule(gradient)
     return keep or steps, keep_blocks or blocks
 
 

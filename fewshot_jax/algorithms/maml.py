@@ -43,7 +43,8 @@ def maml(
         inner_optimizer: any optax transformation, by default SGD with rate 0.01. One from
             ``optax.inject_hyperparams``, as the default is, allows ``inner_rate=`` at each call.
         inner_steps: steps taken; the most that ``inner_steps=`` at a call may ask for.
-        gradient: how the inner gradient is differentiated, see `differentiation`.
+        gradient: how the inner gradient is differentiated, see `differentiation`;
+            "reverse" for a ``loss_fn`` whose backward pass is not its derivative.
         keep: what of each step is kept for its backward pass, see `differentiation`;
             None for what suits ``gradient``.
         keep_blocks: what transformer blocks keep, see `block_policy`; None likewise.
@@ -86,23 +87,24 @@ def maml(
         Finn, Abbeel, Levine. Model-Agnostic Meta-Learning for Fast Adaptation of
         Deep Networks. ICML 2017. Inner step: section 2.2; meta-objective: equation 1.
     """
-    if inner_steps < 0:
+    if operator.index(inner_steps) < 0:
         raise ValueError(f"inner_steps={inner_steps}: expected zero or more")
     if inner_batch_size is not None and inner_batch_size < 1:
         raise ValueError(f"inner_batch_size={inner_batch_size}: expected a positive number of items, or None")
+    keep, keep_blocks = resolve_keep(gradient, keep, keep_blocks)
+    task_loss = blocks_keep(loss_fn, keep_blocks)
+    task_start = None if task_init_fn is None else blocks_keep(task_init_fn, keep_blocks)
     optimizer = inner_optimizer or optax.inject_hyperparams(optax.sgd)(learning_rate=0.01)
     max_steps = inner_steps
 
     def objective(inner: PyTree, operands: PyTree) -> tuple[jax.Array, Aux]:
         (rest, frozen), batch, key = operands
-        result = with_frozen(loss_fn, frozen)(merge(inner, rest), batch, key)
+        result = with_frozen(task_loss, frozen)(merge(inner, rest), batch, key)
         if not isinstance(result, tuple):
             raise ValueError("loss_fn returned one value; expected (loss, aux), as in 'return loss, {}'")
         return result
 
     gradient_fn = inner_gradient(objective, gradient)
-    keep, keep_blocks = resolve_keep(gradient, keep, keep_blocks)
-    loss_fn = blocks_keep(loss_fn, keep_blocks)
 
     def init(params: PyTree, rng: Key) -> MetaParams:
         del rng  # a learner with random extras would consume it
@@ -123,8 +125,8 @@ def maml(
             if not 0 <= inner_steps <= max_steps:
                 raise ValueError(f"inner_steps={inner_steps}: this learner was built for 0 to {max_steps} steps")
         params = meta_params["params"]
-        if task_init_fn is not None:
-            params = with_frozen(task_init_fn, frozen)(params, support, start_key(rng))
+        if task_start is not None:
+            params = with_frozen(task_start, frozen)(params, support, start_key(rng))
         inner, rest = split(params, inner_params)
         adapted, support_loss = inner_loop(
             gradient_fn,
@@ -154,7 +156,7 @@ def maml(
         meta_params: MetaParams, episode: Episode, rng: Key, *, frozen: PyTree = None, **overrides: Any
     ) -> tuple[jax.Array, Aux]:
         adapted, support_loss = adapt_with_losses(meta_params, episode.support, rng, frozen=frozen, **overrides)
-        value, aux = with_frozen(loss_fn, frozen)(adapted, episode.query, query_key(rng))
+        value, aux = with_frozen(task_loss, frozen)(adapted, episode.query, query_key(rng))
         if clash := _RESERVED & aux.keys():
             raise ValueError(f"aux of loss_fn uses the reserved name '{sorted(clash)[0]}'")
         return value, {**aux, "support_loss": support_loss}

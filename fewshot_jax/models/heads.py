@@ -84,11 +84,10 @@ class TextFeatures(nn.Module):
     ) -> jax.Array:
         x_BLD = self.encoder(input_ids, attention_mask, deterministic=deterministic)
         unit_BD = _unit(AttentionPool(self.encoder.vocab_size, name="pool")(x_BLD, input_ids, attention_mask))
-        if self.ngram_width:
-            if ngrams is None:
-                raise ValueError(
-                    f"a model with ngram_width={self.ngram_width} needs the texts' n-grams beside their ids"
-                )
+        given = None if ngrams is None else ngrams.shape
+        if given != ((input_ids.shape[0], self.ngram_width) if self.ngram_width else None):
+            raise ValueError(f"ngrams has shape {given}: expected [B, {self.ngram_width}], or none with ngram_width=0")
+        if ngrams is not None:
             gate = self.param("ngram_gate", nn.initializers.constant(self.initial_gate), ())
             log_weight_G = self.param("ngram_log_weight", nn.initializers.zeros, (self.ngram_width,))
             ngram_BG = _unit(ngrams.astype(unit_BD.dtype) * jnp.exp(self.weight_gain * log_weight_G)[None, :])

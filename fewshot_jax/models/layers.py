@@ -17,6 +17,8 @@ from fewshot_jax import block_policy
 Norm = Literal["pre", "post"]
 
 
+# Computed again in a backward pass, from its inputs. What is cheap to compute costs more to write and read: GELU,
+# norms, attention given q, k and v. In the scan over blocks XLA cannot merge the two computations; elsewhere it may.
 recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
 
 
@@ -39,7 +41,11 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, mask_BLL: jax.Array) -> jax.Array:
-        width = x_BLD.shape[-1]
+        items, length, width = x_BLD.shape
+        if mask_BLL.shape not in ((items, 1, length), (items, length, length)):
+            raise ValueError(
+                f"mask has shape {mask_BLL.shape}, expected {(items, 1, length)} or {(items, length, length)}"
+            )
         projection = lambda name: nn.DenseGeneral(  # noqa: E731
             (self.heads, width // self.heads), dtype=self.dtype, name=name
         )

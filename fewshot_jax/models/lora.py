@@ -18,17 +18,19 @@ References:
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax.types import Params
 
 _A, _B = "lora_a", "lora_b"
+_active = jax.make_user_context(None)  # a part of jit's cache key: no trace from outside is met inside
 
 
 def _flat_input(module: nn.Module, x: jax.Array) -> tuple[jax.Array, int]:
@@ -39,6 +41,7 @@ def _flat_input(module: nn.Module, x: jax.Array) -> tuple[jax.Array, int]:
     if module.batch_dims:
         raise ValueError(f"lora: '{'/'.join(module.path)}' has batch_dims={module.batch_dims}, which is not supported")
     axes = module.axis if isinstance(module.axis, tuple) else (module.axis,)
+    axes = tuple(sorted(axis % x.ndim for axis in axes))  # the kernel's order, as Flax has it
     features = module.features if isinstance(module.features, tuple) else (module.features,)
     x = jnp.moveaxis(x, axes, range(-len(axes), 0))
     return x.reshape(*x.shape[: x.ndim - len(axes)], -1), math.prod(features)
@@ -58,8 +61,11 @@ def lora(*, rank: int, alpha: float | None = None, targets: str = "query|value")
     """
     if rank < 1:
         raise ValueError(f"rank={rank}: expected at least 1")
+    try:
+        pattern = re.compile(targets)
+    except re.error as error:
+        raise ValueError(f"targets={targets!r}: not a regular expression ({error})") from None
     scale = 1.0 if alpha is None else alpha / rank
-    pattern = re.compile(targets)
 
     def intercept(
         next_fun: Callable[..., Any], args: tuple, kwargs: dict, context: nn.module.InterceptorContext
@@ -69,7 +75,7 @@ def lora(*, rank: int, alpha: float | None = None, targets: str = "query|value")
         if not dense or not pattern.search("/".join(module.path)):
             return next_fun(*args, **kwargs)
         y = next_fun(*args, **kwargs)
-        x, outputs = _flat_input(module, args[0])
+        x, outputs = _flat_input(module, args[0] if args else kwargs["inputs"])
         scope = module.scope
         assert scope is not None
         a = scope.param(_A, nn.initializers.lecun_normal(), (x.shape[-1], rank), module.param_dtype)
@@ -77,7 +83,7 @@ def lora(*, rank: int, alpha: float | None = None, targets: str = "query|value")
         x, a, b = (leaf.astype(y.dtype) for leaf in (x, a, b))
         return y + scale * ((x @ a) @ b).reshape(y.shape)
 
-    with nn.intercept_methods(intercept):
+    with _active((rank, alpha, targets)), nn.intercept_methods(intercept):
         yield
 
 
@@ -85,21 +91,34 @@ def add_lora(params: Params, initialised: Params) -> Params:
     """The leaves of ``params``, and the LoRA leaves of a fresh initialisation inside ``lora``.
 
     Args:
-        params: of the base model, trained.
-        initialised: of the same model, from ``module.init`` inside ``with lora(...)``.
+        params: of the base model, trained; a nested dict.
+        initialised: of the same model or a part of it, from ``module.init`` inside ``with lora(...)``.
+
+    Raises:
+        ValueError: no layer was initialised with LoRA, or it is not in ``params``.
     """
-    if not isinstance(initialised, Mapping):
-        return params
-    return {name: value if name in (_A, _B) else add_lora(params[name], value) for name, value in initialised.items()}
+    flat, fresh = flatten_dict(params), flatten_dict(initialised)
+    found = {path: leaf for path, leaf in fresh.items() if path[-1] in (_A, _B)}
+    if not found:
+        layers = sorted("/".join(path[:-1]) for path in fresh if path[-1] == "kernel")
+        raise ValueError(f"no layer has LoRA: its targets= match none of {', '.join(layers)}")
+    for path in found:
+        if (*path[:-1], "kernel") not in flat:
+            raise ValueError(f"'{'/'.join(path[:-1])}' has LoRA, but params has no such layer")
+    return unflatten_dict({**flat, **found})
 
 
-def merge_lora(params: Params, *, rank: int, alpha: float | None = None) -> Params:
-    """Fold the low-rank change into the kernels: a tree without LoRA leaves that computes the same."""
-    if not isinstance(params, Mapping):
-        return params
-    merged = {name: merge_lora(value, rank=rank, alpha=alpha) for name, value in params.items()}
-    if _A in merged:
-        a, b = merged.pop(_A), merged.pop(_B)
-        scale = 1.0 if alpha is None else alpha / rank
-        merged["kernel"] = merged["kernel"] + scale * (a @ b).reshape(merged["kernel"].shape)
-    return merged
+def merge_lora(params: Params, *, alpha: float | None = None) -> Params:
+    """Fold the low-rank change into the kernels: a tree without LoRA leaves that computes the same.
+
+    Args:
+        params: a nested dict with LoRA leaves.
+        alpha: as given to ``lora``.
+    """
+    flat = flatten_dict(params)
+    for path in [path for path in flat if path[-1] == _A]:
+        a, b = flat.pop(path), flat.pop((*path[:-1], _B))
+        kernel = (*path[:-1], "kernel")
+        scale = 1.0 if alpha is None else alpha / a.shape[-1]
+        flat[kernel] = flat[kernel] + scale * (a @ b).reshape(flat[kernel].shape)
+    return unflatten_dict(flat)

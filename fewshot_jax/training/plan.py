@@ -11,7 +11,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -54,9 +55,11 @@ class Candidate(NamedTuple):
 
     Attributes:
         strategy: the keywords.
-        memory: bytes that the compiled step needs on a device: arguments, results, temporaries.
-        operations: of its matrix products, as compiled; None if a loop's length is unknown.
+        memory: bytes that the compiled step needs on a device beside its arguments: temporaries and results.
+        operations: of its matrix products, as compiled; None if they cannot be counted (a loop of
+            unknown length, a convolution).
         seconds: of a step, the median of a few; None if it was not timed.
+        fits: into the budget, and into the device where it was run.
         verdict: "chosen", "slower", "too large" or "out of memory".
     """
 
@@ -64,6 +67,7 @@ class Candidate(NamedTuple):
     memory: int
     operations: float | None
     seconds: float | None
+    fits: bool
     verdict: str
 
 
@@ -97,12 +101,31 @@ class Plan(NamedTuple):
         return "\n".join([*(line.rstrip() for line in lines), f"memory budget: {self.budget / _MIB:,.0f} MiB"])
 
 
+class NothingFits(ValueError):
+    """No strategy fits into the budget; the message has the table."""
+
+
 def free_memory() -> int:
     """Bytes that a program may use: four fifths of what is free on the first device, or of the host's on CPU."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return int(_SHARE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
-    return int(_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return int(_SHARE * min(_host_memory()))
+
+
+def _host_memory() -> Iterator[int]:
+    """What the kernel calls available, and what the container may still take, where they say so."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        yield 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
+        if limit != "max":
+            yield max(0, int(limit) - int(used))
+    except OSError:
+        pass
 
 
 def _chunks(tasks: int) -> list[int]:
@@ -144,70 +167,89 @@ def plan(
         The `Plan`.
 
     Raises:
-        ValueError: nothing fits; the message has the table.
+        NothingFits: the message has the table.
+        ValueError: an argument is out of range, or the call stands inside ``jit``.
     """
+    if order not in ("time", "operations"):
+        raise ValueError(f"order={order!r} is not one of 'time', 'operations'")
+    if not strategies:
+        raise ValueError("strategies is empty: give at least one")
+    if memory_budget is not None and memory_budget <= 0:
+        raise NothingFits(f"memory_budget={memory_budget} bytes: nothing fits; raise it")
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((meta_params, episodes, frozen))):
+        raise ValueError("plan compiles and runs programs: call it outside jit, on arrays")
     tasks = check_task_axis(episodes)
     rng = jax.random.key(0) if rng is None else rng
     budget = free_memory() if memory_budget is None else memory_budget
     keywords = {} if frozen is None else {"frozen": frozen}
 
-    def examine(strategy: Strategy) -> tuple[Candidate, Callable[[], Any]]:
+    def examine(strategy: Strategy) -> Candidate:
         learner = build(**strategy._asdict())
-        compiled = jax.jit(learner.grad).lower(meta_params, episodes, rng, **keywords).compile()
-        memory = compiled.memory_analysis()
-        if memory is None:
-            raise ValueError(f"the backend '{jax.default_backend()}' does not say how much memory a program needs")
-        needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
         try:
-            operations = matmul_flops(compiled.as_text() or "")
-        except ValueError:
-            operations = None
-        verdict = "too large" if needed > budget else "slower"
-        return Candidate(strategy, needed, operations, None, verdict), lambda: compiled(
-            meta_params, episodes, rng, **keywords
-        )
+            compiled = jax.jit(learner.grad).lower(meta_params, episodes, rng, **keywords).compile()
+        except jax.errors.JaxRuntimeError as error:
+            return _out_of_memory(Candidate(strategy, 0, None, None, False, ""), error, report)
+        candidate = _counted(strategy, compiled, budget)
+        if not candidate.fits or order == "operations":
+            return candidate
+        return _timed(candidate, lambda: compiled(meta_params, episodes, rng, **keywords), report)
 
     candidates: list[Candidate] = []
     for strategy in strategies:
         chunks = _chunks(tasks) if strategy.task_chunk is None else [strategy.task_chunk]
-        tried: set[int] = set()
+        # As many tasks at once as fit; on a CPU one at a time as well.
         for chunk in chunks:
-            candidate, run = examine(strategy._replace(task_chunk=chunk))
-            tried.add(chunk)
-            candidates.append(_timed(candidate, run, report) if order == "time" else candidate)
-            if candidates[-1].verdict == "slower":
+            candidates.append(examine(strategy._replace(task_chunk=chunk)))
+            if candidates[-1].fits:
                 break
-        if jax.default_backend() == "cpu" and 1 in chunks and 1 not in tried:
-            candidate, run = examine(strategy._replace(task_chunk=1))
-            candidates.append(_timed(candidate, run, report) if order == "time" else candidate)
+        if jax.default_backend() == "cpu" and 1 in chunks[chunks.index(chunk) + 1 :]:
+            candidates.append(examine(strategy._replace(task_chunk=1)))
 
-    cost = (lambda one: one.seconds) if order == "time" else (lambda one: one.operations or float("inf"))
-    fits = [index for index, one in enumerate(candidates) if one.verdict == "slower"]
+    fits = [index for index, one in enumerate(candidates) if one.fits]
     if not fits:
-        raise ValueError(
+        raise NothingFits(
             f"no strategy fits into {budget / _MIB:,.0f} MiB:\n{Plan(strategies[0], tuple(candidates), budget)}\n"
             "Raise the budget, or take a smaller model, shorter texts, fewer items or inner_params= with fewer leaves."
         )
-    best = min(fits, key=lambda index: cost(candidates[index]))
+    cost = "seconds" if order == "time" else "operations"
+    costs = {index: getattr(candidates[index], cost) for index in fits}
+    if None in costs.values():
+        raise ValueError("the operations of this model's programs cannot be counted: use order='time'")
+    best = min(fits, key=costs.__getitem__)
     candidates[best] = candidates[best]._replace(verdict="chosen")
     result = Plan(candidates[best].strategy, tuple(candidates), budget)
     report(str(result))
     return result
 
 
+def _counted(strategy: Strategy, compiled: Any, budget: int) -> Candidate:
+    """What XLA says of a compiled program."""
+    memory = compiled.memory_analysis()
+    if memory is None:
+        raise ValueError(f"the backend '{jax.default_backend()}' does not say how much memory a program needs")
+    needed = memory.output_size_in_bytes + memory.temp_size_in_bytes
+    try:
+        operations = matmul_flops(compiled.as_text() or "")
+    except ValueError:
+        operations = None
+    fits = needed <= budget
+    return Candidate(strategy, needed, operations, None, fits, "slower" if fits else "too large")
+
+
+def _out_of_memory(candidate: Candidate, error: Exception, report: Callable[[str], None]) -> Candidate:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        raise error
+    report(f"{candidate.strategy}: ran out of memory, although XLA counts {candidate.memory / _MIB:,.1f} MiB")
+    return candidate._replace(fits=False, verdict="out of memory")
+
+
 def _timed(candidate: Candidate, run: Callable[[], Any], report: Callable[[str], None]) -> Candidate:
     """Run a candidate a few times; one that the device has no memory for is out of the race."""
-    if candidate.verdict == "too large":
-        return candidate
     try:
         jax.block_until_ready(run())
-        seconds = sorted(_seconds(run) for _ in range(3))[1]
+        return candidate._replace(seconds=sorted(_seconds(run) for _ in range(3))[1])
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        report(f"{candidate.strategy}: ran out of memory, although XLA counts {candidate.memory / _MIB:,.1f} MiB")
-        return candidate._replace(verdict="out of memory")
-    return candidate._replace(seconds=seconds)
+        return _out_of_memory(candidate, error, report)
 
 
 def _seconds(run: Callable[[], Any]) -> float:
@@ -227,12 +269,17 @@ def planned(experiment: Experiment, *, quiet: bool = False) -> Config:
     """
     config = experiment.config
     tasks = config.outer.tasks // math.gcd(config.outer.tasks, jax.device_count())
+    inner_loop = config.learner.name == "maml"
+    free = free_memory() if config.learner.memory_budget is None else int(config.learner.memory_budget * _MIB)
     state = initial_state(config, vocab_size=experiment.vocab_size)
-    budget = free_memory() if config.learner.memory_budget is None else int(config.learner.memory_budget * _MIB)
 
-    def build(**strategy: Any) -> MetaLearner:
-        learner = dataclasses.replace(config.learner, **strategy)
-        changed = dataclasses.replace(config, learner=learner)
+    def chosen(strategy: Strategy) -> Config:
+        # A learner without an inner loop has nothing but the chunk to choose.
+        fields = strategy._asdict() if inner_loop else {"task_chunk": strategy.task_chunk}
+        return dataclasses.replace(config, learner=dataclasses.replace(config.learner, **fields))
+
+    def build(**fields: Any) -> MetaLearner:
+        changed = chosen(Strategy(**fields))
         return build_learner(changed, vocab_size=experiment.vocab_size, ways=config.episodes.ways, training=True)[1]
 
     try:
@@ -240,10 +287,10 @@ def planned(experiment: Experiment, *, quiet: bool = False) -> Config:
             build,
             state.meta_params,
             experiment.batch("train", experiment.training_sampler(), 0, tasks),
-            strategies=STRATEGIES if config.learner.name == "maml" else STRATEGIES[:1],
-            memory_budget=max(0, budget - sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state))),
+            strategies=STRATEGIES if inner_loop else STRATEGIES[:1],
+            memory_budget=free - sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state)),
             report=(lambda message: None) if quiet else functools.partial(print, file=sys.stderr, flush=True),
         )
-    except ValueError as error:
+    except NothingFits as error:
         raise UserError(f"learner.memory_budget: {error}") from None
-    return dataclasses.replace(config, learner=dataclasses.replace(config.learner, **choice.strategy._asdict()))
+    return chosen(choice.strategy)

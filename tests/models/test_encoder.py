@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fewshot_jax.models.decoder import CausalEncoder, Decoder
 from fewshot_jax.models.encoder import Encoder
 from fewshot_jax.models.heads import TextFeatures, zero_head
 from fewshot_jax.models.layers import Attention
@@ -308,8 +309,30 @@ def test_ngrams_stand_beside_the_encoder_weighted_by_column_and_gated():
 
 def test_a_model_with_ngrams_says_that_it_needs_them():
     ids, mask = batch()
-    with pytest.raises(ValueError, match="ngram_width=4 needs"):
-        TextFeatures(make(), ngram_width=4).init(jax.random.key(0), ids, mask)
+    for width, ngrams in ((4, None), (4, jnp.ones((3, 1))), (0, jnp.ones((3, 4)))):
+        with pytest.raises(ValueError, match="ngrams has shape"):
+            TextFeatures(make(), ngram_width=width).init(jax.random.key(0), ids, mask, ngrams)
+
+
+def test_a_mask_of_another_shape_is_refused():
+    ids, mask = batch()
+    x = jnp.ones((*ids.shape, WIDTH))
+    with pytest.raises(ValueError, match="mask has shape"):
+        Attention(HEADS).init(jax.random.key(0), x, mask)
+
+
+def test_a_decoder_sees_nothing_that_comes_later():
+    ids, mask = batch(real=(6, 6, 6))
+    decoder = Decoder(CausalEncoder(VOCABULARY, WIDTH, 2, HEADS, MLP_WIDTH, MAX_LENGTH))
+    params = jax.jit(decoder.init)(jax.random.key(0), ids, mask)["params"]
+    apply = jax.jit(lambda ids: decoder.apply({"params": params}, ids, mask))
+    logits = apply(ids)
+    assert logits.shape == (*ids.shape, VOCABULARY)
+    for position in range(ids.shape[1]):
+        other = ids.at[:, position].set((ids[:, position] + 1) % VOCABULARY)
+        changed = jnp.abs(apply(other) - logits).max((0, 2))
+        np.testing.assert_allclose(changed[:position], 0, atol=1e-6)
+        assert changed[position:].min() > 1e-4  # itself, and all that come after it
 
 
 def test_the_head_starts_at_zero():

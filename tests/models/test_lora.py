@@ -46,7 +46,7 @@ def test_before_training_it_changes_nothing():
 @pytest.mark.parametrize("alpha", [None, 5.0])
 def test_it_is_a_change_of_rank_r_of_each_kernel(alpha):
     params = perturb(initialise()[1])
-    merged = merge_lora(params, rank=2, alpha=alpha)
+    merged = merge_lora(params, alpha=alpha)
     changed = ENCODER.apply({"params": merged}, IDS, MASK)
     np.testing.assert_allclose(apply(params, alpha=alpha), changed, atol=2e-5)
     assert jnp.abs(changed - apply(initialise()[1])).max() > 0.1
@@ -70,19 +70,49 @@ def test_a_dense_layer_outside_a_scan_and_one_that_contracts_two_axes():
     class Model(nn.Module):
         @nn.compact
         def __call__(self, x):
-            x = nn.DenseGeneral(5, axis=(0, 2), name="both")(x)
+            x = nn.DenseGeneral(5, axis=(2, 0), name="both")(inputs=x)
             return nn.Dense(3, name="last")(x)
 
     x = jax.random.normal(jax.random.key(0), (2, 4, 3))
     with lora(rank=2, targets="both|last"):
         params = perturb(Model().init(jax.random.key(1), x)["params"])
         given = Model().apply({"params": params}, x)
-    np.testing.assert_allclose(given, Model().apply({"params": merge_lora(params, rank=2)}, x), atol=1e-5)
+    np.testing.assert_allclose(given, Model().apply({"params": merge_lora(params)}, x), atol=1e-5)
 
 
-def test_a_rank_of_zero_is_refused():
-    with pytest.raises(ValueError, match="rank=0"), lora(rank=0):
+@pytest.mark.parametrize(
+    ("keywords", "message"), [({"rank": 0}, "rank=0"), ({"rank": 2, "targets": "("}, "not a regular expression")]
+)
+def test_a_wrong_hyperparameter_is_refused(keywords, message):
+    with pytest.raises(ValueError, match=message), lora(**keywords):
         pass
+
+
+def test_targets_that_match_nothing_are_refused_and_the_layers_named():
+    with pytest.raises(ValueError, match=r"match none of blocks/attention/key, blocks/attention/out"):
+        initialise("no_such_layer")
+
+
+def test_parameters_beside_the_model_stay_and_another_models_are_refused():
+    base, params = initialise()
+    fresh = {"encoder": params}
+    assert add_lora({"encoder": base, "head": 2}, fresh)["head"] == 2
+    with pytest.raises(ValueError, match="params has no such layer"):
+        add_lora({"other": base}, fresh)
+
+
+def test_a_jitted_function_knows_whether_it_is_inside_and_with_which_scale():
+    params = perturb(initialise()[1])
+    cached = jax.jit(lambda params: ENCODER.apply({"params": params}, IDS, MASK))
+    with lora(rank=2, targets=EVERY):
+        inside = cached(params)
+    outside = cached(params)
+    with lora(rank=2, targets=EVERY, alpha=7.0):
+        scaled = cached(params)
+    np.testing.assert_allclose(inside, apply(params), atol=1e-5)
+    np.testing.assert_allclose(outside, ENCODER.apply({"params": split(params, "lora_")[1]}, IDS, MASK), atol=1e-5)
+    np.testing.assert_allclose(scaled, apply(params, alpha=7.0), atol=1e-5)
+    assert min(jnp.abs(inside - outside).max(), jnp.abs(inside - scaled).max()) > 0.1
 
 
 def lora_learner(**keywords):

@@ -1,6 +1,7 @@
 """The plan: what fits, what is fastest, what is said about it."""
 
 import functools
+import os
 import textwrap
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 
 import fewshot_jax as fsj
 from fewshot_jax.training.matmul_cost import matmul_flops
-from fewshot_jax.training.plan import STRATEGIES, Strategy
+from fewshot_jax.training.plan import STRATEGIES, NothingFits, Strategy, free_memory
 
 SIZE, ITEMS, TASKS, STEPS = 16, 500, 4, 6
 
@@ -82,8 +83,31 @@ def test_a_candidate_that_runs_out_of_memory_gives_way_to_the_next():
 
 def test_where_nothing_fits_the_message_has_the_table_and_the_remedy():
     meta_params, episodes = problem()
-    with pytest.raises(ValueError, match=r"no strategy fits into 0 MiB:(?s:.*)too large(?s:.*)Raise the budget"):
+    with pytest.raises(NothingFits, match=r"no strategy fits into 0 MiB:(?s:.*)too large(?s:.*)Raise the budget"):
         fsj.plan(BUILD, meta_params, episodes, memory_budget=1000, strategies=STRATEGIES[:1])
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"order": "speed"}, "order='speed' is not one of"),
+        ({"strategies": ()}, "strategies is empty"),
+        ({"memory_budget": -5}, "nothing fits; raise it"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_before_anything_is_compiled(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        fsj.plan(None, *problem(), **keywords)
+
+
+def test_inside_jit_it_says_so():
+    with pytest.raises(ValueError, match="outside jit"):
+        jax.jit(lambda *args: fsj.plan(BUILD, *args))(*problem())
+
+
+def test_the_free_memory_is_some_of_the_machines():
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < free_memory() <= 0.8 * total
 
 
 def test_products_inside_loops_count_as_often_as_they_run():
@@ -96,7 +120,10 @@ def test_products_inside_loops_count_as_often_as_they_run():
     assert matmul_flops(batched.compile().as_text()) == 2 * 3 * 4 * 8 * 2
 
 
-def test_a_loop_of_unknown_length_is_refused():
+def test_what_cannot_be_counted_is_refused():
+    convolve = jax.jit(lambda x, w: jax.lax.conv(x, w, (1, 1), "SAME"))
+    with pytest.raises(ValueError, match="convolutions"):
+        matmul_flops(convolve.lower(jnp.ones((1, 3, 8, 8)), jnp.ones((4, 3, 3, 3))).compile().as_text())
     loop = lambda x: jax.lax.while_loop(lambda x: x.sum() < 100, lambda x: x @ x, x)  # noqa: E731
     with pytest.raises(ValueError, match="unknown length"):
         matmul_flops(jax.jit(loop).lower(jnp.ones((4, 4))).compile().as_text())
