@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 import fewshot_jax as fsj
 from fewshot_jax import block_policy
 from fewshot_jax.algorithms.differentiation import Keep, inner_gradient, scan_steps
-from fewshot_jax.block_policy import BlockPolicy, blocks_keep
+from fewshot_jax.block_policy import blocks_keep
 from fewshot_jax.models.decoder import CausalEncoder, Decoder
 from fewshot_jax.models.encoder import Encoder
 from fewshot_jax.models.mlp import MLP
@@ -434,13 +434,14 @@ def test_the_block_policy_is_part_of_a_cached_trace():
 
     def blocks(policy):
         fn = blocks_keep(lambda *args: cached(*args)[0], policy)
-        return str(jax.make_jaxpr(jax.grad(fn))(meta_params["params"], batch, jax.random.key(0)))
+        program = str(jax.make_jaxpr(jax.grad(fn))(meta_params["params"], batch, jax.random.key(0)))
+        return program.count("remat"), program.count("dot_general")
 
-    programs = {policy: blocks(policy) for policy in get_args(BlockPolicy)}
-    assert programs["all"].count("remat") < programs["boundary"].count("remat")
-    assert "dots_saveable" in programs["matmul"]
-    assert "dots_saveable" not in programs["all"] + programs["boundary"]
-    assert blocks("all").count("remat") == programs["all"].count("remat")
+    (remats, products), boundary, matmul = blocks("all"), blocks("boundary"), blocks("matmul")
+    assert boundary[0] > remats
+    assert matmul[0] > remats
+    assert boundary[1] > max(products, matmul[1])  # matrix products are computed again, or kept
+    assert blocks("all") == (remats, products)
     assert block_policy.current() is None
 
 
