@@ -14,14 +14,12 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 RUNNABLE = [block for block in BLOCKS if "fsj.load(" not in block]
 
 
-def test_the_readme_has_a_block_that_runs():
+def test_the_python_blocks_run_in_the_order_in_which_they_are_read(tmp_path, monkeypatch):
     assert RUNNABLE
-
-
-@pytest.mark.parametrize("number", range(len(RUNNABLE)))
-def test_a_python_block_runs(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(RUNNABLE[number], f"README.md, block {number}", "exec"), {"__name__": "readme"})
+    names = {"__name__": "readme"}
+    for number, block in enumerate(RUNNABLE):
+        exec(compile(block, f"README.md, block {number}", "exec"), names)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))

@@ -175,7 +175,7 @@ def plan(
     if not strategies:
         raise ValueError("strategies is empty: give at least one")
     if memory_budget is not None and memory_budget <= 0:
-        raise NothingFits(f"memory_budget={memory_budget} bytes: nothing fits; raise it")
+        raise ValueError(f"memory_budget={memory_budget} is not a positive number of bytes")
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((meta_params, episodes, frozen))):
         raise ValueError("plan compiles and runs programs: call it outside jit, on arrays")
     tasks = check_task_axis(episodes)
@@ -272,6 +272,12 @@ def planned(experiment: Experiment, *, quiet: bool = False) -> Config:
     inner_loop = config.learner.name == "maml"
     free = free_memory() if config.learner.memory_budget is None else int(config.learner.memory_budget * _MIB)
     state = initial_state(config, vocab_size=experiment.vocab_size)
+    outer = sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state))
+    if free <= outer:
+        raise UserError(
+            f"learner.memory_budget: {free / _MIB:,.3g} MiB is less than the optimizer's state, "
+            f"{outer / _MIB:,.3g} MiB: raise it, or take a smaller model"
+        )
 
     def chosen(strategy: Strategy) -> Config:
         # A learner without an inner loop has nothing but the chunk to choose.
@@ -288,7 +294,7 @@ def planned(experiment: Experiment, *, quiet: bool = False) -> Config:
             state.meta_params,
             experiment.batch("train", experiment.training_sampler(), 0, tasks),
             strategies=STRATEGIES if inner_loop else STRATEGIES[:1],
-            memory_budget=free - sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state)),
+            memory_budget=free - outer,
             report=(lambda message: None) if quiet else functools.partial(print, file=sys.stderr, flush=True),
         )
     except NothingFits as error:

@@ -92,7 +92,7 @@ def test_where_nothing_fits_the_message_has_the_table_and_the_remedy():
     [
         ({"order": "speed"}, "order='speed' is not one of"),
         ({"strategies": ()}, "strategies is empty"),
-        ({"memory_budget": -5}, "nothing fits; raise it"),
+        ({"memory_budget": -5}, "not a positive number of bytes"),
     ],
 )
 def test_arguments_out_of_range_are_refused_before_anything_is_compiled(keywords, message):

@@ -434,8 +434,11 @@ def test_a_planned_run_stores_its_strategy_and_resumes_with_it_without_planning_
     assert RunDirectory(tmp_path / "run").config().learner == stored
 
 
-def test_a_plan_without_a_way_to_fit_ends_before_the_run_starts(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("budget", "message"), [(0.001, "less than the optimizer's state"), (0.1, "no strategy fits into 0 MiB")]
+)
+def test_a_plan_without_a_way_to_fit_ends_before_the_run_starts(tmp_path, monkeypatch, budget, message):
     monkeypatch.setattr("fewshot_jax.training.plan.STRATEGIES", (Strategy("mixed", "carry", "boundary", 1),))
-    with pytest.raises(fsj.UserError, match=r"learner\.memory_budget: no strategy fits"):
-        fsj.train(changed(learner={"plan": True, "memory_budget": 0.01}), tmp_path / "run", quiet=True)
+    with pytest.raises(fsj.UserError, match=rf"learner\.memory_budget: .*{message}"):
+        fsj.train(changed(learner={"plan": True, "memory_budget": budget}), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
