@@ -1,14 +1,24 @@
 """fewshot_jax: turn language models into few-shot learners.
 
-The algorithms (`maml`, `protonet`) are imported at once; what reads data,
+The algorithms (`maml`, `protonet` and their relatives) are imported at once; what reads data,
 trains or predicts is imported when it is first used.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fewshot_jax.algorithms.maml import maml
+from fewshot_jax.algorithms.anil import anil, boil
+from fewshot_jax.algorithms.cavia import cavia
+from fewshot_jax.algorithms.imaml import imaml
+from fewshot_jax.algorithms.learned_rates import learned_rates
+from fewshot_jax.algorithms.maml import fomaml, maml
+from fewshot_jax.algorithms.maml_plus_plus import maml_plus_plus
+from fewshot_jax.algorithms.matching_network import matching_network
+from fewshot_jax.algorithms.meta_sgd import meta_sgd
 from fewshot_jax.algorithms.metric import protonet
+from fewshot_jax.algorithms.proto_maml import proto_maml
+from fewshot_jax.algorithms.r2d2 import r2d2
+from fewshot_jax.algorithms.reptile import reptile
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
 from fewshot_jax.types import Episode, MetaLearner
@@ -30,13 +40,25 @@ __all__ = [
     "Record",
     "UserError",
     "adapt",
+    "anil",
+    "boil",
+    "cavia",
     "episodes",
     "evaluate",
+    "fomaml",
+    "imaml",
+    "learned_rates",
     "load",
     "maml",
+    "maml_plus_plus",
+    "matching_network",
+    "meta_sgd",
     "plan",
+    "proto_maml",
     "protonet",
+    "r2d2",
     "read_config",
+    "reptile",
     "train",
 ]
 

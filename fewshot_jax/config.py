@@ -11,6 +11,24 @@ from typing import Literal
 
 from fewshot_jax.errors import UserError, require
 
+Learner = Literal[
+    "maml",
+    "fomaml",
+    "anil",
+    "boil",
+    "reptile",
+    "meta_sgd",
+    "maml_plus_plus",
+    "imaml",
+    "cavia",
+    "proto_maml",
+    "protonet",
+    "matching_network",
+    "r2d2",
+]
+WITHOUT_A_LOOP = ("protonet", "matching_network", "r2d2")
+SECOND_ORDER = ("maml", "anil", "boil", "meta_sgd", "maml_plus_plus", "cavia", "proto_maml")  # a rule to choose
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -133,6 +151,9 @@ class ModelConfig:
         dropout: rate, in training and for metric learners only.
         feature_scale: length of a text's feature vector before training.
         ngram_width: columns of hashed n-grams, weighted beside the encoder's features; 0 for none.
+        context_width: context parameters of a task (cavia).
+        lora_rank: rank of a change beside the attention's queries and values, for ``inner.params: lora_|head``;
+            0 for none.
     """
 
     width: int = 64
@@ -143,6 +164,8 @@ class ModelConfig:
     dropout: float = 0.0
     feature_scale: float = 4.0
     ngram_width: int = 0
+    context_width: int = 0
+    lora_rank: int = 0
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "mlp_width"):
@@ -150,7 +173,8 @@ class ModelConfig:
         require(
             self.width % self.heads == 0, f"model.width={self.width}: expected a multiple of model.heads={self.heads}"
         )
-        require(self.ngram_width >= 0, f"model.ngram_width={self.ngram_width}: expected zero or more")
+        for name in ("ngram_width", "context_width", "lora_rank"):
+            require(getattr(self, name) >= 0, f"model.{name}={getattr(self, name)}: expected zero or more")
         require(0 <= self.dropout < 1, f"model.dropout={self.dropout}: expected 0 <= rate < 1")
         require(self.feature_scale > 0, f"model.feature_scale={self.feature_scale}: expected a positive number")
 
@@ -160,21 +184,26 @@ class LearnerConfig:
     """The meta-learning algorithm.
 
     Attributes:
-        name: "maml" or "protonet".
-        gradient: how the inner gradient is differentiated (maml): "auto", "mixed", "reverse" or "first_order".
-        keep: what an inner step keeps for its backward pass (maml): "all", "gradients", "carry", "sqrt";
+        name: of the algorithm; with an inner loop, from "maml" to "proto_maml", or without one.
+        gradient: how the inner gradient is differentiated: "auto", "mixed", "reverse" or "first_order"; to be
+            chosen for maml, anil, boil, meta_sgd, maml_plus_plus, cavia and proto_maml.
+        keep: what an inner step keeps for its backward pass: "all", "gradients", "carry", "sqrt";
             None for what suits the gradient.
-        keep_blocks: what a transformer block keeps: "all", "matmul" or "boundary"; None likewise (maml).
-        share_first_step: compile the first inner step apart, with parameters shared by the tasks (maml).
+        keep_blocks: what a transformer block keeps: "all", "matmul" or "boundary"; None likewise.
+        share_first_step: compile the first inner step apart, with parameters shared by the tasks.
         plan: choose gradient, keep, keep_blocks and task_chunk by trial before training starts,
             whatever they are set to: all the choices give the same numbers.
         memory_budget: of the plan on each device, in MiB; None for four fifths of what is free.
         task_chunk: tasks vmapped at once on each device; None for all of a meta-batch.
         distance: "euclidean" or "cosine" (protonet).
-        temperature: logits are similarities divided by it (protonet).
+        temperature: similarities are divided by it (protonet, matching_network).
+        proximal: strength of the pull to the initialisation (imaml).
+        cg_steps: steps of conjugate gradients (imaml).
+        multi_step_share: first share of training, in which the losses after every inner step count (maml_plus_plus).
+        first_order_share: first share of training that is first order (maml_plus_plus).
     """
 
-    name: Literal["maml", "protonet"] = "maml"
+    name: Learner = "maml"
     gradient: Literal["auto", "mixed", "reverse", "first_order"] = "auto"
     keep: Literal["all", "gradients", "carry", "sqrt"] | None = None
     keep_blocks: Literal["all", "matmul", "boundary"] | None = None
@@ -184,6 +213,10 @@ class LearnerConfig:
     task_chunk: int | None = None
     distance: Literal["euclidean", "cosine"] = "euclidean"
     temperature: float = 1.0
+    proximal: float = 1.0
+    cg_steps: int = 5
+    multi_step_share: float = 0.1
+    first_order_share: float = 0.3
 
     def __post_init__(self) -> None:
         require(
@@ -198,7 +231,15 @@ class LearnerConfig:
             self.memory_budget is None or (self.memory_budget > 0 and self.plan),
             f"learner.memory_budget={self.memory_budget}: expected a positive number of MiB, and learner.plan",
         )
-        require(self.temperature > 0, f"learner.temperature={self.temperature}: expected a positive number")
+        require(
+            self.gradient == "auto" or self.name in SECOND_ORDER,
+            f"learner.gradient={self.gradient}: {self.name} has no choice of it; leave it out",
+        )
+        for name in ("temperature", "proximal"):
+            require(getattr(self, name) > 0, f"learner.{name}={getattr(self, name)}: expected a positive number")
+        require(self.cg_steps >= 1, f"learner.cg_steps={self.cg_steps}: expected at least 1")
+        for name in ("multi_step_share", "first_order_share"):
+            require(0 <= getattr(self, name) <= 1, f"learner.{name}={getattr(self, name)}: expected a share, 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +251,8 @@ class InnerConfig:
         rate: its learning rate.
         steps: steps in training.
         test_steps: steps in evaluation and adaptation; None for `steps`.
-        params: regular expression on the paths of the leaves that adapt; None for all.
+        params: regular expression on the paths of the leaves that adapt, such as "head", "lora_|head" or
+            "norm|bias|head"; None for all. (anil and boil choose themselves.)
         batch_size: support texts drawn at each step; None for all.
     """
 
@@ -318,4 +360,17 @@ class Config:
         require(
             self.model.ngram_width > 0 or self.episodes.ngram_dropout == 0,
             f"episodes.ngram_dropout={self.episodes.ngram_dropout}: the model has no n-grams; set model.ngram_width",
+        )
+        name = self.learner.name
+        require(
+            (self.model.context_width > 0) == (name == "cavia"),
+            f"model.context_width={self.model.context_width}: cavia needs a positive number, other learners zero",
+        )
+        require(
+            self.inner.params is None or name not in ("anil", "boil"),
+            f"inner.params: {name} chooses itself what adapts; leave it out, or take maml",
+        )
+        require(
+            self.inner.optimizer == "sgd" or name != "meta_sgd",
+            f"inner.optimizer={self.inner.optimizer}: the inner step of meta_sgd is SGD's; take maml_plus_plus",
         )

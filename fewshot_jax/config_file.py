@@ -60,14 +60,16 @@ def from_dict(values: Mapping[str, Any], *, source: str = "config") -> Config:
     """
 
     def build(cls: type, values: Any, prefix: str) -> Any:
-        require(isinstance(values, Mapping), f"{source}: {prefix or 'the file'} should be a mapping, got {values!r}")
+        what = prefix.removesuffix(".") or "the file"
+        require(values is not None, f"{source}: {what} is empty; give it a field, or leave it out")
+        require(isinstance(values, Mapping), f"{source}: {what} should be a mapping, got {values!r}")
         kinds = typing.get_type_hints(cls)
         arguments = {}
         for name, value in values.items():
             where = f"{prefix}{name}"
             require(name in kinds, f"{source}: unknown field '{where}'; {nearest(str(name), kinds)}")
             if dataclasses.is_dataclass(kinds[name]):
-                arguments[name] = build(kinds[name], {} if value is None else value, f"{where}.")
+                arguments[name] = build(kinds[name], value, f"{where}.")
             else:
                 arguments[name] = _convert(value, kinds[name], f"{source}: {where}")
         return cls(**arguments)
@@ -90,6 +92,18 @@ def to_dict(config: Config) -> dict[str, Any]:
     return plain(config)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_config(path: str | Path) -> Config:
     """Read a YAML file.
 
@@ -99,16 +113,18 @@ def read_config(path: str | Path) -> Config:
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # a SafeLoader
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the config ({error})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: the config is not UTF-8; save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the config ({error.strerror}); give a YAML file") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         raise UserError(f"{path}:{line} not valid YAML ({getattr(error, 'problem', error)})") from None
-    return from_dict({} if values is None else values, source=str(path))
+    return from_dict(values, source=str(path))
 
 
 def write_config(config: Config, path: Path) -> None:

@@ -89,6 +89,7 @@ class GradFn(Protocol):
         frozen: PyTree = None,
         task_weight: jax.Array | None = None,
         task_offset: int | jax.Array = 0,
+        progress: float | jax.Array = 1.0,
         **overrides: Any,
     ) -> tuple[MetaParams, dict[str, jax.Array]]: ...
 
@@ -115,7 +116,8 @@ class MetaLearner(NamedTuple):
             has the structure of ``meta_params`` and is the direction for the
             outer optimizer, ``metrics`` holds every scalar of ``aux`` averaged
             over tasks, ``loss``, ``task_loss [T]`` and, for learners with an
-            inner loop, ``support_loss [T, steps]``.
+            inner loop, ``support_loss [T, steps]``. Learners with a schedule read
+            ``progress=``, the share of meta-training that is done; others ignore it.
     """
 
     init: InitFn

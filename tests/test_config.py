@@ -231,18 +231,16 @@ def test_numbers_as_yaml_reads_them(tmp_path):
     assert isinstance(config.outer.rate, float)
 
 
-def test_an_empty_file_is_the_default_config(tmp_path):
-    (tmp_path / "config.yaml").write_text("# nothing\n")
-    assert fsj.read_config(tmp_path / "config.yaml") == Config()
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("seed: 1\ninner:\n  rate: [0.1\nouter: 3\n", r" line 4: not valid YAML"),
         ("seed: 1\n\tinner: 3\n", r" line 2: not valid YAML"),
         ("- seed\n", r" the file should be a mapping"),
-        ("inner: 3\n", r" inner\.? should be a mapping, got 3"),
+        ("# nothing\n", r" the file is empty"),
+        ("inner: 3\n", r" inner should be a mapping, got 3"),
+        ("inner:\nouter: {steps: 3}\n", r" inner is empty"),
+        ("seed: 1\nouter: {steps: 3}\nseed: 2\n", r" line 3: not valid YAML \('seed' stands twice\)"),
         ("inner:\n  steps: many\n", r" inner\.steps: expected int, got 'many'"),
     ],
 )
@@ -261,7 +259,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(fsj.UserError, match="cannot read the config"):
         fsj.read_config(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"seed: 1 # caf\xe9\n")
-    with pytest.raises(fsj.UserError, match=r"latin\.yaml: cannot read the config"):
+    with pytest.raises(fsj.UserError, match=r"latin\.yaml: the config is not UTF-8"):
         fsj.read_config(tmp_path / "latin.yaml")
     (tmp_path / "nul.yaml").write_bytes(b"seed: \x00\n")
     with pytest.raises(fsj.UserError, match=r"nul\.yaml"):

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from fewshot_jax.cli.arguments import parse
 from fewshot_jax.cli.main import COMMANDS
+from fewshot_jax.config import Config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,6 +36,13 @@ def test_the_commands_exist():
     named = set(re.findall(r"fewshot-jax ([a-z]+)\b", README))
     assert named
     assert named <= COMMANDS.keys()
+
+
+def test_the_flags_of_config_fields_are_read_as_they_stand_there():
+    spans = re.findall(r"`(--[a-z_]+\.[^`]+)`", README)
+    assert spans
+    for span in spans:
+        parse(Config, "train", span.split(), default=Config())
 
 
 def test_the_configs_exist():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -10,11 +11,23 @@ from fewshot_jax.adaptation.classifier import Classifier
 from fewshot_jax.data.loader import bucket, text_batch
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import text_split
+from fewshot_jax.data.tokenization import SPECIAL_TOKENS
 from fewshot_jax.errors import UserError
 from fewshot_jax.training.evaluate import restore_best
-from fewshot_jax.training.experiment import build_learner, encode_for
+from fewshot_jax.training.experiment import encode_for
+from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.training.state import initial_state, run_keys
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+def unknown_share(tokenizer: "Tokenizer", texts: Sequence[str]) -> float:
+    """Share of the tokens of some texts that a run's tokenizer does not know; special tokens do not count."""
+    unknown = SPECIAL_TOKENS.index("[UNK]")
+    ids = [i for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False) for i in encoding.ids]
+    return sum(i == unknown for i in ids) / max(len(ids), 1)
 
 
 def adapt(run_dir: str | Path, records: Sequence[Record]) -> Classifier:

@@ -22,7 +22,9 @@ from fewshot_jax.config_file import from_dict, to_dict
 from fewshot_jax.data.loader import bucket, text_batch
 from fewshot_jax.data.tokenization import load_tokenizer, save_tokenizer
 from fewshot_jax.errors import UserError
-from fewshot_jax.training.experiment import build_learner, encode_for
+from fewshot_jax.training.experiment import encode_for
+from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.run_directory import check_writable
 from fewshot_jax.types import PyTree
 from fewshot_jax.versions import versions
 
@@ -121,9 +123,10 @@ class Classifier:
 
 
 def check_output(directory: Path) -> None:
-    """Raise a UserError if a model cannot be saved in a directory."""
+    """Raise a UserError if a model cannot be saved as a new directory."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory}: exists and is not an empty directory; give another --output")
+    check_writable(directory, flag="--output")
 
 
 def load(directory: str | Path) -> Classifier:
@@ -142,10 +145,11 @@ def load(directory: str | Path) -> Classifier:
 
     directory = Path(directory)
     if not (directory / "model.json").exists():
-        hint = ""
-        if (directory / "config.yaml").exists():
-            hint = ": it is a run; adapt it first with 'fewshot-jax adapt RUN --data FILE --output DIR'"
-        raise UserError(f"{directory}: holds no adapted model (no model.json){hint}")
+        what = "does not exist"
+        if directory.exists():
+            run = (directory / "config.yaml").exists()
+            what = "is a run, which is yet to be adapted" if run else "holds no adapted model (no model.json)"
+        raise UserError(f"{directory}: {what}; make a model with 'fewshot-jax adapt RUN --data FILE --output DIR'")
     try:
         record = json.loads((directory / "model.json").read_text(encoding="utf-8"))
         adapted = unflatten_dict(load_file(directory / "model.safetensors"), sep="/")

@@ -180,13 +180,13 @@ def resolve_keep(gradient: Gradient, keep: Keep | None, keep_blocks: BlockPolicy
 
 
 def scan_steps(
-    step: Callable[[Carry, jax.Array], tuple[Carry, jax.Array]],
+    step: Callable[[Carry, jax.Array], tuple[Carry, PyTree]],
     carry: Carry,
     length: int,
     *,
     keep: Keep,
     share_first: bool = False,
-) -> tuple[Carry, jax.Array]:
+) -> tuple[Carry, PyTree]:
     """``jax.lax.scan(step, carry, arange(length))`` that keeps what ``keep`` says for its backward pass.
 
     Args:
@@ -205,11 +205,11 @@ def scan_steps(
         # Outside a loop XLA would recognise the recomputation and keep the results instead: prevent_cse.
         first = step if keep == "all" else jax.checkpoint(step, policy=policy)
         carry, output = first(carry, steps[0])
-        outputs, steps = [output[None]], steps[1:]
+        outputs, steps = [jax.tree.map(lambda leaf: leaf[None], output)], steps[1:]
     if keep != "all":
         step = jax.checkpoint(step, policy=policy, prevent_cse=False)
 
-    def run(carry: Carry, steps: jax.Array) -> tuple[Carry, jax.Array]:
+    def run(carry: Carry, steps: jax.Array) -> tuple[Carry, PyTree]:
         return jax.lax.scan(step, carry, steps)
 
     segment = math.isqrt(steps.size) if keep == "sqrt" else 1
@@ -217,9 +217,9 @@ def scan_steps(
         whole = steps.size // segment * segment
         segments = steps[:whole].reshape(-1, segment)
         carry, output = jax.lax.scan(jax.checkpoint(run, prevent_cse=False), carry, segments)
-        outputs.append(output.reshape(whole, *output.shape[2:]))
+        outputs.append(jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), output))
         steps = steps[whole:]
     if steps.size or not outputs:
         carry, output = run(carry, steps)
         outputs.append(output)
-    return carry, outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs)
+    return carry, outputs[0] if len(outputs) == 1 else jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)

@@ -1,7 +1,7 @@
 """The inner loop: a scan of an optax optimizer over one task's support set."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,11 @@ SUPPORT_FOLD, QUERY_FOLD, START_FOLD = 0, 1, 2
 def query_key(rng: Key) -> Key:
     """The key of a task's query pass, given the task's key."""
     return jax.random.fold_in(rng, QUERY_FOLD)
+
+
+def support_key(rng: Key) -> Key:
+    """The key that the inner steps fold their index into, given the task's key."""
+    return jax.random.fold_in(rng, SUPPORT_FOLD)
 
 
 def start_key(rng: Key) -> Key:
@@ -53,6 +58,14 @@ def _draw(support: Batch, size: int, key: Key) -> Batch:
     return jax.tree.map(lambda leaf: leaf[chosen], support)
 
 
+class InnerLoopResult(NamedTuple):
+    """Attributes: the adapted ``params``, the ``support_loss [steps]`` in nats before each step, and ``each_step``."""
+
+    params: Params
+    support_loss: jax.Array
+    each_step: PyTree
+
+
 def inner_loop(
     gradient_fn: ObjectiveGradient,
     optimizer: optax.GradientTransformation,
@@ -67,7 +80,8 @@ def inner_loop(
     batch_size: int | None = None,
     keep: Keep = "all",
     share_first: bool = False,
-) -> tuple[Params, jax.Array]:
+    each_step: Callable[[Params], PyTree] | None = None,
+) -> InnerLoopResult:
     """Take gradient steps on the support set of one task.
 
     Args:
@@ -85,18 +99,20 @@ def inner_loop(
             marks as padded last); None for all.
         keep: what of each step its backward pass finds, see `differentiation`.
         share_first: read the first step's parameters as shared under ``vmap``.
+        each_step: ``params -> pytree``, called after each step; None for nothing.
 
     Returns:
-        The adapted parameters, and the support loss ``[max_steps]`` in nats
-        before each step (after the last one taken it stays where it is).
+        The adapted parameters, the support loss ``[max_steps]`` in nats before
+        each step (after the last one taken it stays where it is), and what
+        ``each_step`` returned, stacked.
     """
     state = optimizer.init(params)
     if rate is not None:
         state = _with_rate(state, rate)
-    support_key = jax.random.fold_in(rng, SUPPORT_FOLD)
+    steps_key = support_key(rng)
 
-    def step(carry: tuple[Params, optax.OptState], i: jax.Array) -> tuple[tuple[Params, optax.OptState], jax.Array]:
-        key = jax.random.fold_in(support_key, i)
+    def step(carry: tuple[Params, optax.OptState], i: jax.Array) -> tuple[tuple[Params, optax.OptState], PyTree]:
+        key = jax.random.fold_in(steps_key, i)
         loss_key, draw_key = jax.random.split(key)
         batch = support if batch_size is None else _draw(support, batch_size, draw_key)
         params, state = carry
@@ -105,7 +121,7 @@ def inner_loop(
         stepped = (optax.apply_updates(params, updates), state)
         if steps is not None:
             stepped = jax.tree.map(lambda new, old: jnp.where(i < steps, new, old), stepped, carry)
-        return stepped, loss
+        return stepped, (loss, None if each_step is None else each_step(stepped[0]))
 
-    (adapted, _), support_loss = scan_steps(step, (params, state), max_steps, keep=keep, share_first=share_first)
-    return adapted, support_loss
+    (adapted, _), outputs = scan_steps(step, (params, state), max_steps, keep=keep, share_first=share_first)
+    return InnerLoopResult(adapted, *outputs)

@@ -1,25 +1,21 @@
 """Model-Agnostic Meta-Learning: learn an initialisation that adapts in a few gradient steps."""
 
-import operator
-from typing import Any
+from typing import Any, Unpack
 
 import jax
-import optax
 
-from fewshot_jax.algorithms.differentiation import Gradient, Keep, inner_gradient, resolve_keep
-from fewshot_jax.algorithms.inner_loop import inner_loop, query_key, start_key
+from fewshot_jax.algorithms.differentiation import Gradient, Keep
+from fewshot_jax.algorithms.gradient_based import InnerOptimizer, LearnerOptions, adaptation, after_last_step
 from fewshot_jax.algorithms.meta_batch import mean_gradient
-from fewshot_jax.algorithms.partition import Selector, check_floating, merge, split, with_frozen
-from fewshot_jax.block_policy import BlockPolicy, blocks_keep
+from fewshot_jax.algorithms.partition import Selector
+from fewshot_jax.block_policy import BlockPolicy
 from fewshot_jax.types import Aux, Batch, BatchFn, Episode, Key, LossFn, MetaLearner, MetaParams, PyTree
-
-_RESERVED = frozenset({"loss", "task_loss", "support_loss"})
 
 
 def maml(
     loss_fn: LossFn,
     *,
-    inner_optimizer: optax.GradientTransformation | None = None,
+    inner_optimizer: InnerOptimizer | None = None,
     inner_steps: int = 1,
     gradient: Gradient = "auto",
     keep: Keep | None = None,
@@ -42,7 +38,8 @@ def maml(
         loss_fn: ``(params, batch, rng[, frozen=]) -> (loss, aux)``, for one task.
         inner_optimizer: any optax transformation, by default SGD with rate 0.01. One from
             ``optax.inject_hyperparams``, as the default is, allows ``inner_rate=`` at each call.
-        inner_steps: steps taken; the most that ``inner_steps=`` at a call may ask for.
+            Or `learned_rates`: rates that are meta-learned.
+        inner_steps: steps taken, unless ``inner_steps=`` at a call says otherwise.
         gradient: how the inner gradient is differentiated, see `differentiation`;
             "reverse" for a ``loss_fn`` whose backward pass is not its derivative.
         keep: what of each step is kept for its backward pass, see `differentiation`;
@@ -65,7 +62,8 @@ def maml(
     Returns:
         A `MetaLearner`; ``adapted`` is the tree of adapted parameters. ``adapt``,
         ``loss`` and ``grad`` accept ``inner_rate=`` and ``inner_steps=``, which may
-        be traced: a grid of them is one ``vmap``.
+        be traced: a grid of them is one ``vmap``. A traced number of steps is at most
+        the one that the learner was built with; a Python int may exceed it.
 
     Raises:
         ValueError: a hyperparameter is out of range, or ``aux`` uses a reserved name.
@@ -87,78 +85,41 @@ def maml(
         Finn, Abbeel, Levine. Model-Agnostic Meta-Learning for Fast Adaptation of
         Deep Networks. ICML 2017. Inner step: section 2.2; meta-objective: equation 1.
     """
-    if operator.index(inner_steps) < 0:
-        raise ValueError(f"inner_steps={inner_steps}: expected zero or more")
-    if inner_batch_size is not None and inner_batch_size < 1:
-        raise ValueError(f"inner_batch_size={inner_batch_size}: expected a positive number of items, or None")
-    keep, keep_blocks = resolve_keep(gradient, keep, keep_blocks)
-    task_loss = blocks_keep(loss_fn, keep_blocks)
-    task_start = None if task_init_fn is None else blocks_keep(task_init_fn, keep_blocks)
-    optimizer = inner_optimizer or optax.inject_hyperparams(optax.sgd)(learning_rate=0.01)
-    max_steps = inner_steps
-
-    def objective(inner: PyTree, operands: PyTree) -> tuple[jax.Array, Aux]:
-        (rest, frozen), batch, key = operands
-        result = with_frozen(task_loss, frozen)(merge(inner, rest), batch, key)
-        if not isinstance(result, tuple):
-            raise ValueError("loss_fn returned one value; expected (loss, aux), as in 'return loss, {}'")
-        return result
-
-    gradient_fn = inner_gradient(objective, gradient)
-
-    def init(params: PyTree, rng: Key) -> MetaParams:
-        del rng  # a learner with random extras would consume it
-        check_floating(params)
-        return {"params": params}
-
-    def adapt_with_losses(
-        meta_params: MetaParams,
-        support: Batch,
-        rng: Key,
-        *,
-        frozen: PyTree = None,
-        inner_rate: float | jax.Array | None = None,
-        inner_steps: int | jax.Array | None = None,
-    ) -> tuple[PyTree, jax.Array]:
-        if inner_steps is not None and not isinstance(inner_steps, jax.core.Tracer):
-            inner_steps = operator.index(inner_steps)
-            if not 0 <= inner_steps <= max_steps:
-                raise ValueError(f"inner_steps={inner_steps}: this learner was built for 0 to {max_steps} steps")
-        params = meta_params["params"]
-        if task_start is not None:
-            params = with_frozen(task_start, frozen)(params, support, start_key(rng))
-        inner, rest = split(params, inner_params)
-        adapted, support_loss = inner_loop(
-            gradient_fn,
-            optimizer,
-            inner,
-            (rest, frozen),
-            support,
-            rng,
-            max_steps=max_steps,
-            steps=inner_steps,
-            rate=inner_rate,
-            batch_size=inner_batch_size,
-            keep=keep,
-            share_first=share_first_step,
-        )
-        return merge(adapted, rest), support_loss
+    parts = adaptation(
+        loss_fn,
+        inner_optimizer=inner_optimizer,
+        inner_steps=inner_steps,
+        gradient=gradient,
+        keep=keep,
+        keep_blocks=keep_blocks,
+        share_first_step=share_first_step,
+        inner_params=inner_params,
+        task_init_fn=task_init_fn,
+        output_fn=output_fn,
+        inner_batch_size=inner_batch_size,
+    )
 
     def adapt(meta_params: MetaParams, support: Batch, rng: Key, **keywords: Any) -> PyTree:
-        return adapt_with_losses(meta_params, support, rng, **keywords)[0]
-
-    def predict(adapted: PyTree, batch: Batch, rng: Key, *, frozen: PyTree = None) -> PyTree:
-        if output_fn is None:
-            raise ValueError("predict needs outputs: build the learner with output_fn=(params, batch, rng) -> outputs")
-        return with_frozen(output_fn, frozen)(adapted, batch, rng)
+        return parts.run(meta_params, support, rng, **keywords).params
 
     def loss(
         meta_params: MetaParams, episode: Episode, rng: Key, *, frozen: PyTree = None, **overrides: Any
     ) -> tuple[jax.Array, Aux]:
-        adapted, support_loss = adapt_with_losses(meta_params, episode.support, rng, frozen=frozen, **overrides)
-        value, aux = with_frozen(task_loss, frozen)(adapted, episode.query, query_key(rng))
-        if clash := _RESERVED & aux.keys():
-            raise ValueError(f"aux of loss_fn uses the reserved name '{sorted(clash)[0]}'")
-        return value, {**aux, "support_loss": support_loss}
+        adapted = parts.run(meta_params, episode.support, rng, frozen=frozen, **overrides)
+        return after_last_step(parts, adapted, episode.query, rng, frozen)
 
-    return MetaLearner(init, adapt, predict, loss, mean_gradient(loss, task_chunk=task_chunk))
+    return MetaLearner(parts.init, adapt, parts.predict, loss, mean_gradient(loss, task_chunk=task_chunk))
+
+
+def fomaml(loss_fn: LossFn, **options: Unpack[LearnerOptions]) -> MetaLearner:
+    """First-order MAML: `maml` with the inner gradient held constant.
+
+    Args:
+        loss_fn: ``(params, batch, rng[, frozen=]) -> (loss, aux)``, for one task.
+        options: those of `maml` but ``gradient``.
+
+    References:
+        Finn, Abbeel, Levine. ICML 2017, section 5.2 ("first-order approximation").
+    """
+    options["gradient"] = "first_order"
+    return maml(loss_fn, **options)

@@ -105,11 +105,12 @@ def over_tasks(
         task_chunk: how many tasks are vmapped at once; None for all of them.
 
     Returns:
-        ``grad(meta_params, episodes, rng, *, frozen, task_weight, task_offset)``.
+        ``grad(meta_params, episodes, rng, *, frozen, task_weight, task_offset, progress)``.
         Tasks count equally, or in proportion to ``task_weight [T]``, where zero
         marks a padded task (which must still be finite: repeat a real one).
         ``task_offset`` is the global index of the first task, for hosts or
-        accumulation steps that hold a part of a meta-batch.
+        accumulation steps that hold a part of a meta-batch; ``progress``, the share
+        of meta-training that is done, is accepted and ignored.
 
     Raises:
         ValueError: ``task_chunk`` is not positive.
@@ -125,8 +126,10 @@ def over_tasks(
         frozen: PyTree = None,
         task_weight: jax.Array | None = None,
         task_offset: int | jax.Array = 0,
+        progress: float | jax.Array = 1.0,
         **overrides: Any,
     ) -> tuple[MetaParams, dict[str, jax.Array]]:
+        del progress  # of use to a learner with a schedule, which wraps this function
         tasks = check_task_axis(episodes, task_weight)
         if task_weight is None:
             weight = jnp.full(tasks, 1 / tasks)

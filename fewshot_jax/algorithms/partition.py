@@ -32,6 +32,16 @@ def check_floating(params: Params) -> None:
             )
 
 
+def chosen(params: Params, selector: Selector) -> PyTree:
+    """A tree of bool: which leaves a selector picks, perhaps none; see `split`."""
+    if selector is None:
+        return jax.tree.map(lambda _: True, params)
+    if isinstance(selector, str):
+        pattern = re.compile(selector)
+        return jax.tree_util.tree_map_with_path(lambda p, _: pattern.search(leaf_path(p)) is not None, params)
+    return jax.tree_util.tree_map_with_path(lambda p, leaf: bool(selector(leaf_path(p), leaf)), params)
+
+
 def split(params: Params, selector: Selector) -> tuple[Params, Params]:
     """Split ``params`` into the leaves the inner loop adapts and the rest.
 
@@ -46,18 +56,12 @@ def split(params: Params, selector: Selector) -> tuple[Params, Params]:
     Raises:
         ValueError: nothing is selected; the message lists the paths there are.
     """
-    if selector is None:
-        return params, jax.tree.map(lambda _: None, params)
-    if isinstance(selector, str):
-        pattern = re.compile(selector)
-        chosen = jax.tree_util.tree_map_with_path(lambda p, _: pattern.search(leaf_path(p)) is not None, params)
-    else:
-        chosen = jax.tree_util.tree_map_with_path(lambda p, leaf: bool(selector(leaf_path(p), leaf)), params)
-    if not any(jax.tree.leaves(chosen)):
+    adapts = chosen(params, selector)
+    if not any(jax.tree.leaves(adapts)):
         paths = ", ".join(leaf_path(p) for p, _ in jax.tree_util.tree_leaves_with_path(params))
         raise ValueError(f"inner_params={selector!r} selects no leaf; the leaves are: {paths}")
-    inner = jax.tree.map(lambda keep, leaf: leaf if keep else None, chosen, params)
-    rest = jax.tree.map(lambda keep, leaf: None if keep else leaf, chosen, params)
+    inner = jax.tree.map(lambda keep, leaf: leaf if keep else None, adapts, params)
+    rest = jax.tree.map(lambda keep, leaf: None if keep else leaf, adapts, params)
     return inner, rest
 
 

@@ -1,5 +1,6 @@
 """``fewshot-jax adapt RUN --data FILE --output DIR``."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import tyro
 
 from fewshot_jax.cli.arguments import parse
+
+MUCH_UNKNOWN = 0.3  # share of unknown tokens above which a warning is due
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +34,26 @@ class Arguments:
 def run(arguments: Sequence[str]) -> None:
     """Run the command."""
     parsed = parse(Arguments, "adapt", arguments)
-    from fewshot_jax.adaptation.adapt import adapt
+    from fewshot_jax.adaptation.adapt import adapt, unknown_share
     from fewshot_jax.adaptation.classifier import check_output
     from fewshot_jax.data.files import read_records
+    from fewshot_jax.training.run_directory import RunDirectory
 
     check_output(parsed.output)
     records = read_records(parsed.data, text=parsed.text_field, label=parsed.label_field)
     classifier = adapt(parsed.model, records)
+    if RunDirectory(parsed.model).result() is None:
+        print(f"note: {parsed.model} is unfinished; this is its best checkpoint so far", file=sys.stderr)
+    texts = [record.text for record in records]
+    if (unknown := unknown_share(classifier.tokenizer, texts)) > MUCH_UNKNOWN:
+        print(
+            f"warning: the tokenizer of {parsed.model} knows {1 - unknown:.0%} of the words of these texts: expect "
+            "little, and train a run on texts like yours",
+            file=sys.stderr,
+        )
+    right = sum(given.label == record.label for given, record in zip(classifier.predict(texts), records, strict=True))
     classifier.save(parsed.output)
-    print(f"adapted to {len(records)} examples of {len(classifier.labels)} classes; saved in {parsed.output}")
+    print(
+        f"adapted to {len(records)} examples of {len(classifier.labels)} classes, of which it labels {right} right; "
+        f"saved in {parsed.output}"
+    )

@@ -1,5 +1,6 @@
 """``fewshot-jax train CONFIG --run-dir RUN``."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +47,11 @@ def run(arguments: Sequence[str]) -> None:
     )
     from fewshot_jax.training.loop import train
 
-    evaluation = train(parsed.settings, parsed.run_dir, quiet=parsed.quiet)
+    try:
+        evaluation = train(parsed.settings, parsed.run_dir, quiet=parsed.quiet)
+    except KeyboardInterrupt:
+        print("the same command goes on from the last checkpoint", file=sys.stderr)
+        raise
     if evaluation is not None and parsed.json:
         print_json(evaluation.to_json())
     elif evaluation is not None:

@@ -47,9 +47,9 @@ def read_records(
         UserError: the file, or a line of it, cannot be read as labelled texts.
     """
     path = Path(path).expanduser()
-    fields = {"data.text_field": text, "data.label_field": label}
+    fields = {"text_field": text, "label_field": label}
     if group is not None:
-        fields["data.group_field"] = group
+        fields["group_field"] = group
     return [
         Record(
             _string(path, line, text, row[text]),
@@ -78,13 +78,15 @@ def read_texts(path: str | PurePath, *, text: str = "text") -> tuple[list[dict[s
         UserError: the file, or a line of it, cannot be read.
     """
     path = Path(path).expanduser()
-    numbered = list(_rows(path, {"data.text_field": text}, plain=True))
+    numbered = list(_rows(path, {"text_field": text}, plain=True))
     texts = [_string(path, line, text, row[text]) for line, row in numbered]
     return [row for _, row in numbered], texts
 
 
 def _rows(path: Path, fields: Mapping[str, str], plain: bool = False) -> Iterator[_Row]:
     """Yield the rows of a file; each has all `fields` (option name -> field name)."""
+    if path.is_dir():
+        raise UserError(f"{path}: this is a directory. Name a file in it.")
     suffix = PurePath(path.name.lower().removesuffix(".gz")).suffix
     if suffix not in (".jsonl", *_DELIMITERS, *([".txt"] if plain else [])):
         texts = ", .txt (one text per line)" if plain else ""
@@ -98,7 +100,7 @@ def _rows(path: Path, fields: Mapping[str, str], plain: bool = False) -> Iterato
     if suffix == ".jsonl":
         rows = _jsonl_rows(path, content, fields)
     elif suffix == ".txt":
-        rows = _plain_rows(content, fields["data.text_field"])
+        rows = _plain_rows(content, fields["text_field"])
     else:
         rows = _delimited_rows(path, content, fields, _DELIMITERS[suffix])
     return rows
@@ -216,7 +218,8 @@ def _check_fields(path: Path, line: int, noun: str, found: Iterable[str], fields
             raise UserError(
                 f"{path}, line {line}: no {noun} '{name}'; there are {_listed(found)}."
                 + (f" Did you mean '{near[0]}'?" if near else "")
-                + f" Rename it in the file or set {option} to the name of the {noun}."
+                + f" Rename it in the file, or give the {noun}'s name as --{option.replace('_', '-')} "
+                f"(in a config: data.{option})."
             )
 
 

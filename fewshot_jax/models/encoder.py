@@ -23,6 +23,7 @@ class Encoder(nn.Module):
         norm: ``"pre"`` or ``"post"`` LayerNorm.
         dropout: rate on embeddings and sub-layer outputs; needs a ``"dropout"`` key.
         dtype: of the computation; parameters stay float32.
+        context_width: numbers in a task's context, an input beside every token; 0 for none.
 
     References:
         Vaswani et al. Attention Is All You Need. NeurIPS 2017 (section 3).
@@ -39,18 +40,27 @@ class Encoder(nn.Module):
     norm: Norm = "pre"
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    context_width: int = 0
 
     def sees(self, mask_BL: jax.Array) -> jax.Array:
         """Which positions a position attends to, ``[B, 1, L]``: all real ones."""
         return mask_BL[:, None, :]
 
     @nn.compact
-    def __call__(self, input_ids: jax.Array, attention_mask: jax.Array, *, deterministic: bool = True) -> jax.Array:
+    def __call__(
+        self,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        *,
+        context: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
         """Encode a batch.
 
         Args:
             input_ids: ``[B, L]`` int token ids.
             attention_mask: ``[B, L]``, zero or False at padding.
+            context: ``[context_width]``, None for zeros.
             deterministic: no dropout.
 
         Returns:
@@ -78,6 +88,10 @@ class Encoder(nn.Module):
             self.max_length, self.width, dtype=self.dtype, embedding_init=initial, name="position_embedding"
         )(jnp.arange(length))
         x_BLD = tokens_BLD + position_LD[None]
+        if self.context_width:
+            # Zintgraf et al., ICML 2019, section 3.1: a context joined to the input is a shift of the first layer.
+            given = jnp.zeros(self.context_width, self.dtype) if context is None else context
+            x_BLD += nn.Dense(self.width, use_bias=False, dtype=self.dtype, name="context")(given)[None, None]
         if self.norm == "post":
             x_BLD = nn.LayerNorm(dtype=self.dtype, name="embedding_norm")(x_BLD)
         x_BLD = nn.Dropout(self.dropout, deterministic=deterministic)(x_BLD)

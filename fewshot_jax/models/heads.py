@@ -80,9 +80,10 @@ class TextFeatures(nn.Module):
         attention_mask: jax.Array,
         ngrams: jax.Array | None = None,
         *,
+        context: jax.Array | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
-        x_BLD = self.encoder(input_ids, attention_mask, deterministic=deterministic)
+        x_BLD = self.encoder(input_ids, attention_mask, context=context, deterministic=deterministic)
         unit_BD = _unit(AttentionPool(self.encoder.vocab_size, name="pool")(x_BLD, input_ids, attention_mask))
         given = None if ngrams is None else ngrams.shape
         if given != ((input_ids.shape[0], self.ngram_width) if self.ngram_width else None):

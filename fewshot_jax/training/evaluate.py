@@ -12,7 +12,8 @@ from fewshot_jax.evaluation.baselines import TfidfCentroid, chance
 from fewshot_jax.evaluation.episodic import episode_accuracy, evaluate_episodes
 from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.training.checkpoints import Checkpoints
-from fewshot_jax.training.experiment import Experiment, build_experiment, build_learner
+from fewshot_jax.training.experiment import Experiment, build_experiment
+from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.training.state import TrainState, initial_state, run_keys
 from fewshot_jax.types import MetaParams

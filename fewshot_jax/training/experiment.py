@@ -1,4 +1,4 @@
-"""From a config to the objects of a run: data, tokenizer, model, learner.
+"""From a config to the data of a run: texts, tokenizer, episodes.
 
 A pure function of the config (and, on resume, of the tokenizer that the run
 trained), so that training, evaluation and adaptation build the same things.
@@ -7,27 +7,21 @@ trained), so that training, evaluation and adaptation build the same things.
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import optax
 
-from fewshot_jax.algorithms.maml import maml
-from fewshot_jax.algorithms.metric import protonet
-from fewshot_jax.applications.classification import TextClassification
-from fewshot_jax.config import Config, DataConfig, InnerConfig, ModelConfig
+from fewshot_jax.config import Config, DataConfig
 from fewshot_jax.data.episodes import EpisodeSampler
 from fewshot_jax.data.loader import EncodedTexts, augment, by_frequency, encode_texts, text_episodes
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import TextSplit, divide, read_class_split, split_records
 from fewshot_jax.data.tokenization import SPECIAL_TOKENS, train_tokenizer
 from fewshot_jax.errors import UserError
-from fewshot_jax.models.encoder import Encoder
-from fewshot_jax.models.heads import TextFeatures
-from fewshot_jax.types import Episode, MetaLearner
+from fewshot_jax.types import Episode
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -76,87 +70,9 @@ def split_data(records: list[Record], config: DataConfig) -> dict[str, TextSplit
         members = read_class_split(Path(config.path or ".") / config.class_split, config.class_split_name)
         return split_records(records, members, by="label")
     names = sorted({getattr(record, config.split_by) for record in records})
+    if names == [""]:  # files without a group_field
+        raise UserError("data.split_by: the texts have no groups to split by; set data.group_field, or split by label")
     return split_records(records, divide(names, config.fractions, config.split_seed), by=config.split_by)
-
-
-def inner_optimizer(config: InnerConfig) -> optax.GradientTransformation:
-    """The inner optimizer of a config, its rate kept in its state.
-
-    Adam's ``eps_root`` is positive: with zero the meta-gradient is not finite.
-    """
-    factories: dict[str, Callable[..., optax.GradientTransformation]] = {
-        "sgd": optax.sgd,
-        "momentum": functools.partial(optax.sgd, momentum=0.9),
-        "adam": functools.partial(optax.adam, eps_root=1e-8),
-    }
-    return optax.inject_hyperparams(factories[config.optimizer])(learning_rate=config.rate)
-
-
-def _maml(application: TextClassification, config: Config, steps: int) -> MetaLearner:
-    return maml(
-        application.loss_fn,
-        inner_optimizer=inner_optimizer(config.inner),
-        inner_steps=steps,
-        gradient=config.learner.gradient,
-        keep=config.learner.keep,
-        keep_blocks=config.learner.keep_blocks,
-        share_first_step=config.learner.share_first_step,
-        inner_params=config.inner.params,
-        task_init_fn=application.task_init_fn,
-        output_fn=application.output_fn,
-        inner_batch_size=config.inner.batch_size,
-        task_chunk=config.learner.task_chunk,
-    )
-
-
-def _protonet(application: TextClassification, config: Config, steps: int) -> MetaLearner:
-    del steps
-    return protonet(
-        application.embed_fn,
-        ways=application.ways,
-        distance=config.learner.distance,
-        temperature=config.learner.temperature,
-        task_chunk=config.learner.task_chunk,
-    )
-
-
-LEARNERS: dict[str, Callable[[TextClassification, Config, int], MetaLearner]] = {"maml": _maml, "protonet": _protonet}
-
-
-def text_features(config: ModelConfig, *, vocab_size: int, max_length: int) -> TextFeatures:
-    """The model of a config."""
-    encoder = Encoder(
-        vocab_size=vocab_size,
-        width=config.width,
-        layers=config.layers,
-        heads=config.heads,
-        mlp_width=config.mlp_width,
-        max_length=max_length,
-        norm=config.norm,
-        dropout=config.dropout,
-    )
-    return TextFeatures(encoder, initial_scale=config.feature_scale, ngram_width=config.ngram_width)
-
-
-def build_learner(
-    config: Config, *, vocab_size: int, ways: int, training: bool, name: str | None = None
-) -> tuple[TextClassification, MetaLearner]:
-    """The application and the learner of a config.
-
-    Args:
-        config: of the run.
-        vocab_size: of its tokenizer.
-        ways: classes of the head.
-        training: with dropout (metric learners only: an inner loop wants one
-            function) and ``inner.steps``; otherwise without, and ``inner.test_steps``.
-        name: another learner than the config's, over the same model.
-    """
-    name = config.learner.name if name is None else name
-    model = text_features(config.model, vocab_size=vocab_size, max_length=config.tokenizer.max_length)
-    deterministic = not training or config.model.dropout == 0 or name == "maml"
-    application = TextClassification(model, ways=ways, deterministic=deterministic)
-    steps = config.inner.steps if training or config.inner.test_steps is None else config.inner.test_steps
-    return application, LEARNERS[name](application, config, steps)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from fewshot_jax.evaluation.episodic import episode_accuracy, evaluate_episodes
 from fewshot_jax.parallel.mesh import replicate, shard_tasks, task_mesh
 from fewshot_jax.training.checkpoints import METRIC, Checkpoints
 from fewshot_jax.training.evaluate import Evaluation, evaluate
-from fewshot_jax.training.experiment import Experiment, build_experiment, build_learner
+from fewshot_jax.training.experiment import Experiment, build_experiment
+from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.learning_curve import learning_curve
 from fewshot_jax.training.metrics import MetricsFile, Progress
 from fewshot_jax.training.plan import planned
@@ -53,7 +54,7 @@ def train(config: Config | str | Path, run_dir: str | Path, *, quiet: bool = Fal
     run.check_startable(config)
     if run.resumable() and run.result() is not None:
         if not quiet:
-            print(f"{run.path}: this run is finished", file=sys.stderr)
+            print(f"{run.path}: the training of this run is finished", file=sys.stderr)
     else:
         if config.learner.plan and run.resumable():
             config = dataclasses.replace(config, learner=run.config().learner)
@@ -79,7 +80,7 @@ def _check_traceable(experiment: Experiment) -> None:
     batch = experiment.batch("train", experiment.training_sampler(), 0, config.outer.tasks)
     try:
         state = jax.eval_shape(lambda: initial_state(config, vocab_size=experiment.vocab_size))
-        jax.eval_shape(make_step(learner, outer_optimizer(config.outer)), state, batch)
+        jax.eval_shape(make_step(learner, outer_optimizer(config.outer), steps=config.outer.steps), state, batch)
     except ValueError as error:
         raise UserError(f"the config does not fit the model: {error}") from error
 
@@ -102,9 +103,11 @@ def _train(experiment: Experiment, run: RunDirectory, quiet: bool) -> None:
         state = checkpoints.restore(saved[-1], state)
     state = replicate(state, mesh)
     start = int(state.step)
+    if start and not quiet:
+        print(f"{run.path}: goes on after step {start} of {steps}", file=sys.stderr)
 
     _, learner = build_learner(chunked, vocab_size=experiment.vocab_size, ways=config.episodes.ways, training=True)
-    step_fn = jax.jit(make_step(learner, outer_optimizer(config.outer)), donate_argnums=0)
+    step_fn = jax.jit(make_step(learner, outer_optimizer(config.outer), steps=config.outer.steps), donate_argnums=0)
     sampler, rates = experiment.training_sampler(), np.asarray(learning_rate(config.outer)(np.arange(steps)))
     validate = _validation(experiment)
     record = {

@@ -20,9 +20,10 @@ import jax
 from fewshot_jax.algorithms.differentiation import Gradient, Keep
 from fewshot_jax.algorithms.meta_batch import check_task_axis
 from fewshot_jax.block_policy import BlockPolicy
-from fewshot_jax.config import Config
+from fewshot_jax.config import SECOND_ORDER, Config
 from fewshot_jax.errors import UserError
-from fewshot_jax.training.experiment import Experiment, build_learner
+from fewshot_jax.training.experiment import Experiment
+from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.matmul_cost import matmul_flops
 from fewshot_jax.training.state import initial_state
 from fewshot_jax.types import Episode, Key, MetaLearner, MetaParams, PyTree
@@ -269,7 +270,7 @@ def planned(experiment: Experiment, *, quiet: bool = False) -> Config:
     """
     config = experiment.config
     tasks = config.outer.tasks // math.gcd(config.outer.tasks, jax.device_count())
-    inner_loop = config.learner.name == "maml"
+    inner_loop = config.learner.name in SECOND_ORDER
     free = free_memory() if config.learner.memory_budget is None else int(config.learner.memory_budget * _MIB)
     state = initial_state(config, vocab_size=experiment.vocab_size)
     outer = sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state))
@@ -280,7 +281,7 @@ def planned(experiment: Experiment, *, quiet: bool = False) -> Config:
         )
 
     def chosen(strategy: Strategy) -> Config:
-        # A learner without an inner loop has nothing but the chunk to choose.
+        # A learner that differentiates no inner gradient has nothing but the chunk to choose.
         fields = strategy._asdict() if inner_loop else {"task_chunk": strategy.task_chunk}
         return dataclasses.replace(config, learner=dataclasses.replace(config.learner, **fields))
 

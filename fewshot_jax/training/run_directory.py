@@ -36,6 +36,15 @@ def resolve(config: Config) -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path))
 
 
+def check_writable(path: Path, *, flag: str) -> None:
+    """Raise a UserError unless a directory is writable or can be made."""
+    parent = path
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: cannot write here ({parent} is not a writable directory); see {flag}")
+
+
 class RunDirectory:
     """The files of a run; see the module's description."""
 
@@ -78,7 +87,7 @@ class RunDirectory:
         """
         if not self.exists():
             what = "is not a run directory (it has no config.yaml)" if self.path.exists() else "does not exist"
-            raise UserError(f"{self.path}: {what}; make one with 'fewshot-jax train CONFIG --run-dir {self.path}'")
+            raise UserError(f"{self.path}: {what}; 'fewshot-jax train CONFIG --run-dir RUN' makes one")
         return read_config(self.path / "config.yaml")
 
     def tokenizer(self) -> Any:
@@ -104,11 +113,7 @@ class RunDirectory:
                 )
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise UserError(f"{self.path}: is not empty and holds no run; give another --run-dir")
-        parent = self.path
-        while not parent.exists():
-            parent = parent.parent
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-            raise UserError(f"{self.path}: cannot write here ({parent} is not a writable directory); see --run-dir")
+        check_writable(self.path, flag="--run-dir")
 
     def start(self, experiment: "Experiment") -> None:
         """Write what a run needs to be resumed; the config last, which marks a run."""

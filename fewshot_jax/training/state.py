@@ -1,5 +1,6 @@
 """What a run carries from step to step, and the outer optimizer."""
 
+import re
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import optax
 
 from fewshot_jax.algorithms.partition import leaf_path
 from fewshot_jax.config import Config, OuterConfig
-from fewshot_jax.training.experiment import build_learner
+from fewshot_jax.training.learners import build_learner
 from fewshot_jax.types import MetaParams
 
 
@@ -35,12 +36,12 @@ def learning_rate(config: OuterConfig) -> optax.Schedule:
 
 
 def decays(params: MetaParams) -> MetaParams:
-    """True at kernels and embeddings, False at biases, norms and scalars.
+    """True at kernels and embeddings, False at biases, norms, scalars and a learner's extras.
 
     By name, because the leaves of scanned layers have one axis more.
     """
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: leaf_path(path).rsplit("/", 1)[-1] in ("kernel", "embedding"), params
+        lambda path, _: re.search(r"^params/.*\b(kernel|embedding)$", leaf_path(path)) is not None, params
     )
 
 

@@ -13,7 +13,7 @@ Metrics = dict[str, jax.Array]
 StepFn = Callable[[TrainState, Episode], tuple[TrainState, Metrics]]
 
 
-def make_step(learner: MetaLearner, optimizer: optax.GradientTransformation) -> StepFn:
+def make_step(learner: MetaLearner, optimizer: optax.GradientTransformation, *, steps: int) -> StepFn:
     """Build ``(state, episodes) -> (state, metrics)``.
 
     A step whose loss or meta-gradient is not finite changes nothing but the
@@ -23,6 +23,7 @@ def make_step(learner: MetaLearner, optimizer: optax.GradientTransformation) -> 
     Args:
         learner: the meta-learner.
         optimizer: the outer optimizer.
+        steps: of the whole training, which a learner with a schedule goes by.
 
     Returns:
         The step. ``metrics`` are those of ``learner.grad``, with ``grad_norm``
@@ -31,7 +32,7 @@ def make_step(learner: MetaLearner, optimizer: optax.GradientTransformation) -> 
 
     def step(state: TrainState, episodes: Episode) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        grads, metrics = learner.grad(state.meta_params, episodes, key)
+        grads, metrics = learner.grad(state.meta_params, episodes, key, progress=state.step / steps)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.meta_params)

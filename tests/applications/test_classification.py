@@ -21,7 +21,7 @@ def make(ways=WAYS, steps=3, rate=0.5, deterministic=True, model=MODEL):
         application.loss_fn,
         inner_optimizer=optax.sgd(rate),
         inner_steps=steps,
-        task_init_fn=application.task_init_fn,
+        task_init_fn=application.zero_start,
         output_fn=application.output_fn,
     )
     jitted = {name: jax.jit(getattr(learner, name)) for name in ("adapt", "predict", "loss", "grad")}
@@ -67,7 +67,7 @@ def test_before_adaptation_every_class_is_equally_likely(meta_params):
     key = jax.random.key(0)
     logits = learner.predict(learner.adapt(meta_params, batch(list(range(WAYS))), key), batch([0]), key)
     np.testing.assert_array_equal(logits, np.zeros((1, WAYS)))
-    params = application.task_init_fn(meta_params["params"], batch([0, 1, 2]), None)
+    params = application.zero_start(meta_params["params"], batch([0, 1, 2]), None)
     loss, _ = jax.jit(application.loss_fn)(params, batch([0, 1, 2]), key)
     assert float(loss) == pytest.approx(np.log(3), rel=1e-6)
 
@@ -111,7 +111,7 @@ def test_absent_classes_take_no_part(meta_params):
     kernel = with_head(meta_params, 5)["head"]["kernel"]
 
     def started(application, support, kernel):
-        start = application.task_init_fn(meta_params["params"], support, key)
+        start = application.zero_start(meta_params["params"], support, key)
         return {**start, "head": {**start["head"], "kernel": kernel}}
 
     params, first_two = started(large, items, kernel), started(small, items, kernel[:, :2])

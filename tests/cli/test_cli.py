@@ -350,11 +350,24 @@ def test_evaluate_and_adapt_of_what_is_no_run(tmp_path):
     assert_mistake(["adapt", tmp_path / "absent", *flags], "absent", "does not exist")
 
 
+def test_adapt_warns_of_unknown_words_and_of_an_unfinished_run(trained, tmp_path):
+    (tmp_path / "strange.csv").write_text("text,label\nqux zork,a\nflimp grault,b\n")
+    shutil.copytree(trained[0], tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    arguments = ["--data", tmp_path / "strange.csv", "--output", tmp_path / "model"]
+    code, out, err = call(["adapt", tmp_path / "run", *arguments])
+    assert code == 0
+    assert re.search(r"2 examples of 2 classes, of which it labels [012] right", out)
+    assert "is unfinished" in err
+    assert "knows 0% of the words" in err
+
+
 def test_adapt_to_one_label_or_over_a_model(trained, model, tmp_path):
     (tmp_path / "one.csv").write_text("text,label\na,b\nc,b\n")
     arguments = ["adapt", trained[0], "--data", tmp_path / "one.csv", "--output"]
     assert_mistake([*arguments, tmp_path / "model"], "one label only ('b')")
     assert_mistake([*arguments, model], model, "not an empty directory", "--output")
+    assert_mistake([*arguments, tmp_path / "one.csv" / "model"], "one.csv is not a writable directory", "--output")
 
 
 def test_predict_with_wrong_paths(trained, model, tmp_path):
@@ -363,7 +376,7 @@ def test_predict_with_wrong_paths(trained, model, tmp_path):
     assert_mistake(["predict", model, *given, "--output", tmp_path / "out.xlsx"], "'.xlsx'", ".csv, .tsv or .jsonl")
     assert_mistake(["predict", model, *given, "--output", tmp_path / "new.csv"], "is the input as well")
     assert_mistake(["predict", tmp_path, *given, "--output", tmp_path / "o.csv"], tmp_path, "no adapted model")
-    assert_mistake(["predict", trained[0], *given, "--output", tmp_path / "o.csv"], "it is a run; adapt it first")
+    assert_mistake(["predict", trained[0], *given, "--output", tmp_path / "o.csv"], "is a run, which is yet to be")
     output = ["--output", tmp_path / "absent" / "out.csv"]
     assert_mistake(["predict", model, *given, *output], "absent/out.csv", "cannot be written")
     wrong = ["--input", tmp_path / "absent.csv", "--output", tmp_path / "o.csv"]

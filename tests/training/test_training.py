@@ -246,7 +246,7 @@ def poison(patch, *, at):
                 bad = {name: metrics[name].at[1].multiply(factor) for name in ("task_loss", "support_loss")}
                 return jax.tree.map(lambda leaf: leaf * factor, grads), {**metrics, **bad}
 
-            return make_step(learner._replace(grad=grad), optimizer)(state, episodes)
+            return make_step(learner._replace(grad=grad), optimizer, steps=10)(state, episodes)
 
         return step
 

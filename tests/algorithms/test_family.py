@@ -1,0 +1,191 @@
+"""What every learner has in common, shown for each: symmetries, masks, sums over tasks, the record's contract."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fewshot_jax as fsj
+from fewshot_jax.algorithms.metric import masked_cross_entropy
+from fewshot_jax.algorithms.proto_maml import prototype_head
+
+TASKS, WAYS, SHOTS, QUERIES, INPUTS, FEATURES = 3, 3, 2, 4, 5, 4
+
+
+def embed_fn(params, batch, rng):
+    return jnp.tanh(batch["x"] @ params["body"]["kernel"] + params.get("context", jnp.zeros(FEATURES))[None])
+
+
+def output_fn(params, batch, rng):
+    return embed_fn(params, batch, rng) @ params["head"]["kernel"] + params["head"]["bias"][None]
+
+
+def loss_fn(params, batch, rng):
+    return masked_cross_entropy(output_fn(params, batch, rng), batch["label"], batch["mask"])
+
+
+def zero_head(params, support, rng):
+    return {**params, "head": {"kernel": jnp.zeros((FEATURES, WAYS)), "bias": jnp.zeros(WAYS)}}
+
+
+def start_at_prototypes(params, support, rng):
+    return {**params, "head": prototype_head(embed_fn(params, support, rng), support, WAYS)}
+
+
+LOOP = {"inner_steps": 2, "task_init_fn": zero_head, "output_fn": output_fn}
+SGD = {"inner_optimizer": optax.sgd(0.5)}
+# Each with the keyword of a chunk of tasks.
+LEARNERS = {
+    "maml": lambda **k: fsj.maml(loss_fn, **LOOP, **SGD, **k),
+    "fomaml": lambda **k: fsj.fomaml(loss_fn, **LOOP, **SGD, **k),
+    "anil": lambda **k: fsj.anil(loss_fn, **LOOP, **SGD, **k),
+    "boil": lambda **k: fsj.boil(loss_fn, **{**LOOP, "task_init_fn": start_at_prototypes}, **SGD, **k),
+    "reptile": lambda **k: fsj.reptile(loss_fn, **LOOP, **SGD, **k),
+    "meta_sgd": lambda **k: fsj.meta_sgd(loss_fn, inner_rate=0.5, **LOOP, **k),
+    "maml_plus_plus": lambda **k: fsj.maml_plus_plus(loss_fn, inner_rate=0.5, **LOOP, **k),
+    "imaml": lambda **k: fsj.imaml(loss_fn, **LOOP, **SGD, **k),
+    "cavia": lambda **k: fsj.cavia(
+        loss_fn, context=jnp.zeros(FEATURES), inner_params="context|head", **LOOP, **SGD, **k
+    ),
+    "proto_maml": lambda **k: fsj.proto_maml(
+        loss_fn, embed_fn=embed_fn, ways=WAYS, inner_steps=2, output_fn=output_fn, **SGD, **k
+    ),
+    "protonet": lambda **k: fsj.protonet(embed_fn, ways=WAYS, **k),
+    "matching_network": lambda **k: fsj.matching_network(embed_fn, ways=WAYS, temperature=0.2, **k),
+    "r2d2": lambda **k: fsj.r2d2(embed_fn, ways=WAYS, **k),
+}
+every_learner = pytest.mark.parametrize("name", LEARNERS)
+
+
+def make_params():
+    return {"body": {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(INPUTS, FEATURES)))}}
+
+
+def make_episodes(tasks=TASKS, seed=1):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(tasks, WAYS, INPUTS))
+
+    def side(items):
+        label = np.tile(np.repeat(np.arange(WAYS), items), (tasks, 1))
+        x = np.take_along_axis(centres, label[..., None], 1) + 0.5 * rng.normal(size=(*label.shape, INPUTS))
+        return {"x": jnp.asarray(x), "label": jnp.asarray(label), "mask": jnp.ones(label.shape, bool)}
+
+    return fsj.Episode(side(SHOTS), side(QUERIES))
+
+
+def one(episodes, task=0):
+    return jax.tree.map(lambda leaf: leaf[task], episodes)
+
+
+def close(given, expected, tolerance=1e-9):
+    for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@every_learner
+def test_it_is_public_and_returns_the_record(float64, name):
+    assert name in fsj.__all__
+    learner = LEARNERS[name]()
+    assert isinstance(learner, fsj.MetaLearner)
+    meta_params = learner.init(make_params(), jax.random.key(0))
+    grads, metrics = jax.jit(learner.grad)(meta_params, make_episodes(), jax.random.key(1))
+    assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, meta_params)
+    assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))
+    assert metrics["task_loss"].shape == (TASKS,)
+    assert {"loss", "accuracy"} <= metrics.keys()
+
+
+@every_learner
+def test_loss_is_the_loss_of_predictions_after_adapting(float64, name):
+    learner = LEARNERS[name]()
+    meta_params, episode = learner.init(make_params(), jax.random.key(0)), one(make_episodes())
+    adapted = learner.adapt(meta_params, episode.support, jax.random.key(2))
+    logits = learner.predict(adapted, episode.query, jax.random.key(3))
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, episode.query["label"]).mean()
+    close(learner.loss(meta_params, episode, jax.random.key(2))[0], nats)
+
+
+@every_learner
+def test_a_descent_step_along_grad_lowers_the_loss(float64, name):
+    learner = LEARNERS[name]()
+    meta_params, episodes = learner.init(make_params(), jax.random.key(0)), make_episodes(20)
+
+    def loss(meta_params):
+        rng = jax.random.split(jax.random.key(1), 20)
+        return jax.vmap(lambda e, k: learner.loss(meta_params, e, k)[0])(episodes, rng).mean()
+
+    grads, _ = learner.grad(meta_params, episodes, jax.random.key(1))
+    norm = optax.tree.norm(grads)
+    stepped = jax.tree.map(lambda p, g: p - 0.05 * g / norm, meta_params, grads)
+    assert loss(stepped) < loss(meta_params)
+
+
+@every_learner
+def test_permuting_the_classes_permutes_the_predictions(float64, name):
+    learner = LEARNERS[name]()
+    meta_params, episode = learner.init(make_params(), jax.random.key(0)), one(make_episodes())
+    order = jnp.array([2, 0, 1])
+
+    def logits(support):
+        return learner.predict(learner.adapt(meta_params, support, jax.random.key(2)), episode.query, jax.random.key(3))
+
+    relabelled = {**episode.support, "label": order[episode.support["label"]]}
+    close(jax.nn.softmax(logits(relabelled))[:, order], jax.nn.softmax(logits(episode.support)))
+
+
+@every_learner
+@pytest.mark.parametrize("side", [0, 1], ids=["support", "query"])
+def test_a_masked_item_changes_nothing(float64, name, side):
+    learner = LEARNERS[name]()
+    meta_params, episodes = learner.init(make_params(), jax.random.key(0)), make_episodes()
+
+    def padded(batch):
+        more = {"x": 1e3 * jnp.ones((TASKS, 1, INPUTS)), "label": jnp.ones((TASKS, 1), int)}
+        return jax.tree.map(
+            lambda a, b: jnp.concatenate([a, b], 1), batch, {**more, "mask": jnp.zeros((TASKS, 1), bool)}
+        )
+
+    changed = fsj.Episode(*(padded(batch) if i == side else batch for i, batch in enumerate(episodes)))
+    grads, metrics = learner.grad(meta_params, episodes, jax.random.key(1))
+    again, metrics_again = learner.grad(meta_params, changed, jax.random.key(1))
+    close(again, grads)
+    close(metrics_again, metrics)
+
+
+@every_learner
+def test_the_gradient_of_a_meta_batch_is_the_mean_over_its_tasks_in_any_chunks(float64, name):
+    learner, chunked = LEARNERS[name](), LEARNERS[name](task_chunk=2)
+    meta_params, episodes = learner.init(make_params(), jax.random.key(0)), make_episodes()
+    alone = [
+        learner.grad(meta_params, jax.tree.map(lambda leaf, t=t: leaf[t : t + 1], episodes), jax.random.key(1))[0]
+        for t in range(TASKS)
+    ]
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / TASKS, *alone)
+    for given in (learner, chunked):
+        close(given.grad(meta_params, episodes, jax.random.key(1))[0], mean)
+
+
+WITH_A_LOOP = [name for name in LEARNERS if name not in ("protonet", "matching_network", "r2d2")]
+
+
+@pytest.mark.parametrize("name", WITH_A_LOOP)
+def test_more_steps_at_test_time_than_in_training_fit_the_support_set_better(float64, name):
+    learner = LEARNERS[name]()
+    meta_params, support = learner.init(make_params(), jax.random.key(0)), one(make_episodes()).support
+
+    def support_loss(**overrides):
+        return loss_fn(learner.adapt(meta_params, support, jax.random.key(2), **overrides), support, None)[0]
+
+    losses = [float(support_loss(inner_steps=steps)) for steps in (0, 2, 10)]
+    assert losses[0] > losses[1] > losses[2]
+    assert losses[1] == float(support_loss())
+    _, aux = learner.loss(meta_params, one(make_episodes()), jax.random.key(2), inner_steps=7)
+    assert aux["support_loss"].shape == (7,)
+
+
+@pytest.mark.parametrize("name", [name for name in LEARNERS if name not in WITH_A_LOOP])
+def test_learners_without_a_loop_refuse_what_only_a_loop_has(name):
+    learner = LEARNERS[name]()
+    with pytest.raises(ValueError, match=f"{name} has no inner loop: inner_steps"):
+        learner.adapt(learner.init(make_params(), None), one(make_episodes()).support, None, inner_steps=3)

@@ -1,0 +1,137 @@
+"""One word in a config gives another learner, with the same data, training, evaluation and adaptation."""
+
+import dataclasses
+import json
+from typing import get_args
+
+import jax
+import numpy as np
+import pytest
+
+import fewshot_jax as fsj
+from fewshot_jax.config import SECOND_ORDER, WITHOUT_A_LOOP, Learner
+from fewshot_jax.config_file import from_dict
+from fewshot_jax.training.learners import LEARNERS, build_learner
+from fewshot_jax.training.run_directory import RunDirectory
+from fewshot_jax.training.state import decays, initial_state
+
+VALUES = {
+    "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
+    "episodes": {"ways": 3, "shots": 1, "queries": 2, "within_group": True},
+    "tokenizer": {"kind": "word", "max_length": 12, "buckets": [12]},
+    "model": {"width": 16, "layers": 2, "heads": 2, "mlp_width": 16},
+    "inner": {"steps": 2, "rate": 0.1},
+    "outer": {"steps": 4, "tasks": 2, "rate": 0.01},
+    "evaluation": {"every": 2, "validation_episodes": 4, "episodes": 4, "ways": 3, "shots": [1], "queries": 2},
+}
+EXAMPLES = [fsj.Record(f"{verb} {noun}", verb) for verb in ("book", "cancel") for noun in ("tickets", "lunch")]
+
+
+def config_of(name, **sections):
+    values = {**VALUES, "learner": {"name": name}, **sections}
+    if name == "cavia":
+        values["model"] = {**values["model"], "context_width": 4}
+    return from_dict(values)
+
+
+def learner_of(config, *, ways=3, training=True):
+    return build_learner(config, vocab_size=50, ways=ways, training=training)[1]
+
+
+def test_the_table_the_config_and_the_public_functions_have_the_same_learners():
+    assert set(get_args(Learner)) == LEARNERS.keys()
+    assert LEARNERS.keys() <= set(fsj.__all__)
+    assert {*SECOND_ORDER, *WITHOUT_A_LOOP} < LEARNERS.keys()
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_run_of_each_trains_evaluates_resumes_and_adapts(name, tmp_path):
+    config = config_of(name)
+    evaluation = fsj.train(config, tmp_path / "run", quiet=True)
+    assert evaluation.accuracy.keys() >= {name, "TF-IDF centroid"}
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
+    assert RunDirectory(tmp_path / "run").result()["steps"] == 4
+    classifier = fsj.adapt(tmp_path / "run", EXAMPLES)
+    classifier.save(tmp_path / "model")
+    texts = [record.text for record in EXAMPLES]
+    np.testing.assert_array_equal(fsj.load(tmp_path / "model").predict_proba(texts), classifier.predict_proba(texts))
+
+
+@pytest.mark.parametrize("name", SECOND_ORDER)
+def test_the_rule_of_differentiation_reaches_the_learner(name):
+    """By the number of matrix products: first order has fewer than reverse, and mixed more."""
+
+    def products(gradient):
+        config = config_of(name, learner={"name": name, "gradient": gradient, "keep": "all", "keep_blocks": "all"})
+        learner = learner_of(config)
+        state = initial_state(config, vocab_size=50)
+        side = {
+            "input_ids": np.ones((2, 3, 12), np.int32),
+            "attention_mask": np.ones((2, 3, 12), bool),
+            "label": np.tile(np.arange(3), (2, 1)),
+            "mask": np.ones((2, 3), bool),
+        }
+        step = lambda meta_params: learner.grad(meta_params, fsj.Episode(side, side), jax.random.key(0))[0]  # noqa: E731
+        return str(jax.make_jaxpr(step)(state.meta_params)).count("dot_general")
+
+    assert products("first_order") < min(products("reverse"), products("mixed"))
+
+
+def test_rates_are_learned_for_each_layer_and_step():
+    rates = initial_state(config_of("maml_plus_plus"), vocab_size=50).meta_params["inner_rates"]
+    kernel = next(rate for path, rate in rates.items() if path.endswith("blocks/mlp/up/kernel"))
+    assert kernel.shape == (2, 2, 1, 1)  # steps, layers
+    assert rates["features/log_scale"].shape == (2,)
+    assert rates["added"].shape == (2,)
+
+
+def test_learned_rates_do_not_decay():
+    meta_params = initial_state(config_of("meta_sgd"), vocab_size=50).meta_params
+    assert any(jax.tree.leaves(decays(meta_params)["params"]))
+    assert not any(jax.tree.leaves(decays(meta_params)["inner_rates"]))
+
+
+@pytest.mark.parametrize(
+    ("inner_params", "expected"),
+    [("head", {"head"}), ("lora_|head", {"lora", "head"}), ("norm|bias|head", {"norm", "bias", "head"})],
+)
+def test_what_adapts_is_a_choice(inner_params, expected):
+    config = config_of("maml", inner={"steps": 2, "rate": 0.1, "params": inner_params})
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, lora_rank=2))
+    params = initial_state(config, vocab_size=50).meta_params
+    support = {
+        "input_ids": np.arange(36, dtype=np.int32).reshape(3, 12) % 50,
+        "attention_mask": np.ones((3, 12), bool),
+        "label": np.arange(3),
+        "mask": np.ones(3, bool),
+    }
+    adapted = learner_of(config).adapt(params, support, jax.random.key(0))
+    before = learner_of(config).adapt(params, support, jax.random.key(0), inner_steps=0)
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(adapted)]
+    moved = {
+        path
+        for path, a, b in zip(paths, jax.tree.leaves(adapted), jax.tree.leaves(before), strict=True)
+        if np.any(a != b)
+    }
+    assert moved
+    assert all(any(word in path for word in expected) for path in moved)
+    assert {word for word in expected if any(word in path for path in moved)} == expected
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"learner": {"name": "fomaml", "gradient": "reverse"}}, "fomaml has no choice of it"),
+        ({"learner": {"name": "cavia"}}, "model.context_width=0: cavia needs a positive number"),
+        ({"model": {"context_width": 3}}, "other learners zero"),
+        ({"learner": {"name": "anil"}, "inner": {"params": "norm"}}, "anil chooses itself what adapts"),
+        ({"learner": {"name": "meta_sgd"}, "inner": {"optimizer": "adam"}}, "inner.optimizer=adam"),
+        ({"learner": {"name": "imaml", "proximal": 0}}, "learner.proximal=0"),
+        ({"learner": {"name": "maml_plus_plus", "first_order_share": 2}}, "learner.first_order_share=2"),
+        ({"learner": {"name": "mamal"}}, "'mamal' is not one of"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(sections, message):
+    with pytest.raises(fsj.UserError, match=message):
+        from_dict(sections)
