@@ -222,11 +222,11 @@ def arguments(description: str, name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def write(path: Path, options: argparse.Namespace, results: Any) -> None:
-    """Write the results with device, versions and sizes."""
-    sizes = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+def write(path: Path, options: argparse.Namespace, results: Any, **more: Any) -> None:
+    """Write the results with device, versions, sizes and whatever else belongs to them."""
+    sizes = {key: value for key, value in vars(options).items() if not isinstance(value, Path)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    record = {**device(), "python": platform.python_version(), "options": sizes, "results": results}
+    record = {**device(), "python": platform.python_version(), **more, "options": sizes, "results": results}
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(f"\n{json.dumps(device())}\nwritten to {path}")
 

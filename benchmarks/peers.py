@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def main(argv: list[str] | None = None) -> dict[str, list[dict]]:
             peers=tuple(options.peers),
         )
         print(f"\n{name}\n{show(results[name])}", flush=True)
-    write(options.output, options, results)
+    write(options.output, options, results, peers={name: version(name) for name in ("torch", "higher", "torchopt")})
     return results
 
 

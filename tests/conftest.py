@@ -20,6 +20,13 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def free_programs():
+    """Forget a module's compiled programs at its end: the whole suite's would take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def enable_x64():
     """The context manager ``enable_x64(True)``; jax.enable_x64 is its newer name, older releases lack it."""

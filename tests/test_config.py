@@ -53,9 +53,11 @@ OTHER = {
         "dropout": 0.2,
         "feature_scale": 2.0,
         "ngram_width": 6,
+        "context_width": 3,
+        "lora_rank": 2,
     },
     "learner": {
-        "name": "protonet",
+        "name": "cavia",
         "gradient": "reverse",
         "keep": "carry",
         "keep_blocks": "matmul",
@@ -65,6 +67,10 @@ OTHER = {
         "task_chunk": 2,
         "distance": "cosine",
         "temperature": 0.5,
+        "proximal": 2.0,
+        "cg_steps": 7,
+        "multi_step_share": 0.2,
+        "first_order_share": 0.4,
     },
     "inner": {"optimizer": "adam", "rate": 0.01, "steps": 1, "test_steps": 9, "params": "head", "batch_size": 5},
     "outer": {"steps": 10, "tasks": 2, "rate": 0.5, "warmup": 0.0, "weight_decay": 0.0, "clip": 9.0},
@@ -91,7 +97,7 @@ def flat(values, prefix=""):
 
 def test_the_default_config_is_valid_and_an_empty_mapping_gives_it():
     assert from_dict({}) == Config()
-    assert from_dict({"model": None}) == Config()
+    assert from_dict({"model": {}}) == Config()
 
 
 def test_every_field_survives_the_round_trip():
@@ -151,7 +157,7 @@ def test_an_unknown_field_like_no_other_comes_with_the_known_ones():
         ("data", "files", "a.csv", "expected a list, got 'a.csv'"),
         ("data", "fractions", [0.5, 0.5], "expected 3 values, got 2"),
         ("evaluation", "shots", [1, "x"], r"shots\[1\]: expected int, got 'x'"),
-        ("learner", "name", "mmal", "'mmal' is not one of 'maml', 'protonet'"),
+        ("learner", "name", "mmal", "'mmal' is not one of 'maml', 'fomaml', "),
         ("tokenizer", "buckets", {"a": 1}, "expected a list"),
     ],
 )

@@ -18,6 +18,8 @@ from typing import Any
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
 
+# Where the name of a field can be given.
+_TEXT, _LABEL = "--text-field (in a config: data.text_field)", "--label-field (in a config: data.label_field)"
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -47,9 +49,9 @@ def read_records(
         UserError: the file, or a line of it, cannot be read as labelled texts.
     """
     path = Path(path).expanduser()
-    fields = {"text_field": text, "label_field": label}
+    fields = {_TEXT: text, _LABEL: label}
     if group is not None:
-        fields["group_field"] = group
+        fields["data.group_field"] = group
     return [
         Record(
             _string(path, line, text, row[text]),
@@ -78,7 +80,7 @@ def read_texts(path: str | PurePath, *, text: str = "text") -> tuple[list[dict[s
         UserError: the file, or a line of it, cannot be read.
     """
     path = Path(path).expanduser()
-    numbered = list(_rows(path, {"text_field": text}, plain=True))
+    numbered = list(_rows(path, {_TEXT: text}, plain=True))
     texts = [_string(path, line, text, row[text]) for line, row in numbered]
     return [row for _, row in numbered], texts
 
@@ -100,7 +102,7 @@ def _rows(path: Path, fields: Mapping[str, str], plain: bool = False) -> Iterato
     if suffix == ".jsonl":
         rows = _jsonl_rows(path, content, fields)
     elif suffix == ".txt":
-        rows = _plain_rows(content, fields["text_field"])
+        rows = _plain_rows(content, fields[_TEXT])
     else:
         rows = _delimited_rows(path, content, fields, _DELIMITERS[suffix])
     return rows
@@ -218,8 +220,7 @@ def _check_fields(path: Path, line: int, noun: str, found: Iterable[str], fields
             raise UserError(
                 f"{path}, line {line}: no {noun} '{name}'; there are {_listed(found)}."
                 + (f" Did you mean '{near[0]}'?" if near else "")
-                + f" Rename it in the file, or give the {noun}'s name as --{option.replace('_', '-')} "
-                f"(in a config: data.{option})."
+                + f" Rename it in the file, or give the {noun}'s name as {option}."
             )
 
 

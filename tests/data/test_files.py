@@ -134,7 +134,7 @@ def test_lines_are_counted_through_mixed_newlines_and_quoted_newlines(write):
 @pytest.mark.parametrize("field", ["text", "label", "group"])
 def test_a_missing_column_names_its_option(write, field):
     path = write("a.csv", CONTENTS["a.csv"])
-    with pytest.raises(UserError, match=rf"no column 'x'; .*set data\.{field}_field to the name"):
+    with pytest.raises(UserError, match=rf"no column 'x'; .*give the column's name as .*data\.{field}_field"):
         read_records(path, **{field: "x"})
 
 

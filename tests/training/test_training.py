@@ -238,15 +238,15 @@ def poison(patch, *, at):
     """Make the meta-gradient and a task's loss NaN at one step."""
     make_step = loop.make_step
 
-    def poisoned(learner, optimizer):
+    def poisoned(learner, optimizer, **keywords):
         def step(state, episodes):
-            def grad(*arguments):
-                grads, metrics = learner.grad(*arguments)
+            def grad(*arguments, **more):
+                grads, metrics = learner.grad(*arguments, **more)
                 factor = jnp.where(state.step + 1 == at, jnp.nan, 1.0)
                 bad = {name: metrics[name].at[1].multiply(factor) for name in ("task_loss", "support_loss")}
                 return jax.tree.map(lambda leaf: leaf * factor, grads), {**metrics, **bad}
 
-            return make_step(learner._replace(grad=grad), optimizer, steps=10)(state, episodes)
+            return make_step(learner._replace(grad=grad), optimizer, **keywords)(state, episodes)
 
         return step
 
