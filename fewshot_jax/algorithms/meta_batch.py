@@ -51,7 +51,9 @@ def task_keys(rng: Key, tasks: int, offset: int | jax.Array = 0) -> Key:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, offset + jnp.arange(tasks))
 
 
-def _sum_over_chunks(chunk_fn: ChunkFn, tasks: PyTree, count: int, task_chunk: int | None) -> PyTree:
+def _sum_over_chunks(
+    chunk_fn: ChunkFn, tasks: PyTree, count: int, task_chunk: int | None, meta_params: MetaParams
+) -> PyTree:
     """Apply ``chunk_fn`` to at most ``task_chunk`` tasks at a time and sum the directions.
 
     Tasks are laid out as ``[chunk, chunks]`` and the axes swapped, never
@@ -69,8 +71,7 @@ def _sum_over_chunks(chunk_fn: ChunkFn, tasks: PyTree, count: int, task_chunk: i
         tasks = (episodes, keys, jnp.where(jnp.arange(chunk * chunks) < count, weight, 0))
 
     laid_out = jax.tree.map(lambda leaf: leaf.reshape(chunk, chunks, *leaf.shape[1:]).swapaxes(0, 1), tasks)
-    first = jax.tree.map(lambda leaf: leaf[0], laid_out)
-    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(chunk_fn, first)[0])
+    zero = jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), jnp.result_type(leaf)), meta_params)
 
     def accumulate(total: MetaParams, one: PyTree) -> tuple[MetaParams, tuple[jax.Array, Aux]]:
         direction, per_task = chunk_fn(one)
@@ -101,7 +102,8 @@ def over_tasks(
 
     Args:
         chunk_direction: ``(meta_params, (episodes, keys [t], weight [t]), **keywords)
-            -> (sum of weight * direction, (losses [t], aux))``.
+            -> (sum of weight * direction, (losses [t], aux))``; a direction has the
+            structure, shapes and dtypes of ``meta_params``.
         task_chunk: how many tasks are vmapped at once; None for all of them.
 
     Returns:
@@ -141,7 +143,7 @@ def over_tasks(
             return chunk_direction(meta_params, chunk, frozen=frozen, **overrides)
 
         grads, (losses, aux) = _sum_over_chunks(
-            chunk_fn, (episodes, task_keys(rng, tasks, task_offset), weight), tasks, task_chunk
+            chunk_fn, (episodes, task_keys(rng, tasks, task_offset), weight), tasks, task_chunk, meta_params
         )
         return grads, _metrics(losses, aux, weight)
 
