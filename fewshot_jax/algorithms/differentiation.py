@@ -45,6 +45,7 @@ References:
     that recompute).
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args
@@ -88,8 +89,32 @@ def _as_arrays(cotangents: PyTree) -> PyTree:
     return jax.tree.map(make, cotangents)
 
 
+def one_for_each_task(outputs: PyTree, operands: PyTree) -> PyTree:
+    """Make outputs depend on the integers and keys among the operands, in name only.
+
+    Under a ``vmap`` over tasks, an output that no task's data enters (the gradient of a penalty, say) is
+    one array for all tasks. Its cotangent is then the sum over the tasks, and a backward rule whose
+    results are mapped would count it once for each: a wrong number in jax 0.10, an error in 0.12.
+    A task's key is mapped, so with it every output is. XLA removes the selection between equals.
+    """
+    mapped = [
+        jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        for leaf in map(jnp.asarray, jax.tree.leaves(operands))
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.size
+    ]
+    bits = [jnp.ravel(leaf)[0] != 0 for leaf in mapped]
+    if not bits:
+        return outputs
+    either = functools.reduce(jnp.logical_or, bits)
+    return jax.tree.map(lambda leaf: jnp.where(either, leaf, leaf), outputs)
+
+
 def _mixed(objective: Objective) -> ObjectiveGradient:
-    plain = _reverse(objective)
+    reverse = _reverse(objective)
+
+    def plain(params: Params, operands: PyTree) -> tuple[tuple[jax.Array, Aux], Params]:
+        return one_for_each_task(reverse(params, operands), operands)
+
     value_and_grad = jax.custom_vjp(plain)
 
     def forward(params: PyTree, operands: PyTree) -> tuple[Any, tuple[PyTree, PyTree, PyTree]]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fewshot_jax.algorithms.differentiation import one_for_each_task
 from fewshot_jax.algorithms.gradient_based import Adapted, InnerLoopOptions, adaptation, after_last_step
 from fewshot_jax.algorithms.inner_loop import support_key
 from fewshot_jax.algorithms.learned_rates import LearnedRates
@@ -37,12 +38,12 @@ def _implicit(
 
     @jax.custom_vjp
     def attach(minimum: Params, residual: Params, operands: PyTree) -> Params:
-        del residual, operands
-        return minimum
+        del residual
+        return one_for_each_task(minimum, operands)
 
     def forward(minimum: Params, residual: Params, operands: PyTree) -> tuple[Params, tuple[Params, PyTree]]:
         del residual
-        return minimum, (minimum, operands)
+        return one_for_each_task(minimum, operands), (minimum, operands)
 
     def backward(saved: tuple[Params, PyTree], cotangent: Params) -> tuple[None, Params, None]:
         minimum, operands = saved

@@ -456,3 +456,33 @@ def test_the_block_policy_is_part_of_a_cached_trace():
 def test_an_unknown_choice_is_refused_when_the_learner_is_built(keywords, message):
     with pytest.raises(ValueError, match=message):
         fsj.maml(mlp_loss, **keywords)
+
+
+@pytest.mark.parametrize("share_first_step", [False, True])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_gradient_that_no_tasks_data_enters_counts_once_for_each_task(float64, steps, share_first_step):
+    """The gradient of the penalty ``w . v`` in v is w, one array for all tasks at the first step."""
+
+    def loss_fn(params, batch, rng):
+        return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2) + params["w"] @ params["v"], {}
+
+    generator = np.random.default_rng(0)
+
+    def side():
+        return {"x": jnp.asarray(generator.normal(size=(3, 5, 4))), "y": jnp.asarray(generator.normal(size=(3, 5)))}
+
+    episodes = fsj.Episode(side(), side())
+    params = {name: jnp.asarray(generator.normal(size=4)) for name in ("w", "v")}
+    keywords = {"inner_optimizer": optax.sgd(0.1), "inner_steps": steps, "share_first_step": share_first_step}
+
+    def alone(task):
+        """The oracle: one task at a time, nothing vmapped."""
+        learner = fsj.maml(loss_fn, gradient="reverse", **keywords)
+        episode = jax.tree.map(lambda leaf: leaf[task], episodes)
+        loss = lambda params: learner.loss({"params": params}, episode, jax.random.key(0))[0]  # noqa: E731
+        return jax.grad(loss)(params)
+
+    expected = jax.tree.map(lambda *leaves: sum(leaves) / 3, *map(alone, range(3)))
+    grads, _ = fsj.maml(loss_fn, **keywords).grad({"params": params}, episodes, jax.random.key(0))
+    for name in ("w", "v"):
+        np.testing.assert_allclose(grads["params"][name], expected[name], rtol=1e-10)
