@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from fewshot_jax import block_policy
-from fewshot_jax.models.layers import recomputed
 
 Downsample = Literal["stride", "max_pool"]
 ImageNormKind = Literal["batch", "layer", "group"]
@@ -83,14 +82,11 @@ class ImageNorm(nn.Module):
             mean_BG = mean_BC.reshape(items, groups, -1).mean(-1)
             return jnp.repeat(mean_BG, channels // groups, axis=1)[:, None, None, :]
 
-        def normalise(x_BHWC: jax.Array, scale_C: jax.Array, bias_C: jax.Array) -> jax.Array:
-            centred = x_BHWC.astype(precise) - mean(x_BHWC.astype(precise))
-            factor = jax.lax.rsqrt(mean(centred**2) + self.epsilon) * scale_C[None, None, None, :]
-            return (centred * factor + bias_C[None, None, None, :]).astype(x_BHWC.dtype)
-
         scale_C = self.param("scale", nn.initializers.ones, (channels,))
         bias_C = self.param("bias", nn.initializers.zeros, (channels,))
-        return normalise(x_BHWC, scale_C, bias_C)
+        centred = x_BHWC.astype(precise) - mean(x_BHWC.astype(precise))
+        factor = jax.lax.rsqrt(mean(centred**2) + self.epsilon) * scale_C[None, None, None, :]
+        return (centred * factor + bias_C[None, None, None, :]).astype(x_BHWC.dtype)
 
 
 class ConvBlock(nn.Module):
@@ -107,8 +103,7 @@ class ConvBlock(nn.Module):
         shape = (3, 3, x_BHWC.shape[-1], self.width)
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), shape).astype(self.dtype)
         stride = 2 if self.downsample == "stride" else 1
-        # Kept for a backward pass: the images, not nine copies of them.
-        x_BHWC = recomputed(convolve, static_argnums=2)(x_BHWC, kernel, stride)
+        x_BHWC = convolve(x_BHWC, kernel, stride)
         if self.norm is None:
             x_BHWC += self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)[None, None, None, :]
         else:
