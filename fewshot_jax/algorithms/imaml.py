@@ -47,13 +47,22 @@ def _implicit(
 
     def backward(saved: tuple[Params, PyTree], cotangent: Params) -> tuple[None, Params, None]:
         minimum, operands = saved
+        # One dtype for all leaves, and not half precision, whose rounding conjugate gradients do not survive.
+        common = jnp.promote_types(jnp.result_type(*jax.tree.leaves(minimum)), jnp.float32)
+
+        def widened(tree: Params) -> Params:
+            return jax.tree.map(lambda leaf: leaf.astype(common), tree)
+
+        def narrowed(tree: Params) -> Params:
+            return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), tree, minimum)
 
         def hessian(direction: Params) -> Params:
-            return jax.jvp(lambda inner: stationarity(inner, operands), (minimum,), (direction,))[1]
+            along = jax.jvp(lambda inner: stationarity(inner, operands), (minimum,), (narrowed(direction),))[1]
+            return widened(along)
 
-        precision = jnp.finfo(jnp.result_type(*jax.tree.leaves(cotangent))).eps
-        solved, _ = jax.scipy.sparse.linalg.cg(hessian, cotangent, tol=10 * precision, maxiter=cg_steps)
-        return None, jax.tree.map(jnp.negative, solved), None
+        tolerance = 10 * jnp.finfo(common).eps
+        solved, _ = jax.scipy.sparse.linalg.cg(hessian, widened(cotangent), tol=tolerance, maxiter=cg_steps)
+        return None, narrowed(jax.tree.map(jnp.negative, solved)), None
 
     attach.defvjp(forward, backward)
     return attach

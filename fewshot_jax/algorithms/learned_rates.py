@@ -21,22 +21,14 @@ Rates = dict[str, jax.Array]
 ADDED = "added"  # the rate of the leaves that a task's start adds, such as a fresh head
 
 
-@jax.custom_vjp
 def positive(rate: jax.Array) -> jax.Array:
-    """``max(rate, 0)``, from which a rate can come back.
+    """``max(rate, 0)``, whose derivative is one everywhere.
 
     At and below zero the derivative of the maximum is zero and the rate would
-    stay there for ever. Here the cotangent passes where a descent step raises the rate: the
-    projected gradient of the constraint ``rate >= 0``.
+    stay there for ever. A gate on the cotangent's sign would see the part of one
+    step or one chunk of tasks, and the sum of gated parts is not the gated sum.
     """
-    return jnp.maximum(rate, 0)
-
-
-def _positive_backward(rate: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
-    return (jnp.where((rate > 0) | (cotangent < 0), cotangent, 0),)
-
-
-positive.defvjp(lambda rate: (jnp.maximum(rate, 0), rate), _positive_backward)
+    return jnp.where(rate > 0, rate, rate - jax.lax.stop_gradient(rate))
 
 
 class LearnedRates(NamedTuple):
@@ -61,9 +53,10 @@ def learned_rates(
 ) -> LearnedRates:
     """Inner rates that the outer loop learns, all starting at ``rate``.
 
-    The update of a leaf is ``base``'s, times its rate. Rates are clipped to stay
-    positive. Leaves that a task's start adds (a fresh head, whose size depends on
-    the episode) share one rate. At a call ``inner_rate=`` replaces all of them.
+    The update of a leaf is ``base``'s, times its rate. A rate below zero acts as
+    zero, and its gradient is the one there. Rates are float32 or better. Leaves that
+    a task's start adds (a fresh head, whose size depends on the episode) share one
+    rate. At a call ``inner_rate=`` replaces all of them.
 
     Args:
         rate: where they start.
@@ -98,8 +91,11 @@ def learned_rates(
         return jnp.shape(leaf) if shape == "parameter" else ()
 
     def init(leaves: Mapping[str, jax.Array], *, added: bool) -> Rates:
-        rates = {path: jnp.full((*per_step, *shape_of(path, leaf)), rate, leaf.dtype) for path, leaf in leaves.items()}
-        return {**rates, **({ADDED: jnp.full(per_step, rate)} if added else {})}
+        # A dtype always: a weakly typed leaf becomes another type in the outer step, which compiles again.
+        dtypes = {path: jnp.promote_types(leaf.dtype, jnp.float32) for path, leaf in leaves.items()}
+        rates = {path: jnp.full((*per_step, *shape_of(path, leaves[path])), rate, dtypes[path]) for path in leaves}
+        common = jnp.result_type(*(dtypes.values() or (float,)))
+        return {**rates, **({ADDED: jnp.full(per_step, rate, common)} if added else {})}
 
     def build(rates: Rates | None, override: Any) -> optax.GradientTransformation:
         def of(path: str, count: jax.Array) -> Any:

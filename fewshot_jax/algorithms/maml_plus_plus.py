@@ -24,7 +24,7 @@ from fewshot_jax.algorithms.meta_batch import mean_gradient, weighted_sum
 from fewshot_jax.types import Aux, Episode, GradFn, Key, LossFn, MetaLearner, MetaParams, Params, PyTree
 
 
-def multi_step_weights(progress: float | jax.Array, steps: int) -> jax.Array:
+def multi_step_weights(progress: float | jax.Array, steps: int, taken: int | jax.Array | None = None) -> jax.Array:
     """Weights ``[steps]`` of the query losses after each inner step, of sum one.
 
     Equal at first; those of all steps but the last fall linearly to zero.
@@ -32,12 +32,16 @@ def multi_step_weights(progress: float | jax.Array, steps: int) -> jax.Array:
     Args:
         progress: share of the annealing that is done, 0 to 1.
         steps: number of inner steps, at least one.
+        taken: how many of them are taken, traced or not; the others have weight zero. None for all.
 
     References:
         Antoniou, Edwards, Storkey. How to Train Your MAML. ICLR 2019 (section 4, "MSL"; v_i of equation 4).
     """
-    early = (1 - jnp.clip(progress, 0, 1)) / steps
-    return jnp.where(jnp.arange(steps) < steps - 1, early, 1 - (steps - 1) * early)
+    # Where no step is taken, the loss "after the first" is the one at the start.
+    last = jnp.clip(steps if taken is None else taken, 1, steps) - 1
+    early = (1 - jnp.clip(progress, 0, 1)) / (last + 1)
+    index = jnp.arange(steps)
+    return jnp.where(index < last, early, jnp.where(index == last, 1 - last * early, 0))
 
 
 def maml_plus_plus(
@@ -126,5 +130,7 @@ def _task_loss(
     if not multi_step or not adapted.support_loss.size:
         return after_last_step(parts, adapted, episode.query, rng, frozen)
     losses, aux = adapted.each_step
-    total = weighted_sum(multi_step_weights(annealed, losses.shape[0]), losses)
+    weights = multi_step_weights(annealed, losses.shape[0], overrides.get("inner_steps"))
+    # In the dtype of the other phases' loss, which stands beside this one in a switch.
+    total = weighted_sum(weights, losses).astype(losses.dtype)
     return total, {**jax.tree.map(lambda leaf: leaf[-1], aux), "support_loss": adapted.support_loss}

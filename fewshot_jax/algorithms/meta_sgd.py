@@ -12,7 +12,7 @@ def meta_sgd(loss_fn: LossFn, *, inner_rate: float = 0.01, **options: Unpack[Lea
     """Meta-SGD: `maml` with SGD whose rates, one for each parameter, are meta-learned.
 
     ``theta' = theta - alpha * grad L_s(theta)`` elementwise, and the outer loop trains
-    theta and alpha. Rates are clipped to stay positive.
+    theta and alpha. A rate below zero acts as zero.
 
     Args:
         loss_fn: ``(params, batch, rng[, frozen=]) -> (loss, aux)``, for one task.

@@ -58,7 +58,12 @@ def reptile(loss_fn: LossFn, *, task_chunk: int | None = None, **options: Unpack
     def chunk_direction(meta_params: MetaParams, chunk: PyTree, **keywords: Any) -> PyTree:
         episodes, keys, weight = chunk
         directions, per_task = jax.vmap(lambda *task: task_direction(meta_params, *task, **keywords))(episodes, keys)
-        weighted = jax.tree.map(lambda leaf: jnp.tensordot(weight.astype(leaf.dtype), leaf, 1), directions)
-        return weighted, per_task
+
+        def weighted(leaf: jax.Array) -> jax.Array:  # a sum, which no device rounds to TF32 or bf16
+            precise = jnp.promote_types(leaf.dtype, jnp.float32)
+            total = jnp.tensordot(weight.astype(precise), leaf.astype(precise), 1, precision=jax.lax.Precision.HIGHEST)
+            return total.astype(leaf.dtype)
+
+        return jax.tree.map(weighted, directions), per_task
 
     return maml(loss_fn, **options)._replace(grad=over_tasks(chunk_direction, task_chunk=task_chunk))

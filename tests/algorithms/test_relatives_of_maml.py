@@ -153,6 +153,19 @@ def test_reptile_leaves_what_does_not_adapt_where_it_is(float64):
     assert np.any(direction["head"]["kernel"])
 
 
+def test_reptile_of_equal_tasks_is_that_of_one_also_in_half_precision():
+    """The weights 1/T are no numbers of bfloat16: rounded to them, they would not sum to one."""
+    tasks, move = 15, jax.random.normal(jax.random.key(0), (1, 200), jnp.bfloat16)
+    learner = fsj.reptile(lambda p, batch, rng: (jnp.mean(batch @ p), {}), inner_optimizer=optax.sgd(1.0))
+    episodes = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], tasks, 0), fsj.Episode(move, move))
+    meta_params = learner.init(jnp.zeros(200, jnp.bfloat16), jax.random.key(0))
+    together, alone = (
+        learner.grad(meta_params, jax.tree.map(lambda leaf, n=n: leaf[:n], episodes), jax.random.key(0))[0]["params"]
+        for n in (tasks, 1)
+    )
+    np.testing.assert_array_equal(together.astype(float), alone.astype(float))
+
+
 # Learned rates
 
 
@@ -221,15 +234,34 @@ def test_an_override_replaces_all_rates(float64):
 def test_a_rate_below_zero_does_nothing_and_comes_back_where_that_helps(float64):
     assert positive(jnp.float64(-0.2)) == 0
     assert positive(jnp.float64(0.2)) == 0.2
-    pull = jax.grad(lambda rate, slope: slope * positive(rate))
-    assert pull(-0.2, -3.0) == -3.0, "a descent step raises the rate"
-    assert pull(-0.2, 3.0) == 0.0
-    assert pull(0.2, 3.0) == 3.0
+    for rate in (-0.2, 0.0, 0.2):
+        assert jax.grad(positive)(rate) == 1
     learner = fsj.meta_sgd(loss_fn, inner_rate=RATE, inner_steps=2)
     meta_params = learner.init(make_params(), jax.random.key(0))
     meta_params["inner_rates"] = jax.tree.map(lambda leaf: -leaf, meta_params["inner_rates"])
     support = jax.tree.map(lambda leaf: leaf[0], make_episodes().support)
     close(learner.adapt(meta_params, support, jax.random.key(0)), make_params(), 0)
+
+
+@pytest.mark.parametrize("task_chunk", [None, 1])
+def test_the_gradient_of_a_rate_below_zero_is_the_same_in_any_chunks_and_steps(float64, task_chunk):
+    """Where the slopes of tasks and steps have two signs: -r' (sum of support slopes) (query slope), r' = 1."""
+
+    def linear(params, batch, rng):
+        return jnp.mean(batch) * params["w"], {}
+
+    episodes = fsj.Episode(jnp.array([[1.0], [1.0]]), jnp.array([[3.0], [-1.0]]))
+    learner = fsj.meta_sgd(linear, inner_rate=0.1, inner_steps=2, task_chunk=task_chunk)
+    meta_params = {"params": {"w": jnp.array(1.0)}, "inner_rates": {"w": jnp.array(-0.1)}}
+    grads, _ = learner.grad(meta_params, episodes, jax.random.key(0))
+    np.testing.assert_allclose(grads["inner_rates"]["w"], -2 * (3.0 - 1.0) / 2)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_rates_are_float32_where_the_parameters_are_less(dtype):
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), make_params())
+    rates = fsj.meta_sgd(loss_fn, task_init_fn=lambda p, s, r: p).init(params, jax.random.key(0))["inner_rates"]
+    assert {(leaf.dtype, leaf.weak_type) for leaf in rates.values()} == {(jnp.dtype("float32"), False)}
 
 
 def test_leaves_that_a_task_adds_share_one_rate(float64):
@@ -263,6 +295,8 @@ def test_multi_step_weights_go_from_equal_to_the_last():
     np.testing.assert_allclose(multi_step_weights(0.5, 4), [0.125, 0.125, 0.125, 0.625])
     for progress in (1.0, 3.0):
         np.testing.assert_allclose(multi_step_weights(progress, 4), [0, 0, 0, 1])
+    np.testing.assert_allclose(multi_step_weights(0.5, 4, 2), [0.25, 0.75, 0, 0])
+    np.testing.assert_allclose(multi_step_weights(0.5, 4, 0), [1, 0, 0, 0])
 
 
 def maml_with_rates(**keywords):
@@ -290,6 +324,26 @@ def test_maml_plus_plus_is_a_weighted_sum_of_mamls(float64, progress, traced):
     else:
         given = gradient_of(plus_plus(), progress=progress)
     close(given, expected)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_multi_step_losses_weigh_the_steps_that_a_traced_number_takes(float64, steps):
+    given = jax.jit(lambda n: gradient_of(plus_plus(), progress=0.1, inner_steps=n))(steps)
+    close(given, gradient_of(plus_plus(), progress=0.1, inner_steps=steps))
+
+
+def test_the_phases_of_maml_plus_plus_agree_on_types_in_half_precision():
+    def halved(tree):
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)
+
+    meta_params = plus_plus().init(halved(make_params()), jax.random.key(0))
+
+    def grad(progress):
+        return plus_plus().grad(meta_params, halved(make_episodes()), jax.random.key(1), progress=progress)
+
+    grads, metrics = jax.eval_shape(grad, 0.5)
+    assert jax.tree.map(lambda leaf: leaf.dtype, grads) == jax.tree.map(lambda leaf: leaf.dtype, meta_params)
+    assert metrics["task_loss"].dtype == jnp.bfloat16  # as the loss function gave it
 
 
 def with_rates():
@@ -396,6 +450,28 @@ def test_imaml_does_not_depend_on_the_path_of_the_inner_loop(float64):
         for optimizer in (optax.sgd(0.2), optax.sgd(0.05, momentum=0.8))
     ]
     close(*grads, 1e-8)
+
+
+@pytest.mark.parametrize("inner", ["bfloat16", "float32"])
+def test_imaml_solves_for_leaves_of_several_and_of_half_precision(inner):
+    """A diagonal Hessian h from 1 to 50, proximal 1: the derivative is 1 / (h + 1), to what the dtypes hold."""
+    h = {"a": jnp.linspace(1, 50, 40), "b": jnp.ones(2)}
+    params = {"a": jnp.zeros(40, inner), "b": jnp.zeros(2, jnp.bfloat16)}
+
+    def bowl(params, batch, rng):
+        curved = jax.tree.map(lambda h, p: 0.5 * jnp.sum(h * p.astype(jnp.float32) ** 2), h, params)
+        return curved["a"] + curved["b"], {}
+
+    def query(params, batch, rng):
+        value = jnp.sum(params["a"]) + jnp.sum(params["b"])
+        return jnp.where(batch[0] > 0, value.astype(jnp.float32), bowl(params, batch, rng)[0]), {}
+
+    learner = fsj.imaml(query, cg_steps=42, inner_optimizer=optax.sgd(0.01))
+    episodes = fsj.Episode(jnp.zeros((1, 1)), jnp.ones((1, 1)))
+    grads = learner.grad(learner.init(params, jax.random.key(0)), episodes, jax.random.key(0))[0]["params"]
+    for name, leaf in grads.items():
+        assert leaf.dtype == params[name].dtype
+        np.testing.assert_allclose(leaf.astype(float), 1 / (h[name] + 1), rtol=0.02)
 
 
 @pytest.mark.parametrize(
