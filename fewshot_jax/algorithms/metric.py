@@ -27,15 +27,22 @@ def item_mask(batch: Batch) -> jax.Array:
     return batch["mask"] if "mask" in batch else jnp.ones_like(batch["label"], bool)
 
 
+def at_least_float32(values: jax.Array) -> jax.Array:
+    """The same values; half precision is not for means, softmax and losses."""
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+
 def masked_cross_entropy(logits: jax.Array, label: jax.Array, mask: jax.Array) -> tuple[jax.Array, Aux]:
-    """Mean cross-entropy in nats, and ``{"accuracy"}``, over the real items.
+    """Mean cross-entropy in nats, and ``{"accuracy"}``, over the real items, in float32 or better.
 
     Args:
         logits: ``[B, N]``.
-        label: ``[B]`` int in ``[0, N)``.
+        label: ``[B]`` int in ``[0, N)``; anything for padded items.
         mask: ``[B]``, False for padded items.
     """
     chex.assert_equal_shape([label, mask, logits[:, 0]])
+    logits = at_least_float32(logits)
+    label = jnp.where(mask.astype(bool), label, 0)  # another number would make the loss nan, and 0 * nan is nan
     weight = mask.astype(logits.dtype)
     items = jnp.maximum(weight.sum(), 1)
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, label)
@@ -53,8 +60,9 @@ def prototypes(embeddings: jax.Array, label: jax.Array, mask: jax.Array, ways: i
         ways: number of classes ``N``.
 
     Returns:
-        ``(prototypes [N, D], present [N] bool)``; an absent class has a zero prototype.
+        ``(prototypes [N, D], present [N] bool)``, in float32 or better; an absent class has a zero prototype.
     """
+    embeddings = at_least_float32(embeddings)
     chex.assert_rank([embeddings, label, mask], [2, 1, 1])
     chex.assert_equal_shape_prefix([embeddings, label, mask], 1)
     one_hot = jax.nn.one_hot(label, ways, dtype=embeddings.dtype) * mask.astype(embeddings.dtype)[:, None]
@@ -69,12 +77,11 @@ def unit_length(vectors: jax.Array) -> jax.Array:
 
 
 def similarity(embeddings: jax.Array, centres: jax.Array, distance: Distance) -> jax.Array:
-    """Similarities ``[B, N]``: minus squared euclidean distance, or cosine."""
+    """Similarities ``[B, N]``, in float32 or better: minus squared euclidean distance, or cosine."""
+    embeddings, centres = at_least_float32(embeddings), at_least_float32(centres)
     if distance == "cosine":
         return unit_length(embeddings) @ unit_length(centres).T
-    # |a - b|^2 without the [B, N, D] difference. It cancels, hence at least float32 and no TF32 or bf16 product.
-    precise = jnp.promote_types(embeddings.dtype, jnp.float32)
-    embeddings, centres = embeddings.astype(precise), centres.astype(precise)
+    # |a - b|^2 without the [B, N, D] difference. It cancels, hence no TF32 or bf16 product.
     squares = jnp.sum(embeddings**2, -1)[:, None] + jnp.sum(centres**2, -1)[None, :]
     return 2 * jnp.matmul(embeddings, centres.T, precision=jax.lax.Precision.HIGHEST) - squares
 

@@ -22,7 +22,8 @@ def ridge(features: jax.Array, targets: jax.Array, penalty: jax.Array) -> jax.Ar
     """
     gram = jnp.matmul(features, features.T, precision=jax.lax.Precision.HIGHEST)
     dual = jax.scipy.linalg.solve(gram + penalty * jnp.eye(gram.shape[0], dtype=gram.dtype), targets, assume_a="pos")
-    return features.T @ dual
+    # Where S exceeds D the dual is the residual over the penalty, and what is left of its product with X is small.
+    return jnp.matmul(features.T, dual, precision=jax.lax.Precision.HIGHEST)
 
 
 def r2d2(
@@ -64,7 +65,8 @@ def r2d2(
     for name, value in (("penalty", penalty), ("scale", scale)):
         if not value > 0:
             raise ValueError(f"{name}={value}: expected a positive number")
-    extras = {"log_penalty": jnp.asarray(math.log(penalty)), "log_scale": jnp.asarray(math.log(scale))}
+    # With a dtype: a weakly typed leaf becomes another type in the outer step, which compiles again.
+    extras = {"log_penalty": jnp.asarray(math.log(penalty), float), "log_scale": jnp.asarray(math.log(scale), float)}
 
     def with_constant(embeddings: jax.Array) -> jax.Array:
         precise = embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))

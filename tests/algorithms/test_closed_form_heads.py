@@ -10,6 +10,7 @@ from sklearn.linear_model import Ridge
 
 import fewshot_jax as fsj
 from fewshot_jax.algorithms.metric import masked_cross_entropy
+from fewshot_jax.algorithms.r2d2 import ridge
 
 WAYS, INPUTS, FEATURES = 3, 5, 4
 LABEL = np.array([0, 2, 1, 0, 2, 0])  # classes of 3, 1 and 2 items, out of order
@@ -119,6 +120,13 @@ def test_r2d2_is_ridge_regression(float64, penalty):
     learner = fsj.r2d2(embed_fn, ways=WAYS, penalty=penalty, scale=4.0)
     np.testing.assert_allclose(logits(learner, episode), 4 * fitted.predict(query), rtol=1e-6)
     check_gradient(learner)
+
+
+def test_no_product_of_the_ridge_head_is_left_to_the_precision_of_the_device():
+    """With more items than features the dual is 1 / penalty times larger than what it cancels to."""
+    jaxpr = jax.make_jaxpr(ridge)(jnp.ones((9, 2)), jnp.ones((9, 3)), jnp.array(1e-3))
+    products = [line for line in str(jaxpr).splitlines() if "dot_general[" in line]
+    assert str(jaxpr).count("precision=(Precision.HIGHEST, Precision.HIGHEST)") >= len(products) >= 2
 
 
 @pytest.mark.parametrize("build", [fsj.matching_network, fsj.r2d2])

@@ -8,6 +8,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import fewshot_jax as fsj
+from fewshot_jax.algorithms.metric import masked_cross_entropy, prototypes, similarity
 
 WAYS, FEATURES, EMBEDDING = 3, 4, 5
 SUPPORT_LABEL = np.array([0, 2, 1, 0, 2, 0])  # classes of 3, 1 and 2 items, out of order
@@ -111,6 +112,32 @@ def test_a_padded_item_changes_nothing(float64, ways, padded_label):
     adapted = learner.adapt(meta_params, padded.support, rng)
     plain = learner.adapt(meta_params, episode.support, rng)
     np.testing.assert_allclose(adapted["prototypes"][:WAYS], plain["prototypes"][:WAYS], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("label", [-100, -1, WAYS])
+def test_the_label_of_a_padded_item_may_be_anything(label):
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, WAYS)), jnp.float32)
+    mask = jnp.array([True, True, False])
+
+    def loss(logits, last):
+        return masked_cross_entropy(logits, jnp.array([0, 1, last]), mask)[0]
+
+    given, expected = (jax.value_and_grad(loss)(logits, last) for last in (label, 2))
+    chex.assert_trees_all_equal(given, expected)
+
+
+def test_half_precision_logits_and_embeddings_are_averaged_in_float32():
+    generator = np.random.default_rng(0)
+    items, label = 301, generator.integers(WAYS, size=301)  # bfloat16 has no 301
+    values = jnp.asarray(generator.normal(size=(items, WAYS)), jnp.bfloat16)
+    exact, mask = np.asarray(values, np.float64), jnp.ones(items, bool)
+    nats = np.log(np.exp(exact).sum(1)) - exact[np.arange(items), label]
+    loss, _ = masked_cross_entropy(values, jnp.asarray(label), mask)
+    np.testing.assert_allclose(loss, nats.mean(), rtol=1e-6)
+    centres, _ = prototypes(values, jnp.asarray(label), mask, WAYS)
+    np.testing.assert_allclose(centres, [exact[label == n].mean(0) for n in range(WAYS)], rtol=1e-5, atol=1e-6)
+    unit = exact / np.linalg.norm(exact, axis=1, keepdims=True)
+    np.testing.assert_allclose(similarity(values, values, "cosine"), unit @ unit.T, rtol=0, atol=1e-5)
 
 
 def test_a_class_without_support_items_gets_no_probability_and_a_finite_gradient():
