@@ -13,24 +13,25 @@ from fewshot_jax.algorithms.proto_maml import prototype_head
 TASKS, WAYS, SHOTS, QUERIES, INPUTS, FEATURES = 3, 3, 2, 4, 5, 4
 
 
-def embed_fn(params, batch, rng):
-    return jnp.tanh(batch["x"] @ params["body"]["kernel"] + params.get("context", jnp.zeros(FEATURES))[None])
+def embed_fn(params, batch, rng, frozen=None):
+    x = batch["x"] if frozen is None else batch["x"] @ frozen
+    return jnp.tanh(x @ params["body"]["kernel"] + params.get("context", jnp.zeros(FEATURES))[None])
 
 
-def output_fn(params, batch, rng):
-    return embed_fn(params, batch, rng) @ params["head"]["kernel"] + params["head"]["bias"][None]
+def output_fn(params, batch, rng, **frozen):
+    return embed_fn(params, batch, rng, **frozen) @ params["head"]["kernel"] + params["head"]["bias"][None]
 
 
-def loss_fn(params, batch, rng):
-    return masked_cross_entropy(output_fn(params, batch, rng), batch["label"], batch["mask"])
+def loss_fn(params, batch, rng, **frozen):
+    return masked_cross_entropy(output_fn(params, batch, rng, **frozen), batch["label"], batch["mask"])
 
 
-def zero_head(params, support, rng):
+def zero_head(params, support, rng, **frozen):
     return {**params, "head": {"kernel": jnp.zeros((FEATURES, WAYS)), "bias": jnp.zeros(WAYS)}}
 
 
-def start_at_prototypes(params, support, rng):
-    return {**params, "head": prototype_head(embed_fn(params, support, rng), support, WAYS)}
+def start_at_prototypes(params, support, rng, **frozen):
+    return {**params, "head": prototype_head(embed_fn(params, support, rng, **frozen), support, WAYS)}
 
 
 LOOP = {"inner_steps": 2, "task_init_fn": zero_head, "output_fn": output_fn}
@@ -164,6 +165,38 @@ def test_the_gradient_of_a_meta_batch_is_the_mean_over_its_tasks_in_any_chunks(f
     mean = jax.tree.map(lambda *leaves: sum(leaves) / TASKS, *alone)
     for given in (learner, chunked):
         close(given.grad(meta_params, episodes, jax.random.key(1))[0], mean)
+
+
+@every_learner
+def test_frozen_features_are_features_computed_beforehand(float64, name):
+    learner = LEARNERS[name]()
+    mixing = jnp.asarray(np.random.default_rng(2).normal(size=(INPUTS, INPUTS)))
+    meta_params, episodes, rng = learner.init(make_params(), jax.random.key(0)), make_episodes(), jax.random.key(1)
+    mixed = fsj.Episode(*({**side, "x": side["x"] @ mixing} for side in episodes))
+
+    def everything(episodes, **frozen):
+        support, query = one(episodes)
+        adapted = learner.adapt(meta_params, support, rng, **frozen)
+        return learner.grad(meta_params, episodes, rng, **frozen), learner.predict(adapted, query, rng, **frozen)
+
+    close(jax.jit(everything)(episodes, frozen=mixing), jax.jit(everything)(mixed))
+
+
+@every_learner
+def test_an_outer_step_changes_no_type_so_that_the_next_is_not_compiled_again(name):
+    """Weak types included; half-precision parameters, whose losses are float32 all the same."""
+    learner = LEARNERS[name]()
+    halved = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), make_params())
+    meta_params = learner.init(halved, jax.random.key(0))
+
+    def step(meta_params, episodes, progress):
+        grads, metrics = learner.grad(meta_params, episodes, jax.random.key(1), progress=progress)
+        return jax.tree.map(lambda p, g: p - jnp.asarray(0.1, p.dtype) * g, meta_params, grads), metrics["task_loss"]
+
+    stepped, losses = jax.eval_shape(step, meta_params, make_episodes(), 0.5)
+    kinds = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), tree)  # noqa: E731
+    assert kinds(stepped) == kinds(meta_params)
+    assert losses.dtype == jnp.float32
 
 
 WITH_A_LOOP = [name for name in LEARNERS if name not in ("protonet", "matching_network", "r2d2")]
