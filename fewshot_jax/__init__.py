@@ -16,6 +16,7 @@ from fewshot_jax.algorithms.maml_plus_plus import maml_plus_plus
 from fewshot_jax.algorithms.matching_network import matching_network
 from fewshot_jax.algorithms.meta_sgd import meta_sgd
 from fewshot_jax.algorithms.metric import protonet
+from fewshot_jax.algorithms.multi_task import multi_task
 from fewshot_jax.algorithms.proto_maml import proto_maml
 from fewshot_jax.algorithms.r2d2 import r2d2
 from fewshot_jax.algorithms.reptile import reptile
@@ -53,6 +54,7 @@ __all__ = [
     "maml_plus_plus",
     "matching_network",
     "meta_sgd",
+    "multi_task",
     "plan",
     "proto_maml",
     "protonet",

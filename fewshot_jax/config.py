@@ -11,6 +11,7 @@ from typing import Literal
 
 from fewshot_jax.errors import UserError, require
 
+Application = Literal["text_classification", "image_classification", "regression"]
 Learner = Literal[
     "maml",
     "fomaml",
@@ -25,14 +26,16 @@ Learner = Literal[
     "protonet",
     "matching_network",
     "r2d2",
+    "multi_task",
 ]
 WITHOUT_A_LOOP = ("protonet", "matching_network", "r2d2")
 SECOND_ORDER = ("maml", "anil", "boil", "meta_sgd", "maml_plus_plus", "cavia", "proto_maml")  # a rule to choose
+OF_CLASSES = (*WITHOUT_A_LOOP, "proto_maml")  # compare embeddings of classes
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the labelled texts come from and how classes are split.
+    """Where the labelled texts or images come from and how classes are split.
 
     Attributes:
         source: "generated" (ships with the package), "files" or "tfds".
@@ -43,8 +46,13 @@ class DataConfig:
         text_field: column or field of the text.
         label_field: column or field of the label.
         group_field: column or field of the group (a domain, say); None for no groups.
-        class_split: a JSON file under `path` with the classes of each split; None to divide by `fractions`.
+        class_split: a JSON file with the classes of each split, under `path` or as a path of its own; for images
+            also "vinyals", Omniglot's split in three files under `path`; None to divide by `fractions`.
         class_split_name: which entry of that file.
+        image_field: "tfds": feature of the image.
+        image_size: "tfds": images are averaged down to so many pixels a side.
+        invert: "tfds": turn black on white into white on black.
+        rotations: the turns of a class of images by 90, 180 and 270 degrees are classes too.
         split_by: divide "label"s, or whole "group"s.
         fractions: shares of train, validation and test classes (or groups).
         split_seed: seed of that division.
@@ -62,6 +70,10 @@ class DataConfig:
     group_field: str | None = None
     class_split: str | None = None
     class_split_name: str | None = None
+    image_field: str = "image"
+    image_size: int = 28
+    invert: bool = False
+    rotations: bool = False
     split_by: Literal["label", "group"] = "label"
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
     split_seed: int = 0
@@ -73,6 +85,7 @@ class DataConfig:
             min(self.fractions) >= 0 and abs(sum(self.fractions) - 1) < 1e-6,
             f"data.fractions={self.fractions}: expected three shares (train, validation, test) of sum 1",
         )
+        require(self.image_size >= 1, f"data.image_size={self.image_size}: expected at least 1")
         require(self.texts_per_class >= 1, f"data.texts_per_class={self.texts_per_class}: expected at least 1")
         require(self.groups >= 3, f"data.groups={self.groups}: expected at least 3, one for each split")
 
@@ -140,11 +153,11 @@ class TokenizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The encoder.
+    """The model: a transformer encoder of texts, convolutions of images, a perceptron of numbers.
 
     Attributes:
-        width: features of a token.
-        layers: transformer blocks.
+        width: features of a token, filters of a convolution, or units of a hidden layer.
+        layers: transformer blocks, convolutions, or hidden layers.
         heads: attention heads; divides width.
         mlp_width: hidden width of the feed-forward layers.
         norm: "pre" or "post" LayerNorm.
@@ -154,6 +167,9 @@ class ModelConfig:
         context_width: context parameters of a task (cavia).
         lora_rank: rank of a change beside the attention's queries and values, for ``inner.params: lora_|head``;
             0 for none.
+        downsample: of images: convolutions of stride 2, or max-pooling after each.
+        conv_norm: of convolutions: by the "batch" at hand (the items of a query set then see each other), or by
+            "layer" or "group", each image for itself.
     """
 
     width: int = 64
@@ -166,13 +182,12 @@ class ModelConfig:
     ngram_width: int = 0
     context_width: int = 0
     lora_rank: int = 0
+    downsample: Literal["stride", "max_pool"] = "stride"
+    conv_norm: Literal["batch", "layer", "group"] = "batch"
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "mlp_width"):
             require(getattr(self, name) >= 1, f"model.{name}={getattr(self, name)}: expected at least 1")
-        require(
-            self.width % self.heads == 0, f"model.width={self.width}: expected a multiple of model.heads={self.heads}"
-        )
         for name in ("ngram_width", "context_width", "lora_rank"):
             require(getattr(self, name) >= 0, f"model.{name}={getattr(self, name)}: expected zero or more")
         require(0 <= self.dropout < 1, f"model.dropout={self.dropout}: expected 0 <= rate < 1")
@@ -184,7 +199,8 @@ class LearnerConfig:
     """The meta-learning algorithm.
 
     Attributes:
-        name: of the algorithm; with an inner loop, from "maml" to "proto_maml", or without one.
+        name: of the algorithm; with an inner loop, from "maml" to "proto_maml", or without one. "multi_task"
+            learns nothing about adapting: joint training on all classes, the baseline of every other.
         gradient: how the inner gradient is differentiated: "auto", "mixed", "reverse" or "first_order"; to be
             chosen for maml, anil, boil, meta_sgd, maml_plus_plus, cavia and proto_maml.
         keep: what an inner step keeps for its backward pass: "all", "gradients", "carry", "sqrt";
@@ -319,8 +335,9 @@ class EvaluationConfig:
         validation_episodes: episodes of a validation for each number of shots; their mean chooses the checkpoint.
         episodes: test episodes of an evaluation.
         ways: classes of a test episode.
-        shots: an evaluation for each number of shots.
+        shots: an evaluation for each number of shots (for regression: points).
         queries: query texts per class.
+        inner_steps: numbers of inner steps to evaluate after beside `inner.test_steps`, each a row of the table.
         tasks: episodes evaluated at once.
         at_end: evaluate on the test classes when training ends.
     """
@@ -331,6 +348,7 @@ class EvaluationConfig:
     ways: int = 5
     shots: tuple[int, ...] = (1, 5)
     queries: int = 10
+    inner_steps: tuple[int, ...] = ()
     tasks: int = 20
     at_end: bool = True
 
@@ -339,12 +357,70 @@ class EvaluationConfig:
             require(getattr(self, name) >= 1, f"evaluation.{name}={getattr(self, name)}: expected at least 1")
         require(self.episodes >= 2, f"evaluation.episodes={self.episodes}: expected at least 2, for an interval")
         require(bool(self.shots) and min(self.shots) >= 1, f"evaluation.shots={self.shots}: expected positive numbers")
+        require(
+            min(self.inner_steps, default=0) >= 0,
+            f"evaluation.inner_steps={self.inner_steps}: expected numbers of steps, zero or more",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineConfig:
+    """What stands beside the learner in the table and costs training; the other floors are always there.
+
+    Fine-tuning is Adam on all parameters. Its rate and number of steps are those that do best on validation
+    episodes, for each number of shots.
+
+    Attributes:
+        fine_tuning: fine-tune the untrained model on the support set of each test episode.
+        multi_task: train the same model jointly on all training classes, on the items of as many episodes
+            as the learner saw, into RUN/multi_task; then fine-tune it in the same way.
+        rates: rates to choose from.
+        steps: most steps.
+        episodes: validation episodes for each choice.
+    """
+
+    fine_tuning: bool = True
+    multi_task: bool = True
+    rates: tuple[float, ...] = (0.001, 0.003, 0.01)
+    steps: int = 10
+    episodes: int = 40
+
+    def __post_init__(self) -> None:
+        require(bool(self.rates) and min(self.rates) > 0, f"baselines.rates={self.rates}: expected positive numbers")
+        for name in ("steps", "episodes"):
+            require(getattr(self, name) >= 1, f"baselines.{name}={getattr(self, name)}: expected at least 1")
+
+
+_TEXT_MODEL = ("heads", "mlp_width", "norm", "dropout", "feature_scale", "ngram_width", "lora_rank")
+_IMAGE_MODEL = ("downsample", "conv_norm")
+_SHAPE_OF_SPLIT = ("class_split", "class_split_name", "split_by", "fractions", "split_seed")
+# The fields that say something about other applications than this one; to set them here is a mistake.
+FOREIGN: dict[Application, dict[str, tuple[str, ...]]] = {
+    "text_classification": {"data": ("image_field", "image_size", "invert", "rotations"), "model": _IMAGE_MODEL},
+    "image_classification": {
+        "data": ("text_field", "group_field", "split_by", "groups", "texts_per_class"),
+        "episodes": ("within_group", "token_dropout", "token_remap", "ngram_dropout"),
+        "tokenizer": ("kind", "vocab_size", "max_length", "buckets"),
+        "model": (*_TEXT_MODEL, "context_width"),
+    },
+    "regression": {
+        "data": (
+            *("source", "path", "files", "name", "tfds_split", "text_field", "label_field", "group_field"),
+            *("image_field", "image_size", "invert", "rotations", "groups", "texts_per_class", *_SHAPE_OF_SPLIT),
+        ),
+        "episodes": ("ways", "min_ways", "min_shots", "within_group", "token_dropout", "token_remap", "ngram_dropout"),
+        "tokenizer": ("kind", "vocab_size", "max_length", "buckets"),
+        "model": (*_TEXT_MODEL, *_IMAGE_MODEL),
+        "evaluation": ("ways",),
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run: data, episodes, model, learner, inner and outer loop, evaluation."""
+    """One run: application, data, episodes, model, learner, inner and outer loop, evaluation, baselines."""
 
+    application: Application = "text_classification"
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     episodes: EpisodeConfig = field(default_factory=EpisodeConfig)
@@ -354,9 +430,22 @@ class Config:
     inner: InnerConfig = field(default_factory=InnerConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    baselines: BaselineConfig = field(default_factory=BaselineConfig)
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed={self.seed}: expected zero or more")
+        for section, names in FOREIGN[self.application].items():
+            given, default = getattr(self, section), type(getattr(self, section))()
+            for name in names:
+                value = getattr(given, name)
+                require(
+                    value == getattr(default, name),
+                    f"{section}.{name}={value}: {self.application} has no use for it; leave it out",
+                )
+        require(
+            self.application != "text_classification" or self.model.width % self.model.heads == 0,
+            f"model.width={self.model.width}: expected a multiple of model.heads={self.model.heads}",
+        )
         require(
             self.model.ngram_width > 0 or self.episodes.ngram_dropout == 0,
             f"episodes.ngram_dropout={self.episodes.ngram_dropout}: the model has no n-grams; set model.ngram_width",
@@ -365,6 +454,14 @@ class Config:
         require(
             (self.model.context_width > 0) == (name == "cavia"),
             f"model.context_width={self.model.context_width}: cavia needs a positive number, other learners zero",
+        )
+        require(
+            self.application != "regression" or name not in OF_CLASSES,
+            f"learner.name={name}: compares classes, of which regression has none; take maml or one of its relatives",
+        )
+        require(
+            not self.evaluation.inner_steps or name not in WITHOUT_A_LOOP,
+            f"evaluation.inner_steps={self.evaluation.inner_steps}: {name} has no inner loop; leave it out",
         )
         require(
             self.inner.params is None or name not in ("anil", "boil"),

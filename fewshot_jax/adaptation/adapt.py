@@ -8,13 +8,13 @@ import jax
 import numpy as np
 
 from fewshot_jax.adaptation.classifier import Classifier
+from fewshot_jax.applications.text_classification import TOKENIZER, encode_for, text_functions
 from fewshot_jax.data.loader import bucket, text_batch
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import text_split
-from fewshot_jax.data.tokenization import SPECIAL_TOKENS
+from fewshot_jax.data.tokenization import SPECIAL_TOKENS, load_tokenizer
 from fewshot_jax.errors import UserError
 from fewshot_jax.training.evaluate import restore_best
-from fewshot_jax.training.experiment import encode_for
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.training.state import initial_state, run_keys
@@ -46,14 +46,18 @@ def adapt(run_dir: str | Path, records: Sequence[Record]) -> Classifier:
         UserError: there is no run, it has no checkpoint, or there is one label only.
     """
     run = RunDirectory(run_dir)
-    config, tokenizer = run.config(), run.tokenizer()
+    config = run.config()
+    if config.application != "text_classification":
+        raise UserError(f"{run.path}: is a run of {config.application}; adapt serves text classification")
+    tokenizer = load_tokenizer(run.path / TOKENIZER)
     data = text_split(records)
     if not records:
         raise UserError("there are no examples: give labelled texts of at least two classes")
     if len(data.classes) < 2:
         raise UserError(f"the examples have one label only ('{data.classes[0]}'): a classifier needs at least two")
-    vocab_size = tokenizer.get_vocab_size()
-    meta_params, _ = restore_best(run, initial_state(config, vocab_size=vocab_size))
+    sizes = {"vocab_size": tokenizer.get_vocab_size(), "joint_classes": len(run.labels().get("train", []))}
+    trained = text_functions(config, **sizes, ways=config.episodes.ways, training=True)
+    meta_params, _ = restore_best(run, initial_state(config, trained))
     encoded = encode_for(config, tokenizer, data.texts)
     length = bucket(int(encoded.lengths.max()), config.tokenizer.buckets)
     support = {
@@ -61,6 +65,7 @@ def adapt(run_dir: str | Path, records: Sequence[Record]) -> Classifier:
         "label": data.label,
         "mask": np.ones(len(data.texts), bool),
     }
-    _, learner = build_learner(config, vocab_size=vocab_size, ways=len(data.classes), training=False)
+    functions = text_functions(config, **sizes, ways=len(data.classes), training=False)
+    learner = build_learner(functions, config, training=False)
     adapted = jax.jit(learner.adapt)(meta_params, support, run_keys(config.seed).evaluation)
     return Classifier(jax.device_get(adapted), data.classes, tokenizer, config)

@@ -17,12 +17,12 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from fewshot_jax.applications.text_classification import encode_for, text_functions
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import from_dict, to_dict
 from fewshot_jax.data.loader import bucket, text_batch
 from fewshot_jax.data.tokenization import load_tokenizer, save_tokenizer
 from fewshot_jax.errors import UserError
-from fewshot_jax.training.experiment import encode_for
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import check_writable
 from fewshot_jax.types import PyTree
@@ -50,7 +50,11 @@ class Classifier:
 
     def __init__(self, adapted: PyTree, labels: Sequence[str], tokenizer: Any, config: Config):
         self.adapted, self.labels, self.tokenizer, self.config = adapted, list(labels), tokenizer, config
-        _, learner = build_learner(config, vocab_size=tokenizer.get_vocab_size(), ways=len(self.labels), training=False)
+        vocab_size = tokenizer.get_vocab_size()
+        functions = text_functions(
+            config, vocab_size=vocab_size, ways=len(self.labels), training=False, joint_classes=0
+        )
+        learner = build_learner(functions, config, training=False)
 
         @jax.jit
         def probabilities(adapted: PyTree, batch: dict[str, jax.Array]) -> jax.Array:

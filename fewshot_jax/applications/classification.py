@@ -1,4 +1,4 @@
-"""Few-shot text classification.
+"""Few-shot classification of whatever has features: texts, images.
 
 One feature extractor serves every learner: gradient-based ones put a linear
 head on it that starts at zero in each episode, metric-based ones compare its
@@ -6,94 +6,176 @@ vectors. The head is not among the meta-parameters, so a learner meta-trained
 with five ways adapts to any number of classes.
 """
 
-import functools
-from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fewshot_jax.algorithms.metric import ABSENT, masked_cross_entropy
 from fewshot_jax.algorithms.proto_maml import prototype_head
-from fewshot_jax.models.heads import TextFeatures, zero_head
-from fewshot_jax.models.lora import lora
-from fewshot_jax.types import Aux, Batch, Key, Params
+from fewshot_jax.applications.application import Functions, Score
+from fewshot_jax.config import Config, DataConfig
+from fewshot_jax.data.episodes import EpisodeSampler
+from fewshot_jax.data.splits import divide, read_class_split
+from fewshot_jax.errors import UserError
+from fewshot_jax.models.heads import zero_head
+from fewshot_jax.types import Aux, Batch, BatchFn, Episode, Key, Params, PyTree
+
+# Streams of episodes that must not coincide: each split draws with its own seed.
+_STREAM = {"train": 0, "validation": 1, "test": 2}
+JOINT = "joint_head"  # classifies among all training classes (multi_task)
 
 
-def check_batch(batch: Batch, *, labelled: bool) -> None:
-    """Check the shapes of a batch: ``input_ids, attention_mask [B, L]``, ``label, mask [B]``."""
-    chex.assert_rank([batch["input_ids"], batch["attention_mask"]], 2)
-    chex.assert_equal_shape([batch["input_ids"], batch["attention_mask"]])
-    if labelled:
-        chex.assert_rank([batch["label"], batch["mask"]], 1)
-        chex.assert_equal_shape_prefix([batch["input_ids"], batch["label"], batch["mask"]], 1)
+class Features(NamedTuple):
+    """A feature extractor.
 
-
-class TextClassification:
-    """The functions of the application for one model and number of classes.
-
-    Args:
-        model: texts to feature vectors ``[B, D]``.
-        ways: number of classes ``N`` of the head.
-        deterministic: no dropout in ``loss_fn`` and ``embed_fn``.
-        lora_rank: of the low-rank path beside the attention's queries and values; 0 for none.
+    Attributes:
+        init: ``rng -> its parameters``.
+        apply: ``(params, batch, rng) -> [B, D]``, its parameters being ``params["features"]``.
+        width: ``D``.
+        context: where the context of a task starts, or None.
     """
 
-    def __init__(self, model: TextFeatures, *, ways: int, deterministic: bool = True, lora_rank: int = 0):
-        self.model, self.ways, self.deterministic = model, ways, deterministic
-        self._lora: Callable[[], Any] = functools.partial(lora, rank=lora_rank) if lora_rank else nullcontext
+    init: Callable[[Key], Params]
+    apply: BatchFn
+    width: int
+    context: PyTree = None
 
-    def init_params(self, rng: Key) -> Params:
-        """Fresh parameters ``{"features": ...}``; the head is not among them."""
-        ids = jnp.zeros((1, 2), jnp.int32)
-        ngrams = jnp.zeros((1, self.model.ngram_width)) if self.model.ngram_width else None
-        with self._lora():
-            return {"features": self.model.init(rng, ids, jnp.ones_like(ids), ngrams)["params"]}
 
-    def embed_fn(self, params: Params, batch: Batch, rng: Key) -> jax.Array:
-        """Feature vectors ``[B, D]``; ``params["context"]``, where a learner put one, is read."""
-        check_batch(batch, labelled=False)
-        with self._lora():
-            features = self.model.apply(
-                {"params": params["features"]},
-                batch["input_ids"],
-                batch["attention_mask"],
-                batch.get("ngrams"),
-                context=params.get("context"),
-                deterministic=self.deterministic,
-                rngs={} if self.deterministic else {"dropout": rng},
-            )
-        return cast(jax.Array, features)
+def classification(features: Features, *, ways: int, joint_classes: int = 0) -> Functions:
+    """The functions of few-shot classification.
 
-    def zero_context(self) -> jax.Array:
-        """The context that a task starts from."""
-        return jnp.zeros(self.model.encoder.context_width)
+    Batches have ``label [B]`` and ``mask [B]`` beside what the features read, and
+    ``class_id [B]``, the number among all training classes, where there is a joint head.
 
-    def prototype_start(self, params: Params, support: Batch, rng: Key) -> Params:
-        """The starting point of an episode with the prototype classifier as head."""
-        return {**params, "head": prototype_head(self.embed_fn(params, support, rng), support, self.ways)}
+    Args:
+        features: the extractor.
+        ways: number of classes ``N`` of an episode's head.
+        joint_classes: size of the joint head; 0 for none.
+    """
 
-    def zero_start(self, params: Params, support: Batch, rng: Key) -> Params:
-        """The starting point of an episode: the meta-parameters and a zero head.
+    def dtype(params: Params) -> jnp.dtype:
+        return jnp.result_type(*jax.tree.leaves(params["features"]))
+
+    def init_params(rng: Key) -> Params:
+        params = {"features": features.init(rng)}
+        if joint_classes:
+            params[JOINT] = {
+                "kernel": jnp.zeros((features.width, joint_classes), dtype(params)),
+                "bias": jnp.zeros(joint_classes, dtype(params)),
+            }
+        return params
+
+    def zero_start(params: Params, support: Batch, rng: Key) -> Params:
+        """The meta-parameters and a zero head.
 
         ``kernel [D, N]``, and a constant ``offset [N]`` that keeps classes without
         support items (an episode with fewer ways than the head) out of the softmax.
         """
         del rng
-        dtype = params["features"]["log_scale"].dtype
-        present = jnp.zeros(self.ways, bool).at[support["label"]].max(support["mask"].astype(bool))
-        offset = jnp.where(present, 0, ABSENT).astype(dtype)
-        return {**params, "head": {**zero_head(self.model.width, self.ways, dtype), "offset": offset}}
+        present = jnp.zeros(ways, bool).at[support["label"]].max(support["mask"].astype(bool))
+        offset = jnp.where(present, 0, ABSENT).astype(dtype(params))
+        return {**params, "head": {**zero_head(features.width, ways, dtype(params)), "offset": offset}}
 
-    def output_fn(self, params: Params, batch: Batch, rng: Key) -> jax.Array:
+    def prototype_start(params: Params, support: Batch, rng: Key) -> Params:
+        """The meta-parameters and the prototype classifier."""
+        return {**params, "head": prototype_head(features.apply(params, support, rng), support, ways)}
+
+    def output_fn(params: Params, batch: Batch, rng: Key) -> jax.Array:
         """Logits ``[B, N]``, of a head with a ``bias`` or with an ``offset`` that stays."""
         head = params["head"]
         shift = head["bias"] if "bias" in head else jax.lax.stop_gradient(head["offset"])
-        return self.embed_fn(params, batch, rng) @ head["kernel"] + shift[None, :]
+        return features.apply(params, batch, rng) @ head["kernel"] + shift[None, :]
 
-    def loss_fn(self, params: Params, batch: Batch, rng: Key) -> tuple[jax.Array, Aux]:
+    def loss_fn(params: Params, batch: Batch, rng: Key) -> tuple[jax.Array, Aux]:
         """Mean cross-entropy in nats over the real items, with ``accuracy``."""
-        check_batch(batch, labelled=True)
-        return masked_cross_entropy(self.output_fn(params, batch, rng), batch["label"], batch["mask"])
+        return masked_cross_entropy(output_fn(params, batch, rng), batch["label"], batch["mask"])
+
+    def joint_loss_fn(params: Params, batch: Batch, rng: Key) -> tuple[jax.Array, Aux]:
+        """The same among all training classes."""
+        head = params[JOINT]
+        logits = features.apply(params, batch, rng) @ head["kernel"] + head["bias"][None, :]
+        return masked_cross_entropy(logits, batch["class_id"], batch["mask"])
+
+    return Functions(
+        init_params=init_params,
+        loss_fn=loss_fn,
+        output_fn=output_fn,
+        joint_loss_fn=joint_loss_fn,
+        embed_fn=features.apply,
+        task_init_fn=zero_start,
+        prototype_init_fn=prototype_start,
+        context=features.context,
+        ways=ways,
+    )
+
+
+def _accuracy(logits: jax.Array, episode: Episode) -> jax.Array:
+    """Share of the real queries labelled right; a class that the support set lacks cannot be predicted."""
+    support, query = episode
+    present = jnp.zeros(logits.shape[-1], bool).at[support["label"]].max(support["mask"])
+    correct = jnp.where(present[None, :], logits, -jnp.inf).argmax(-1) == query["label"]
+    return jnp.sum(correct & query["mask"]) / jnp.maximum(query["mask"].sum(), 1)
+
+
+ACCURACY = Score("accuracy", _accuracy)
+
+
+class Labelled(NamedTuple):
+    """The labels of one split: ``label [n]`` numbers into ``classes``, ``group [n]`` or None."""
+
+    label: np.ndarray
+    classes: list[str]
+    group: np.ndarray | None = None
+
+
+def training_sampler(config: Config, labelled: Labelled) -> EpisodeSampler:
+    """The episodes of meta-training."""
+    episodes = config.episodes
+    sizes = {name: getattr(episodes, name) for name in ("ways", "shots", "queries", "min_ways", "min_shots")}
+    return _sampler(config, labelled, "train", "episodes", **sizes)
+
+
+def evaluation_sampler(config: Config, labelled: Labelled, split: str, shots: int) -> EpisodeSampler:
+    """Episodes of fixed size from a split, the same for every learner."""
+    evaluation = config.evaluation
+    sizes = {"ways": evaluation.ways, "shots": shots, "queries": evaluation.queries}
+    return _sampler(config, labelled, split, "evaluation", **sizes)
+
+
+def _sampler(config: Config, labelled: Labelled, split: str, section: str, **sizes: Any) -> EpisodeSampler:
+    return EpisodeSampler(
+        labelled.label,
+        **sizes,
+        seed=3 * config.seed + _STREAM[split],
+        group=labelled.group if config.episodes.within_group else None,
+        class_names=labelled.classes,
+        split=split,
+        section=section,
+    )
+
+
+def data_files(config: DataConfig) -> list[Path]:
+    """The files of the source "files".
+
+    Raises:
+        UserError: there is no path, or nothing there.
+    """
+    if config.path is None:
+        raise UserError("data.path: the source 'files' needs a file or a folder; give --data.path PATH")
+    path = Path(config.path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; see data.path")
+    return [path / name for name in config.files] or [path]
+
+
+def class_members(names: Sequence[str], config: DataConfig) -> dict[str, list[str]]:
+    """The classes (or groups) of each split: as a file says, or divided by fractions."""
+    if config.class_split is None:
+        return divide(names, config.fractions, config.split_seed)
+    beside_the_data = Path(config.path or ".") / config.class_split
+    path = beside_the_data if beside_the_data.exists() else Path(config.class_split)
+    return read_class_split(path if path.exists() else beside_the_data, config.class_split_name)

@@ -12,9 +12,9 @@ from fewshot_jax.errors import UserError
 
 # Fields that may differ between runs judged on the same test episodes.
 _FREE = (
-    *("tokenizer.", "model.", "learner.", "inner.", "outer."),
-    *(f"episodes.{name}" for name in ("ways", "shots", "queries", "min_", "token_")),
-    *(f"evaluation.{name}" for name in ("every", "validation_episodes", "at_end")),
+    *("tokenizer.", "model.", "learner.", "inner.", "outer.", "baselines."),
+    *(f"episodes.{name}" for name in ("ways", "shots", "queries", "min_", "token_", "ngram_")),
+    *(f"evaluation.{name}" for name in ("every", "validation_episodes", "at_end", "inner_steps")),
 )
 
 

@@ -106,6 +106,7 @@ def text_episodes(
     tasks: int,
     buckets: Sequence[int],
     offset: int = 0,
+    class_id: np.ndarray | None = None,
     change: Callable[[Episode, np.random.Generator], None] | None = None,
 ) -> Episode:
     """The meta-batch of a step, padded to the bucket of its longest text.
@@ -117,11 +118,12 @@ def text_episodes(
         tasks: number of tasks ``T``.
         buckets: allowed lengths in tokens; each costs one compilation.
         offset: global index of the first task.
+        class_id: ``[n]`` classes of the texts, to be added as a field; None not to.
         change: ``(one task's episode, rng) -> None``, an augmentation in place.
 
     Returns:
         `Episode` of batches ``input_ids, attention_mask [T, B, L]``, ``label, mask [T, B]``,
-        and ``ngrams [T, B, G]`` if the texts have them.
+        ``ngrams [T, B, G]`` if the texts have them, and ``class_id [T, B]`` if it is given.
     """
     drawn = sampler.batch(step, tasks, offset=offset)
     longest = max(int(encoded.lengths[items.position].max()) for items in drawn)
@@ -129,6 +131,9 @@ def text_episodes(
     episodes = Episode(
         *({**text_batch(encoded, items.position, length), "label": items.label, "mask": items.mask} for items in drawn)
     )
+    if class_id is not None:
+        for batch, items in zip(episodes, drawn, strict=True):
+            batch["class_id"] = class_id[items.position]
     if change is not None:
         for task in range(tasks):
             rng = np.random.default_rng((sampler.seed, step, offset + task, 1))

@@ -1,16 +1,22 @@
-"""Floors: what needs no meta-learning, on the same episodes."""
+"""Floors: what needs no training at all, on the same episodes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from fewshot_jax.data.episodes import Items
+from fewshot_jax.applications.application import Application
+from fewshot_jax.applications.image_classification import ImageClassification
+from fewshot_jax.applications.regression import Regression
+from fewshot_jax.applications.text_classification import TextClassification
+from fewshot_jax.data.episodes import EpisodeSampler, Items
 from fewshot_jax.types import Episode
 
+TFIDF, PIXELS, SUPPORT_MEAN, CHANCE = "TF-IDF centroid", "pixel centroid", "mean of the support set", "chance"
 
-class TfidfCentroid:
-    """Nearest centroid of TF-IDF vectors, by cosine.
+
+def tfidf(fit_texts: Sequence[str], texts: Sequence[str]) -> Any:
+    """TF-IDF vectors of texts, a sparse ``[n, F]``.
 
     Words (1- and 2-grams) and characters (3- to 5-grams across words), each
     L2-normalised with sublinear counts off, side by side. Vocabulary and IDF are
@@ -20,14 +26,23 @@ class TfidfCentroid:
         fit_texts: texts of the training classes.
         texts: the ``n`` texts of the evaluated split, which episodes point into.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_union
 
-    def __init__(self, fit_texts: Sequence[str], texts: Sequence[str]):
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.pipeline import make_union
+    union = make_union(TfidfVectorizer(ngram_range=(1, 2)), TfidfVectorizer(analyzer="char", ngram_range=(3, 5)))
+    union.fit(fit_texts)
+    return union.transform(texts)
 
-        union = make_union(TfidfVectorizer(ngram_range=(1, 2)), TfidfVectorizer(analyzer="char", ngram_range=(3, 5)))
-        union.fit(fit_texts)
-        self._vectors: Any = union.transform(texts)
+
+class NearestCentroid:
+    """The class whose mean vector has the largest cosine.
+
+    Args:
+        vectors: ``[n, F]``, dense or sparse, which episodes point into.
+    """
+
+    def __init__(self, vectors: Any):
+        self._vectors = vectors
 
     def accuracy(self, episode: Episode) -> float:
         """Query accuracy of one episode of `Items` (support ``[S]``, query ``[Q]``)."""
@@ -41,20 +56,14 @@ class TfidfCentroid:
         similarity = self._vectors[query.position] @ centroids.T
         return float((similarity.argmax(1) == query.label).mean())
 
-    def accuracies(self, batch: Callable[[int], Episode], *, episodes: int, tasks: int) -> np.ndarray:
+    def accuracies(self, sampler: EpisodeSampler, *, episodes: int, tasks: int) -> np.ndarray:
         """Accuracies ``[episodes]`` over the same stream as `episodic.evaluate_episodes`.
 
         Args:
-            batch: ``step -> Episode`` of `Items` with a leading axis of ``tasks``.
+            sampler: of the episodes.
             episodes, tasks: how many episodes, and how many in a batch.
         """
-        values: list[float] = []
-        for step in range(-(-episodes // tasks)):
-            support, query = batch(step)
-            for task in range(tasks):
-                one = Episode(*(Items(*(field[task] for field in items)) for items in (support, query)))
-                values.append(self.accuracy(one))
-        return np.array(values[:episodes])
+        return np.array([self.accuracy(sampler.task(*divmod(i, tasks))) for i in range(episodes)])
 
 
 def _real(items: Items) -> Items:
@@ -64,3 +73,51 @@ def _real(items: Items) -> Items:
 def chance(ways: int) -> float:
     """Expected accuracy of guessing among ``ways`` balanced classes."""
     return 1 / ways
+
+
+Floors = Callable[[int, int, int], dict[str, np.ndarray]]
+
+
+def _of_classes(application: Any, split: str, name: str, vectors: Any) -> Floors:
+    centroid, guess = NearestCentroid(vectors), np.array([chance(application.config.evaluation.ways)])
+
+    def find(shots: int, episodes: int, tasks: int) -> dict[str, np.ndarray]:
+        sampler = application.sampler(split, shots)
+        return {name: centroid.accuracies(sampler, episodes=episodes, tasks=tasks), CHANCE: guess}
+
+    return find
+
+
+def _texts(application: TextClassification, split: str) -> Floors:
+    texts = application.splits
+    return _of_classes(application, split, TFIDF, tfidf(texts["train"].texts, texts[split].texts))
+
+
+def _images(application: ImageClassification, split: str) -> Floors:
+    images = application.splits[split].images
+    return _of_classes(application, split, PIXELS, images.reshape(len(images), -1).astype(np.float32))
+
+
+def _regression(application: Regression, split: str) -> Floors:
+    def find(shots: int, episodes: int, tasks: int) -> dict[str, np.ndarray]:
+        stream = application.stream(split, shots)
+        batches = [stream(step, tasks) for step in range(-(-episodes // tasks))]
+        errors = [((b.query["y"] - b.support["y"].mean(1, keepdims=True)) ** 2).mean((1, 2)) for b in batches]
+        return {SUPPORT_MEAN: np.concatenate(errors)[:episodes]}
+
+    return find
+
+
+_FLOORS: dict[str, Callable[[Any, str], Floors]] = {
+    "text_classification": _texts,
+    "image_classification": _images,
+    "regression": _regression,
+}
+
+
+def floors(application: Application, split: str) -> Floors:
+    """``(shots, episodes, tasks) -> {name: scores [episodes]}`` over the episodes of ``application.stream``.
+
+    Chance is one number, ``[1]``.
+    """
+    return _FLOORS[application.config.application](application, split)

@@ -1,68 +1,80 @@
-"""Accuracy of a learner over many episodes."""
+"""Scores of a learner over many episodes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.algorithms.meta_batch import task_keys
-from fewshot_jax.types import Episode, Key, MetaLearner, MetaParams
+from fewshot_jax.applications.application import Score, Stream
+from fewshot_jax.types import Episode, Key, MetaLearner, MetaParams, PyTree
 
-BatchAccuracy = Callable[[MetaParams, Episode, Key, int], jax.Array]
+TaskScores = Callable[[MetaParams, Episode, Key], PyTree]
+BatchScores = Callable[[MetaParams, Episode, Key, int], PyTree]
 
 
-def episode_accuracy(learner: MetaLearner, *, task_chunk: int | None = None) -> BatchAccuracy:
-    """Compile ``(meta_params, episodes, rng, first) -> accuracies [T]`` for a learner.
+def over_episodes(of_task: Callable[..., PyTree], *, task_chunk: int | None = None) -> Callable[..., PyTree]:
+    """Compile ``(meta_params, episodes, rng, first, *more) -> scores [T, ...]`` of a function for one task.
 
-    ``learner.predict`` gives logits ``[Q, N]``; padded query items do not count,
-    nor can a class be predicted that the support set does not have. Task ``i``
-    uses the key ``fold_in(rng, first + i)``.
+    Task ``i`` uses the key ``fold_in(rng, first + i)``.
 
     Args:
-        learner: without dropout.
+        of_task: ``(meta_params, episode, key, *more) -> scores``.
         task_chunk: how many tasks are vmapped at once; None for all.
     """
 
-    def one(meta_params: MetaParams, episode: Episode, key: Key) -> jax.Array:
-        adapted = learner.adapt(meta_params, episode.support, key)
-        logits = learner.predict(adapted, episode.query, query_key(key))
-        ways = logits.shape[-1]
-        present = jnp.zeros(ways, bool).at[episode.support["label"]].max(episode.support["mask"])
-        correct = jnp.where(present[None, :], logits, -jnp.inf).argmax(-1) == episode.query["label"]
-        mask = episode.query["mask"]
-        return jnp.sum(correct & mask) / jnp.maximum(mask.sum(), 1)
-
     @jax.jit
-    def accuracies(meta_params: MetaParams, episodes: Episode, rng: Key, first: int) -> jax.Array:
-        tasks = episodes.query["label"].shape[0]
+    def scores(meta_params: MetaParams, episodes: Episode, rng: Key, first: int, *more: Any) -> PyTree:
+        tasks = jax.tree.leaves(episodes)[0].shape[0]
         keys = task_keys(rng, tasks, first)
         chunk = tasks if task_chunk is None else min(task_chunk, tasks)
-        return jax.lax.map(lambda task: one(meta_params, *task), (episodes, keys), batch_size=chunk)
+        return jax.lax.map(lambda task: of_task(meta_params, *task, *more), (episodes, keys), batch_size=chunk)
 
-    return accuracies
+    return scores
+
+
+def episode_scores(
+    learner: MetaLearner, score: Score, *, task_chunk: int | None = None, inner_steps: int | None = None
+) -> BatchScores:
+    """Compile ``(meta_params, episodes, rng, first) -> scores [T]`` for a learner.
+
+    Args:
+        learner: without dropout.
+        score: of the outputs of ``learner.predict`` on the query set.
+        task_chunk: how many tasks are vmapped at once; None for all.
+        inner_steps: other than the learner's own; None for those.
+    """
+    overrides = {} if inner_steps is None else {"inner_steps": inner_steps}
+
+    def one(meta_params: MetaParams, episode: Episode, key: Key) -> jax.Array:
+        adapted = learner.adapt(meta_params, episode.support, key, **overrides)
+        return score.of(learner.predict(adapted, episode.query, query_key(key)), episode)
+
+    return over_episodes(one, task_chunk=task_chunk)
 
 
 def evaluate_episodes(
-    accuracies: BatchAccuracy,
+    scores: Callable[..., PyTree],
     meta_params: MetaParams,
-    batch: Callable[[int], Episode],
-    *,
+    stream: Stream,
+    *more: Any,
     episodes: int,
     tasks: int,
     rng: Key,
 ) -> np.ndarray:
-    """Accuracies ``[episodes]`` of the first episodes of a stream.
+    """Scores ``[episodes, ...]`` of the first episodes of a stream.
 
     Args:
-        accuracies: from `episode_accuracy`.
+        scores: from `over_episodes`.
         meta_params: of the learner.
-        batch: ``step -> Episode`` with ``tasks`` tasks.
+        stream: ``(step, tasks) -> Episode``.
+        more: further arguments of ``scores``.
         episodes: how many; the last batch is cut to it.
         tasks: episodes in a batch.
         rng: key of the evaluation.
     """
     steps = -(-episodes // tasks)
-    values = [accuracies(meta_params, batch(step), rng, step * tasks) for step in range(steps)]
+    values = [scores(meta_params, stream(step, tasks), rng, step * tasks, *more) for step in range(steps)]
     return np.concatenate([np.asarray(value) for value in values])[:episodes]

@@ -13,8 +13,11 @@ class Estimate(NamedTuple):
     mean: float
     half_width: float
 
-    def __str__(self) -> str:
-        return f"{100 * self.mean:.1f} ± {100 * self.half_width:.1f}"
+    def text(self, *, percent: bool = True, sign: bool = False) -> str:
+        """``mean ± half-width``, in percent with one digit or as they are with three."""
+        scale, digits = (100, 1) if percent else (1, 3)
+        plus = "+" if sign else ""
+        return f"{scale * self.mean:{plus}.{digits}f} ± {scale * self.half_width:.{digits}f}"
 
 
 def estimate(values: Sequence[float] | np.ndarray) -> Estimate:

@@ -2,7 +2,7 @@
 
 A checkpoint stands alone. Beside the arrays of the `TrainState` it holds a JSON
 record: the resolved config, the label names of each split, the tokenizer, the
-validation metrics and the versions that wrote it.
+validation score and the versions that wrote it.
 """
 
 import logging
@@ -12,10 +12,9 @@ from typing import Any
 
 import jax
 
+from fewshot_jax.applications.application import Score
 from fewshot_jax.errors import UserError
 from fewshot_jax.training.state import TrainState
-
-METRIC = "validation_accuracy"
 
 
 class Checkpoints:
@@ -23,24 +22,25 @@ class Checkpoints:
 
     Args:
         directory: ``RUN/checkpoints``; made where it is missing, unless `read_only`.
+        score: whose validation decides which is best.
         keep: how many of the last checkpoints to keep, beside the best one.
         read_only: never write.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False):
+    def __init__(self, directory: Path, score: Score, *, keep: int = 2, read_only: bool = False):
         logging.getLogger("absl").setLevel(logging.ERROR)
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
         self._ocp = ocp
         self.directory = directory.absolute()
+        self._metric = score.metric
+        sign = 1 if score.larger_is_better else -1
+        best = lambda metrics: sign * metrics[score.metric]  # noqa: E731
         options = ocp.CheckpointManagerOptions(
-            best_fn=lambda metrics: metrics[METRIC],
+            best_fn=best,
             preservation_policy=AnyPreservationPolicy(
-                [
-                    LatestN(keep),
-                    BestN(get_metric_fn=lambda metrics: metrics[METRIC], n=1, keep_checkpoints_without_metrics=False),
-                ]
+                [LatestN(keep), BestN(get_metric_fn=best, n=1, keep_checkpoints_without_metrics=False)]
             ),
             create=not read_only,
             read_only=read_only,
@@ -61,13 +61,13 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The step of the best validation accuracy; the latest one of equals."""
+        """The step of the best validation score; the latest one of equals."""
         return self._manager.best_step()
 
     def best_metric(self) -> float | None:
-        """The validation accuracy of `best_step`."""
+        """The validation score of `best_step`."""
         step = self.best_step()
-        return None if step is None else float(self._manager.metrics(step)[METRIC])
+        return None if step is None else float(self._manager.metrics(step)[self._metric])
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """Read the state of a step into the structure, dtypes and shardings of ``like``.

@@ -1,58 +1,70 @@
-"""Evaluation of a run on classes it never saw, beside the floors on the same episodes."""
+"""Evaluation of a run on tasks it never saw, beside the floors on the same episodes."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fewshot_jax.applications.application import Application, Score
+from fewshot_jax.applications.table import build_application, score_of
 from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError
-from fewshot_jax.evaluation.baselines import TfidfCentroid, chance
-from fewshot_jax.evaluation.episodic import episode_accuracy, evaluate_episodes
+from fewshot_jax.evaluation.baselines import CHANCE, floors
+from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
+from fewshot_jax.evaluation.fine_tuning import Choice, FineTuning
 from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.training.checkpoints import Checkpoints
-from fewshot_jax.training.experiment import Experiment, build_experiment
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.training.state import TrainState, initial_state, run_keys
-from fewshot_jax.types import MetaParams
+from fewshot_jax.types import MetaLearner, MetaParams
 from fewshot_jax.versions import versions
 
-TFIDF, UNTRAINED, CHANCE = "TF-IDF centroid", "untrained encoder", "chance"
+PROTOTYPES, UNTRAINED_TUNED, MULTI_TASK = "untrained, prototypes", "untrained, fine-tuned", "multi-task, fine-tuned"
 
 
 class Evaluation(NamedTuple):
-    """Accuracies on test episodes.
+    """Scores on test episodes.
 
     Attributes:
         run: name of the run's directory.
-        accuracy: for each row of the table (the learner first, then the floors)
+        learner: its name, the first of ``scores``.
+        score: what was measured.
+        scores: for each row of the table (the learner first, then the floors)
             the `Estimate` at each number of shots.
-        gain: the learner's accuracy minus TF-IDF's, paired by episode.
+        gains: the learner's score minus that of each floor, paired by episode.
+        fine_tuning: what was chosen for the rows that are fine-tuned, at each number of shots.
         ways, episodes: of the evaluation.
         step: the checkpoint's.
         finished: whether the run had ended.
     """
 
     run: str
-    accuracy: dict[str, dict[int, Estimate]]
-    gain: dict[int, Estimate]
+    learner: str
+    score: Score
+    scores: dict[str, dict[int, Estimate]]
+    gains: dict[str, dict[int, Estimate]]
+    fine_tuning: dict[str, dict[int, Choice]]
     ways: int
     episodes: int
     step: int
     finished: bool
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and numbers, accuracies as fractions."""
+        """Plain lists and numbers, shares as fractions."""
 
-        def plain(row: dict[int, Estimate]) -> dict[str, dict[str, float]]:
-            return {str(shots): value._asdict() for shots, value in row.items()}
+        def plain(rows: dict[str, dict[int, Any]]) -> dict[str, dict[str, Any]]:
+            return {name: {str(shots): value._asdict() for shots, value in row.items()} for name, row in rows.items()}
 
         return {
             "run": self.run,
-            "accuracy": {name: plain(row) for name, row in self.accuracy.items()},
-            "gain_over_tfidf": plain(self.gain),
+            "learner": self.learner,
+            "score": self.score.name,
+            self.score.name.replace(" ", "_"): plain(self.scores),
+            "gain": plain(self.gains),
+            "fine_tuning": plain(self.fine_tuning),
             "ways": self.ways,
             "episodes": self.episodes,
             "checkpoint_step": self.step,
@@ -67,7 +79,7 @@ def restore_best(run: RunDirectory, like: TrainState) -> tuple[MetaParams, int]:
     Raises:
         UserError: the run has no checkpoint.
     """
-    checkpoints = Checkpoints(run.checkpoints, read_only=True)
+    checkpoints = Checkpoints(run.checkpoints, score_of(run.config()), read_only=True)
     try:
         step = checkpoints.best_step()
         if step is None:
@@ -100,61 +112,129 @@ def evaluate(
     config = run.config()
     if episodes is not None and episodes < 2:
         raise UserError(f"episodes={episodes}: expected at least 2, for an interval")
-    experiment = build_experiment(config, run.tokenizer())
-    run.check_data(experiment)
-    untrained = initial_state(config, vocab_size=experiment.vocab_size)
+    application = build_application(config, run.path)
+    run.check_data(application)
+    untrained = initial_state(config, application.functions(training=True))
     meta_params, step = restore_best(run, untrained)
-    rows: dict[str, dict[int, Estimate]] = {}
-    gain: dict[int, Estimate] = {}
     count = config.evaluation.episodes if episodes is None else episodes
-    tfidf = TfidfCentroid(experiment.splits["train"].texts, experiment.splits["test"].texts)
+    bench = _Bench(application, count)
+    own = _of_learner(bench, meta_params)
+    trained = {MULTI_TASK: meta_params} if config.learner.name == "multi_task" else _multi_task(application, run)
+    beside = {**_untrained(bench, untrained.meta_params), **_fine_tuned(bench, untrained.meta_params, trained)}
+    known = floors(application, "test")
+    rows: dict[str, dict[int, Estimate]] = {}
+    gains: dict[str, dict[int, Estimate]] = {}
+    chosen: dict[str, dict[int, Choice]] = {}
     for k in config.evaluation.shots if shots is None else shots:
         if not quiet:
-            print(f"evaluating {config.evaluation.ways}-way {k}-shot on {count} episodes", file=sys.stderr, flush=True)
-        values = _accuracies(experiment, meta_params, untrained.meta_params, tfidf, shots=k, episodes=count)
-        for name, value in values.items():
+            print(f"evaluating with {k} shots on {count} episodes", file=sys.stderr, flush=True)
+        values = {name: of(k) for name, of in own.items()}
+        plain = known(k, count, config.evaluation.tasks)
+        guess = {CHANCE: plain.pop(CHANCE)} if CHANCE in plain else {}
+        baselines = {**plain, **{name: of(k) for name, of in beside.items()}}
+        for name, value in {**values, **baselines, **guess}.items():
             rows.setdefault(name, {})[k] = Estimate(float(value[0]), 0.0) if name == CHANCE else estimate(value)
-        gain[k] = estimate(values[config.learner.name] - values[TFIDF])
+        for name, value in baselines.items():
+            gains.setdefault(name, {})[k] = estimate(values[config.learner.name] - value)
+        for name, choice in bench.choices.items():
+            chosen.setdefault(name, {})[k] = choice
     result = Evaluation(
-        run.path.resolve().name, rows, gain, config.evaluation.ways, count, step, run.result() is not None
+        run=run.path.resolve().name,
+        learner=config.learner.name,
+        score=application.score,
+        scores=rows,
+        gains=gains,
+        fine_tuning=chosen,
+        ways=config.evaluation.ways,
+        episodes=count,
+        step=step,
+        finished=run.result() is not None,
     )
     if episodes is None and shots is None:
         run.write("evaluation.json", result.to_json())
+    application.draw(bench.learner(), meta_params, run.path)
     return result
 
 
-def _accuracies(
-    experiment: Experiment,
-    meta_params: MetaParams,
-    untrained: MetaParams,
-    tfidf: TfidfCentroid,
-    *,
-    shots: int,
-    episodes: int,
-) -> dict[str, np.ndarray]:
-    """Accuracy per episode of the learner and of every floor, on the same episodes."""
-    config: Config = experiment.config
-    evaluation = config.evaluation
-    sampler = experiment.sampler("test", ways=evaluation.ways, shots=shots, queries=evaluation.queries)
+Row = Callable[[int], np.ndarray]  # shots -> scores [episodes]
 
-    def of_learner(name: str, params: MetaParams) -> np.ndarray:
-        _, learner = build_learner(
-            config, vocab_size=experiment.vocab_size, ways=evaluation.ways, training=False, name=name
-        )
-        return evaluate_episodes(
-            episode_accuracy(learner, task_chunk=config.learner.task_chunk),
-            params,
-            lambda step: experiment.batch("test", sampler, step, evaluation.tasks),
-            episodes=episodes,
-            tasks=evaluation.tasks,
-            rng=run_keys(config.seed).evaluation,
+
+class _Bench:
+    """What all rows of a table share: the application, the episodes, the key.
+
+    Attributes:
+        choices: the last choice of each row that is fine-tuned.
+    """
+
+    def __init__(self, application: Application, episodes: int):
+        self.application, self.config = application, application.config
+        self.functions = application.functions(training=False)
+        self.choices: dict[str, Choice] = {}
+        self._episodes = episodes
+        self._common: dict[str, Any] = {
+            "tasks": self.config.evaluation.tasks,
+            "rng": run_keys(self.config.seed).evaluation,
+        }
+
+    def learner(self, name: str | None = None) -> MetaLearner:
+        return build_learner(self.functions, self.config, training=False, name=name)
+
+    def row(self, learner: MetaLearner, meta_params: MetaParams, inner_steps: int | None = None) -> Row:
+        chunk = self.config.learner.task_chunk
+        compiled = episode_scores(learner, self.application.score, task_chunk=chunk, inner_steps=inner_steps)
+        return lambda shots: evaluate_episodes(
+            compiled, meta_params, self.application.stream("test", shots), episodes=self._episodes, **self._common
         )
 
-    return {
-        config.learner.name: of_learner(config.learner.name, meta_params),
-        TFIDF: tfidf.accuracies(
-            lambda step: sampler.batch(step, evaluation.tasks), episodes=episodes, tasks=evaluation.tasks
-        ),
-        UNTRAINED: of_learner("protonet", untrained),
-        CHANCE: np.array([chance(evaluation.ways)]),
+    def fine_tuned(self, name: str, meta_params: MetaParams, tuning: FineTuning) -> Row:
+        def scores(shots: int) -> np.ndarray:
+            validation, test = (self.application.stream(split, shots) for split in ("validation", "test"))
+            tried = self.config.baselines.episodes
+            choice = tuning.choose(meta_params, validation, episodes=tried, **self._common)
+            self.choices[name] = choice
+            return tuning.scores(choice, meta_params, test, episodes=self._episodes, **self._common)
+
+        return scores
+
+
+def _of_learner(bench: _Bench, meta_params: MetaParams) -> dict[str, Row]:
+    """The run's own rows: at its number of inner steps, and at those that the config asks for beside it."""
+    name, learner = bench.config.learner.name, bench.learner()
+    more = {
+        f"{name}, {steps} step{'' if steps == 1 else 's'}": bench.row(learner, meta_params, steps)
+        for steps in bench.config.evaluation.inner_steps
     }
+    return {name: bench.row(learner, meta_params), **more}
+
+
+def _untrained(bench: _Bench, meta_params: MetaParams) -> dict[str, Row]:
+    """Prototypes of the encoder that training started from."""
+    if bench.functions.embed_fn is None:
+        return {}
+    return {PROTOTYPES: bench.row(bench.learner("protonet"), meta_params)}
+
+
+def _fine_tuned(bench: _Bench, untrained: MetaParams, trained: dict[str, MetaParams]) -> dict[str, Row]:
+    """Fine-tuning, of what training started from and of the multi-task baseline."""
+    baselines = bench.config.baselines
+    starts = {**({UNTRAINED_TUNED: untrained} if baselines.fine_tuning else {}), **trained}
+    if not starts:
+        return {}
+    tuning = FineTuning(
+        bench.functions,
+        bench.application.score,
+        rates=baselines.rates,
+        steps=baselines.steps,
+        task_chunk=bench.config.learner.task_chunk,
+    )
+    return {name: bench.fine_tuned(name, {"params": start["params"]}, tuning) for name, start in starts.items()}
+
+
+def _multi_task(application: Application, run: RunDirectory) -> dict[str, MetaParams]:
+    """The multi-task baseline that was trained beside a run, if it was."""
+    beside = run.multi_task()
+    if not beside.resumable():
+        return {}
+    config: Config = beside.config()
+    like = initial_state(config, application.with_config(config).functions(training=True))
+    return {MULTI_TASK: restore_best(beside, like)[0]}

@@ -11,16 +11,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from fewshot_jax.config import Config
+from fewshot_jax.applications.application import Application
+from fewshot_jax.applications.table import build_application
+from fewshot_jax.config import BaselineConfig, Config, LearnerConfig
 from fewshot_jax.config_file import read_config, to_dict
-from fewshot_jax.data.episodes import EpisodeSampler
 from fewshot_jax.data.loader import prefetch
 from fewshot_jax.errors import UserError
-from fewshot_jax.evaluation.episodic import episode_accuracy, evaluate_episodes
+from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
 from fewshot_jax.parallel.mesh import replicate, shard_tasks, task_mesh
-from fewshot_jax.training.checkpoints import METRIC, Checkpoints
+from fewshot_jax.training.checkpoints import Checkpoints
 from fewshot_jax.training.evaluate import Evaluation, evaluate
-from fewshot_jax.training.experiment import Experiment, build_experiment
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.learning_curve import learning_curve
 from fewshot_jax.training.metrics import MetricsFile, Progress
@@ -58,35 +58,57 @@ def train(config: Config | str | Path, run_dir: str | Path, *, quiet: bool = Fal
     else:
         if config.learner.plan and run.resumable():
             config = dataclasses.replace(config, learner=run.config().learner)
-        experiment = build_experiment(config, run.tokenizer() if run.resumable() else None)
-        _check_traceable(experiment)
+        application = build_application(config, run.path if run.resumable() else None)
+        _check_traceable(application)
         if run.resumable():
-            run.check_data(experiment)
+            run.check_data(application)
         else:
             if config.learner.plan:
-                experiment = dataclasses.replace(experiment, config=planned(experiment, quiet=quiet))
-            run.start(experiment)
-        _train(experiment, run, quiet)
+                application = application.with_config(planned(application, quiet=quiet))
+            run.start(application)
+        _train(application, run, quiet)
+    if config.baselines.multi_task and config.evaluation.at_end and config.learner.name != "multi_task":
+        if not quiet:
+            print("the multi-task baseline, trained on as many items:", file=sys.stderr)
+        train(multi_task_of(config), run.multi_task().path, quiet=quiet)
     if not config.evaluation.at_end:
         return None
     changed = config.evaluation.episodes != run.config().evaluation.episodes
     return evaluate(run_dir, episodes=config.evaluation.episodes if changed else None, quiet=quiet)
 
 
-def _check_traceable(experiment: Experiment) -> None:
+def multi_task_of(config: Config) -> Config:
+    """The config of the multi-task baseline of a run.
+
+    Words keep their meaning, which a classifier of all classes needs; and there is no evaluation at the end.
+    """
+    return dataclasses.replace(
+        config,
+        learner=LearnerConfig(name="multi_task", task_chunk=config.learner.task_chunk),
+        model=dataclasses.replace(config.model, context_width=0),
+        episodes=dataclasses.replace(config.episodes, token_remap=0.0),
+        evaluation=dataclasses.replace(config.evaluation, at_end=False, inner_steps=()),
+        baselines=BaselineConfig(fine_tuning=False, multi_task=False),
+    )
+
+
+def _check_traceable(application: Application) -> None:
     """Trace a step, which costs a second, so that what only the learner can judge is refused before a run starts."""
-    config = experiment.config
-    _, learner = build_learner(config, vocab_size=experiment.vocab_size, ways=config.episodes.ways, training=True)
-    batch = experiment.batch("train", experiment.training_sampler(), 0, config.outer.tasks)
+    config = application.config
     try:
-        state = jax.eval_shape(lambda: initial_state(config, vocab_size=experiment.vocab_size))
+        functions = application.functions(training=True)
+        learner = build_learner(functions, config, training=True)
+        batch = application.training_stream()(0, config.outer.tasks)
+        state = jax.eval_shape(lambda: initial_state(config, functions))
         jax.eval_shape(make_step(learner, outer_optimizer(config.outer), steps=config.outer.steps), state, batch)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"the config does not fit the model: {error}") from error
 
 
-def _train(experiment: Experiment, run: RunDirectory, quiet: bool) -> None:
-    config = experiment.config
+def _train(application: Application, run: RunDirectory, quiet: bool) -> None:
+    config, score = application.config, application.score
     steps, tasks = config.outer.steps, config.outer.tasks
     # As many devices as divide the meta-batch evenly; a chunk of tasks is vmapped on each.
     mesh = task_mesh(jax.devices()[: math.gcd(tasks, jax.device_count())])
@@ -97,8 +119,9 @@ def _train(experiment: Experiment, run: RunDirectory, quiet: bool) -> None:
         )
     chunk = config.learner.task_chunk and config.learner.task_chunk * mesh.size
     chunked = dataclasses.replace(config, learner=dataclasses.replace(config.learner, task_chunk=chunk))
-    checkpoints = Checkpoints(run.checkpoints)
-    state = initial_state(config, vocab_size=experiment.vocab_size)
+    checkpoints = Checkpoints(run.checkpoints, score)
+    functions = application.functions(training=True)
+    state = initial_state(config, functions)
     if saved := checkpoints.steps():
         state = checkpoints.restore(saved[-1], state)
     state = replicate(state, mesh)
@@ -106,20 +129,24 @@ def _train(experiment: Experiment, run: RunDirectory, quiet: bool) -> None:
     if start and not quiet:
         print(f"{run.path}: goes on after step {start} of {steps}", file=sys.stderr)
 
-    _, learner = build_learner(chunked, vocab_size=experiment.vocab_size, ways=config.episodes.ways, training=True)
+    learner = build_learner(functions, chunked, training=True)
     step_fn = jax.jit(make_step(learner, outer_optimizer(config.outer), steps=config.outer.steps), donate_argnums=0)
-    sampler, rates = experiment.training_sampler(), np.asarray(learning_rate(config.outer)(np.arange(steps)))
-    validate = _validation(experiment)
+    stream, rates = application.training_stream(), np.asarray(learning_rate(config.outer)(np.arange(steps)))
+    validate = _validation(application)
     record = {
         "config": to_dict(config),
-        "labels": {name: split.classes for name, split in experiment.splits.items()},
-        "tokenizer": experiment.tokenizer.to_str(),
+        "labels": application.labels(),
+        **application.record(),
         "versions": versions(),
     }
     metrics_file = MetricsFile(run.metrics, after=start)
     progress = Progress(steps, start=start, tasks=tasks, quiet=quiet)
     recent: list[dict[str, float]] = []
-    began = time.monotonic()
+    began = time.monotonic() - metrics_file.seconds
+
+    def seconds() -> float:
+        """Of training and validation, compilation included; a resumed run counts on."""
+        return time.monotonic() - began
 
     def read(step: int, metrics: Metrics) -> None:
         """Bring the metrics of a step to the host, one step late so that the device never waits."""
@@ -131,13 +158,12 @@ def _train(experiment: Experiment, run: RunDirectory, quiet: bool) -> None:
         progress.update(step, {"loss": scalars["loss"]})
         if step % LOG_EVERY == 0 or step % config.evaluation.every == 0 or step == steps:
             means = {name: float(np.mean([row[name] for row in recent])) for name in scalars}
-            metrics_file.write(
-                {"step": step, **means, "rate": float(rates[step - 1]), "tasks_per_second": progress.rate(step)}
-            )
+            timing = {"tasks_per_second": progress.rate(step), "seconds": seconds()}
+            metrics_file.write({"step": step, **means, "rate": float(rates[step - 1]), **timing})
             recent.clear()
 
     pending: tuple[int, Metrics] | None = None
-    batches = prefetch(lambda i: experiment.batch("train", sampler, i, tasks), range(start, steps))
+    batches = prefetch(lambda i: stream(i, tasks), range(start, steps))
     try:
         for step, episodes in enumerate(batches, start=start + 1):
             state, metrics = step_fn(state, shard_tasks(episodes, mesh))
@@ -147,11 +173,11 @@ def _train(experiment: Experiment, run: RunDirectory, quiet: bool) -> None:
             if step % config.evaluation.every == 0 or step == steps:
                 read(*pending)
                 pending = None
-                accuracy = validate(jax.device_put(state.meta_params, jax.devices()[0]))
-                metrics_file.write({"step": step, METRIC: accuracy})
-                progress.line(step, {"loss": float(metrics["loss"]), METRIC: accuracy})
+                judged = {score.metric: validate(jax.device_put(state.meta_params, jax.devices()[0]))}
+                metrics_file.write({"step": step, **judged})
+                progress.line(step, {"loss": float(metrics["loss"]), **judged})
                 # A copy: the next step donates these buffers while they are still being written.
-                checkpoints.save(jax.tree.map(lambda leaf: leaf.copy(), state), record, {METRIC: accuracy})
+                checkpoints.save(jax.tree.map(lambda leaf: leaf.copy(), state), record, judged)
     finally:
         batches.close()
         progress.close()
@@ -160,40 +186,37 @@ def _train(experiment: Experiment, run: RunDirectory, quiet: bool) -> None:
     result = {
         "steps": steps,
         "best_step": checkpoints.best_step(),
-        METRIC: checkpoints.best_metric(),
-        "seconds": time.monotonic() - began,
+        score.metric: checkpoints.best_metric(),
+        "seconds": seconds(),
         "resumed_at": start,
         **versions(),
     }
     checkpoints.close()
-    learning_curve(run.metrics, run.learning_curve)
+    learning_curve(run.metrics, run.learning_curve, score)
     run.write("result.json", result)
 
 
-def _validation(experiment: Experiment) -> Callable[[MetaParams], float]:
-    """``meta_params -> accuracy``, the mean over validation episodes of each number of shots."""
-    config = experiment.config
+def _validation(application: Application) -> Callable[[MetaParams], float]:
+    """``meta_params -> score``, the mean over validation episodes of each number of shots."""
+    config = application.config
     evaluation = config.evaluation
-    _, learner = build_learner(config, vocab_size=experiment.vocab_size, ways=evaluation.ways, training=False)
-    accuracies = episode_accuracy(learner, task_chunk=config.learner.task_chunk)
-    samplers = [
-        experiment.sampler("validation", ways=evaluation.ways, shots=shots, queries=evaluation.queries)
-        for shots in evaluation.shots
-    ]
-
-    def accuracy(meta_params: MetaParams, sampler: EpisodeSampler) -> float:
-        values = evaluate_episodes(
-            accuracies,
-            meta_params,
-            lambda step: experiment.batch("validation", sampler, step, evaluation.tasks),
-            episodes=evaluation.validation_episodes,
-            tasks=evaluation.tasks,
-            rng=run_keys(config.seed).evaluation,
-        )
-        return float(values.mean())
+    learner = build_learner(application.functions(training=False), config, training=False)
+    scores = episode_scores(learner, application.score, task_chunk=config.learner.task_chunk)
+    streams = [application.stream("validation", shots) for shots in evaluation.shots]
 
     def validate(meta_params: MetaParams) -> float:
-        return float(np.mean([accuracy(meta_params, sampler) for sampler in samplers]))
+        values = [
+            evaluate_episodes(
+                scores,
+                meta_params,
+                stream,
+                episodes=evaluation.validation_episodes,
+                tasks=evaluation.tasks,
+                rng=run_keys(config.seed).evaluation,
+            ).mean()
+            for stream in streams
+        ]
+        return float(np.mean(values))
 
     return validate
 

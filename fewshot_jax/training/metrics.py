@@ -16,10 +16,14 @@ class MetricsFile:
     Args:
         path: the file.
         after: keep only the lines up to this step.
+
+    Attributes:
+        seconds: the time of the last line that was kept.
     """
 
     def __init__(self, path: Path, *, after: int = 0):
         kept = [row for row in read_metrics(path) if row["step"] <= after] if path.exists() else []
+        self.seconds = max((row.get("seconds", 0.0) for row in kept), default=0.0)
         self._file = path.open("w", encoding="utf-8", buffering=1)
         for row in kept:
             self.write(row)

@@ -19,10 +19,10 @@ import jax
 
 from fewshot_jax.algorithms.differentiation import Gradient, Keep
 from fewshot_jax.algorithms.meta_batch import check_task_axis
+from fewshot_jax.applications.application import Application
 from fewshot_jax.block_policy import BlockPolicy
 from fewshot_jax.config import SECOND_ORDER, Config
 from fewshot_jax.errors import UserError
-from fewshot_jax.training.experiment import Experiment
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.matmul_cost import matmul_flops
 from fewshot_jax.training.state import initial_state
@@ -259,7 +259,7 @@ def _seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def planned(experiment: Experiment, *, quiet: bool = False) -> Config:
+def planned(application: Application, *, quiet: bool = False) -> Config:
     """The config of a run with the strategy that `plan` chose for its model and first meta-batch.
 
     The budget is `learner.memory_budget`, or what is free, less the outer
@@ -268,11 +268,12 @@ def planned(experiment: Experiment, *, quiet: bool = False) -> Config:
     Raises:
         UserError: nothing fits.
     """
-    config = experiment.config
+    config = application.config
     tasks = config.outer.tasks // math.gcd(config.outer.tasks, jax.device_count())
     inner_loop = config.learner.name in SECOND_ORDER
     free = free_memory() if config.learner.memory_budget is None else int(config.learner.memory_budget * _MIB)
-    state = initial_state(config, vocab_size=experiment.vocab_size)
+    functions = application.functions(training=True)
+    state = initial_state(config, functions)
     outer = sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state))
     if free <= outer:
         raise UserError(
@@ -286,14 +287,13 @@ def planned(experiment: Experiment, *, quiet: bool = False) -> Config:
         return dataclasses.replace(config, learner=dataclasses.replace(config.learner, **fields))
 
     def build(**fields: Any) -> MetaLearner:
-        changed = chosen(Strategy(**fields))
-        return build_learner(changed, vocab_size=experiment.vocab_size, ways=config.episodes.ways, training=True)[1]
+        return build_learner(functions, chosen(Strategy(**fields)), training=True)
 
     try:
         choice = plan(
             build,
             state.meta_params,
-            experiment.batch("train", experiment.training_sampler(), 0, tasks),
+            application.training_stream()(0, tasks),
             strategies=STRATEGIES if inner_loop else STRATEGIES[:1],
             memory_budget=free - outer,
             report=(lambda message: None) if quiet else functools.partial(print, file=sys.stderr, flush=True),

@@ -1,29 +1,28 @@
 """The directory of a run.
 
 config.yaml          the resolved config
-tokenizer/           tokenizer.json, as transformers reads it
+tokenizer/           tokenizer.json, as transformers reads it (texts)
 labels.json          the label names of each split
-data.json            a fingerprint of the texts and labels of each split
+data.json            a fingerprint of each split's data
 metrics.jsonl        a line every few steps, and one for each validation
 checkpoints/         Orbax, one folder a step
 learning_curve.png
+adapted_curves.png   what the learner makes of a few tasks (regression)
 result.json          written when the run ends; a run without it is unfinished
 evaluation.json      the table of the last evaluation
+multi_task/          the run of the multi-task baseline, a directory of the same kind
 """
 
 import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fewshot_jax.applications.application import Application
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import differences, read_config, write_config
-from fewshot_jax.data.tokenization import load_tokenizer, save_tokenizer
 from fewshot_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from fewshot_jax.training.experiment import Experiment
 
 PLANNED = ("gradient", "keep", "keep_blocks", "task_chunk")  # fields of `learner` that a plan fills in
 
@@ -90,9 +89,13 @@ class RunDirectory:
             raise UserError(f"{self.path}: {what}; 'fewshot-jax train CONFIG --run-dir RUN' makes one")
         return read_config(self.path / "config.yaml")
 
-    def tokenizer(self) -> Any:
-        """The tokenizer that the run trained."""
-        return load_tokenizer(self.path / "tokenizer")
+    def labels(self) -> dict[str, list[str]]:
+        """The class names of each split."""
+        return self._read("labels.json") or {}
+
+    def multi_task(self) -> "RunDirectory":
+        """The run of the multi-task baseline, which may not exist."""
+        return RunDirectory(self.path / "multi_task")
 
     def check_startable(self, config: Config) -> None:
         """Check that a run of this config can start, or go on, here.
@@ -115,30 +118,29 @@ class RunDirectory:
             raise UserError(f"{self.path}: is not empty and holds no run; give another --run-dir")
         check_writable(self.path, flag="--run-dir")
 
-    def start(self, experiment: "Experiment") -> None:
+    def start(self, application: Application) -> None:
         """Write what a run needs to be resumed; the config last, which marks a run."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            save_tokenizer(experiment.tokenizer, self.path / "tokenizer")
-            labels = {name: split.classes for name, split in experiment.splits.items()}
-            self.write("labels.json", labels)
-            self.write("data.json", experiment.fingerprint())
+            application.save(self.path)
+            self.write("labels.json", application.labels())
+            self.write("data.json", application.fingerprint())
             partial = self.path / ".config.yaml.partial"
-            write_config(experiment.config, partial)
+            write_config(application.config, partial)
             partial.replace(self.path / "config.yaml")
         except OSError as error:
             raise UserError(f"{self.path}: cannot write the run directory ({error}); see --run-dir") from None
 
-    def check_data(self, experiment: "Experiment") -> None:
+    def check_data(self, application: Application) -> None:
         """Check that the data is what the run was started with.
 
         A class more or less would divide the classes anew, and test on some
         that were trained on.
 
         Raises:
-            UserError: a split has other texts or labels.
+            UserError: a split has other items or labels.
         """
-        known, found = self._read("data.json") or {}, experiment.fingerprint()
+        known, found = self._read("data.json") or {}, application.fingerprint()
         if changed := [split for split in found if known.get(split) != found[split]]:
             raise UserError(
                 f"{self.path}: the data has changed since this run started (splits: {', '.join(changed)}); "

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fewshot_jax.algorithms.gradient_based import RATES
 from fewshot_jax.algorithms.partition import leaf_path
+from fewshot_jax.applications.application import Functions
 from fewshot_jax.config import Config, OuterConfig
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.types import MetaParams
@@ -45,8 +47,13 @@ def decays(params: MetaParams) -> MetaParams:
     )
 
 
+def learned_rates(params: MetaParams) -> MetaParams:
+    """True at the learned inner rates."""
+    return {name: jax.tree.map(lambda _, name=name: name == RATES, tree) for name, tree in params.items()}
+
+
 def outer_optimizer(config: OuterConfig) -> optax.GradientTransformation:
-    """AdamW after clipping to a global norm; only kernels and embeddings decay."""
+    """AdamW after clipping to a global norm; only kernels and embeddings decay, and learned rates stop at zero."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.adamw(
@@ -54,6 +61,7 @@ def outer_optimizer(config: OuterConfig) -> optax.GradientTransformation:
             weight_decay=config.weight_decay,
             mask=decays,
         ),
+        optax.masked(optax.keep_params_nonnegative(), learned_rates),
     )
 
 
@@ -71,15 +79,15 @@ def run_keys(seed: int) -> RunKeys:
     return RunKeys(*jax.random.split(jax.random.key(seed), 4))
 
 
-def initial_state(config: Config, *, vocab_size: int) -> TrainState:
+def initial_state(config: Config, functions: Functions) -> TrainState:
     """The state before the first step, a function of the config's seed.
 
     Args:
         config: of the run.
-        vocab_size: of its tokenizer.
+        functions: of its application, in training.
     """
     keys = run_keys(config.seed)
-    application, learner = build_learner(config, vocab_size=vocab_size, ways=config.episodes.ways, training=True)
-    meta_params = learner.init(application.init_params(keys.params), keys.learner)
+    learner = build_learner(functions, config, training=True)
+    meta_params = learner.init(functions.init_params(keys.params), keys.learner)
     opt_state = outer_optimizer(config.outer).init(meta_params)
     return TrainState(jnp.int32(0), meta_params, opt_state, jax.random.key_data(keys.train))

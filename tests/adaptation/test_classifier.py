@@ -8,7 +8,7 @@ import pytest
 
 import fewshot_jax as fsj
 from fewshot_jax.adaptation.classifier import Prediction
-from fewshot_jax.applications.classification import TextClassification
+from fewshot_jax.applications import text_classification
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.files import read_records
 from fewshot_jax.data.records import Record
@@ -115,13 +115,13 @@ def test_a_text_is_predicted_alike_alone_and_among_others(classifier):
 def test_a_thousand_texts_compile_once_for_each_length(run, records, monkeypatch):
     classifier = fsj.adapt(run, records)
     traces = []
-    embed_fn = TextClassification.embed_fn
+    check_batch = text_classification.check_batch
 
-    def counted(self, params, batch, rng):
+    def counted(batch):
         traces.append(batch["input_ids"].shape)
-        return embed_fn(self, params, batch, rng)
+        check_batch(batch)
 
-    monkeypatch.setattr(TextClassification, "embed_fn", counted)
+    monkeypatch.setattr(text_classification, "check_batch", counted)
     classifier = type(classifier)(classifier.adapted, classifier.labels, classifier.tokenizer, classifier.config)
     assert len(classifier.predict([SHORT] * 500 + [LONG] * 500)) == 1000
     assert sorted(traces) == [(256, 6), (256, 12)]

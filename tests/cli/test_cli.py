@@ -31,7 +31,9 @@ VALUES = {
         "queries": 2,
         "tasks": 2,
     },
+    "baselines": {"steps": 2, "rates": [0.01], "episodes": 2},
 }
+FLOORS = ("TF-IDF centroid", "untrained, prototypes", "untrained, fine-tuned", "multi-task, fine-tuned")
 EXAMPLES = "text,label\nbook tickets,booking\nbook maps,booking\ncancel lunch,cancelling\ncancel keys,cancelling\n"
 
 
@@ -78,7 +80,7 @@ def test_train_with_json_prints_the_evaluation_and_nothing_else(trained):
     assert code == 0, err
     printed = json.loads(out)
     assert printed == json.loads((run / "evaluation.json").read_text())
-    assert list(printed["accuracy"]) == ["protonet", "TF-IDF centroid", "untrained encoder", "chance"]
+    assert list(printed["accuracy"]) == ["protonet", *FLOORS, "chance"]
 
 
 def test_dotted_flags_override_the_file_and_land_in_the_runs_config(trained):
@@ -95,8 +97,7 @@ def test_evaluate_prints_a_table(trained):
     assert code == 0, err
     for word in (
         "protonet",
-        "TF-IDF centroid",
-        "untrained encoder",
+        *FLOORS,
         "chance",
         "1-shot",
         "2-shot",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fewshot_jax.data.episodes import EpisodeSampler, Items
-from fewshot_jax.evaluation.baselines import TfidfCentroid, chance
+from fewshot_jax.evaluation.baselines import NearestCentroid, chance, tfidf
 from fewshot_jax.types import Episode
 
 WORDS = ["book", "a", "table", "for", "two", "cancel", "my", "lunch", "print", "photos", "order", "some", "tea", "send"]
@@ -52,11 +52,11 @@ def nearest_centroid(vectors, support, query):
 
 def test_accuracy_is_that_of_a_dense_implementation():
     fit_texts, texts = make_texts(30, 0), make_texts(60, 1)
-    tfidf = TfidfCentroid(fit_texts, texts)
+    centroid = NearestCentroid(tfidf(fit_texts, texts))
     vectors = np.hstack([dense_tfidf(fit_texts, texts, ngrams) for ngrams in (word_ngrams, char_ngrams)])
     sampler = EpisodeSampler(np.repeat(np.arange(6), 10), ways=3, shots=2, queries=5, seed=0)
     episodes = [sampler.task(step, 0) for step in range(30)]
-    ours = [tfidf.accuracy(episode) for episode in episodes]
+    ours = [centroid.accuracy(episode) for episode in episodes]
     assert ours == pytest.approx([nearest_centroid(vectors, *episode) for episode in episodes])
     assert len(set(ours)) > 3, "the episodes differ in difficulty"
 
@@ -70,26 +70,27 @@ def items(position, label, mask=None):
 def test_a_word_absent_from_the_training_texts_has_no_effect(known, expected):
     # Nothing but the unseen word tells the classes apart; ties go to label 0.
     texts = ["book qqq", "book zzz", "book zzz", "book qqq"]
-    tfidf = TfidfCentroid(["book table", f"book lunch{known}"], texts)
-    assert tfidf.accuracy(Episode(items([0, 1], [0, 1]), items([2, 3], [1, 0]))) == expected
+    centroid = NearestCentroid(tfidf(["book table", f"book lunch{known}"], texts))
+    assert centroid.accuracy(Episode(items([0, 1], [0, 1]), items([2, 3], [1, 0]))) == expected
 
 
 def test_padded_items_do_not_count():
-    tfidf = TfidfCentroid(["book tea", "send mail"], ["book tea", "send mail", "book tea", "send mail", "tea"])
+    texts = ["book tea", "send mail", "book tea", "send mail", "tea"]
+    centroid = NearestCentroid(tfidf(["book tea", "send mail"], texts))
     real = Episode(items([0, 1], [0, 1]), items([2, 3, 4], [0, 1, 1]))
     padded = Episode(
         items([0, 1, 0, 0], [0, 1, 0, 0], [True, True, False, False]),
         items([2, 3, 4, 0], [0, 1, 1, 0], [True, True, True, False]),
     )
-    assert tfidf.accuracy(padded) == tfidf.accuracy(real) == pytest.approx(2 / 3)
+    assert centroid.accuracy(padded) == centroid.accuracy(real) == pytest.approx(2 / 3)
 
 
 def test_accuracies_follow_the_stream_and_the_last_batch_is_cut():
     texts = make_texts(60, 1)
-    tfidf = TfidfCentroid(make_texts(30, 0), texts)
+    centroid = NearestCentroid(tfidf(make_texts(30, 0), texts))
     sampler = EpisodeSampler(np.repeat(np.arange(6), 10), ways=3, shots=2, queries=5, seed=0)
-    values = tfidf.accuracies(lambda step: sampler.batch(step, 4), episodes=10, tasks=4)
-    one_by_one = [tfidf.accuracy(sampler.task(i // 4, i % 4)) for i in range(10)]
+    values = centroid.accuracies(sampler, episodes=10, tasks=4)
+    one_by_one = [centroid.accuracy(sampler.task(i // 4, i % 4)) for i in range(10)]
     assert values.tolist() == one_by_one
 
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fewshot_jax.evaluation.episodic import episode_accuracy, evaluate_episodes
+from fewshot_jax.applications.classification import ACCURACY
+from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
 from fewshot_jax.types import Episode, MetaLearner
 
 
@@ -34,7 +35,7 @@ def full(label):
 def test_padded_queries_do_not_count():
     logits = np.eye(2)[[[0, 1, 1, 0]]]
     query = (np.array([[0, 1, 0, 1]]), np.array([[True, True, True, False]]))
-    value = episode_accuracy(READS_LOGITS)({}, episodes(full([[0, 1]]), query, logits), KEY, 0)
+    value = episode_scores(READS_LOGITS, ACCURACY)({}, episodes(full([[0, 1]]), query, logits), KEY, 0)
     np.testing.assert_allclose(value, [2 / 3], rtol=1e-6)
 
 
@@ -43,7 +44,7 @@ def test_a_class_without_support_cannot_be_predicted(mask, expected):
     # Class 2 has the largest logit; the support set holds it only if its item is real.
     support = (np.array([[0, 1, 2]]), np.array([mask]))
     logits = np.array([[[1.0, 0.0, 5.0], [0.0, 1.0, 5.0]]])
-    value = episode_accuracy(READS_LOGITS)({}, episodes(support, full([[0, 1]]), logits), KEY, 0)
+    value = episode_scores(READS_LOGITS, ACCURACY)({}, episodes(support, full([[0, 1]]), logits), KEY, 0)
     np.testing.assert_allclose(value, [expected])
 
 
@@ -52,12 +53,12 @@ def guessing_tasks(count):
 
 
 def test_a_task_has_the_key_of_its_global_index_whatever_the_batch():
-    accuracies = episode_accuracy(GUESSES)
+    accuracies = episode_scores(GUESSES, ACCURACY)
     whole = accuracies({}, guessing_tasks(6), KEY, 0)
     parts = [accuracies({}, guessing_tasks(2), KEY, first) for first in (0, 2, 4)]
     np.testing.assert_allclose(whole, np.concatenate(parts), rtol=1e-6)
     assert len(set(np.asarray(whole).tolist())) > 2
-    chunked = episode_accuracy(GUESSES, task_chunk=4)({}, guessing_tasks(6), KEY, 0)
+    chunked = episode_scores(GUESSES, ACCURACY, task_chunk=4)({}, guessing_tasks(6), KEY, 0)
     np.testing.assert_allclose(whole, chunked, rtol=1e-6)
 
 
@@ -68,6 +69,7 @@ def test_the_last_batch_is_cut():
         seen.append((meta_params, batch, first))
         return jnp.arange(first, first + 4, dtype=jnp.float32)
 
-    values = evaluate_episodes(accuracies, "meta", lambda step: f"batch {step}", episodes=10, tasks=4, rng=KEY)
+    stream = lambda step, tasks: f"batch {step} of {tasks}"  # noqa: E731
+    values = evaluate_episodes(accuracies, "meta", stream, episodes=10, tasks=4, rng=KEY)
     assert values.tolist() == list(range(10))
-    assert seen == [("meta", f"batch {step}", 4 * step) for step in range(3)]
+    assert seen == [("meta", f"batch {step} of 4", 4 * step) for step in range(3)]

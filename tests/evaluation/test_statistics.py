@@ -48,4 +48,6 @@ def test_no_values_are_refused():
 
 
 def test_an_estimate_prints_as_percent():
-    assert str(Estimate(0.7791, 0.0123)) == "77.9 ± 1.2"
+    assert Estimate(0.7791, 0.0123).text() == "77.9 ± 1.2"
+    assert Estimate(0.7791, 0.0123).text(percent=False) == "0.779 ± 0.012"
+    assert Estimate(0.7791, 0.0123).text(sign=True) == "+77.9 ± 1.2"

@@ -5,15 +5,18 @@ import json
 from typing import get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import fewshot_jax as fsj
+from fewshot_jax.applications.text_classification import text_functions
 from fewshot_jax.config import SECOND_ORDER, WITHOUT_A_LOOP, Learner
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.training.learners import LEARNERS, build_learner
 from fewshot_jax.training.run_directory import RunDirectory
-from fewshot_jax.training.state import decays, initial_state
+from fewshot_jax.training.state import decays, initial_state, outer_optimizer
 
 VALUES = {
     "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
@@ -32,6 +35,7 @@ VALUES = {
         "tasks": 2,
         "at_end": False,
     },
+    "baselines": {"fine_tuning": False, "multi_task": False},
 }
 EXAMPLES = [fsj.Record(f"{verb} {noun}", verb) for verb in ("book", "cancel") for noun in ("tickets", "lunch")]
 
@@ -43,8 +47,16 @@ def config_of(name, **sections):
     return from_dict(values)
 
 
+def functions_of(config, ways=3):
+    return text_functions(config, vocab_size=50, ways=ways, training=True, joint_classes=7)
+
+
 def learner_of(config, *, ways=3, training=True):
-    return build_learner(config, vocab_size=50, ways=ways, training=training)[1]
+    return build_learner(functions_of(config, ways), config, training=training)
+
+
+def state_of(config):
+    return initial_state(config, functions_of(config))
 
 
 def test_the_table_the_config_and_the_public_functions_have_the_same_learners():
@@ -71,7 +83,7 @@ def test_a_learner_with_extras_resumes_and_is_evaluated(tmp_path):
     (tmp_path / "run" / "result.json").unlink()
     evaluated = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, at_end=True))
     evaluation = fsj.train(evaluated, tmp_path / "run", quiet=True)
-    assert evaluation.accuracy.keys() == {"meta_sgd", "TF-IDF centroid", "untrained encoder", "chance"}
+    assert evaluation.scores.keys() == {"meta_sgd", "TF-IDF centroid", "untrained, prototypes", "chance"}
     assert RunDirectory(tmp_path / "run").result()["resumed_at"] == 4
 
 
@@ -82,7 +94,7 @@ def test_the_rule_of_differentiation_reaches_the_learner(name):
     def products(gradient):
         config = config_of(name, learner={"name": name, "gradient": gradient, "keep": "all", "keep_blocks": "all"})
         learner = learner_of(config)
-        state = initial_state(config, vocab_size=50)
+        state = state_of(config)
         side = {
             "input_ids": np.ones((2, 3, 12), np.int32),
             "attention_mask": np.ones((2, 3, 12), bool),
@@ -96,7 +108,7 @@ def test_the_rule_of_differentiation_reaches_the_learner(name):
 
 
 def test_rates_are_learned_for_each_layer_and_step():
-    rates = initial_state(config_of("maml_plus_plus"), vocab_size=50).meta_params["inner_rates"]
+    rates = state_of(config_of("maml_plus_plus")).meta_params["inner_rates"]
     kernel = next(rate for path, rate in rates.items() if path.endswith("blocks/mlp/up/kernel"))
     assert kernel.shape == (2, 2, 1, 1)  # steps, layers
     assert rates["features/log_scale"].shape == (2,)
@@ -104,9 +116,20 @@ def test_rates_are_learned_for_each_layer_and_step():
 
 
 def test_learned_rates_do_not_decay():
-    meta_params = initial_state(config_of("meta_sgd"), vocab_size=50).meta_params
+    meta_params = state_of(config_of("meta_sgd")).meta_params
     assert any(jax.tree.leaves(decays(meta_params)["params"]))
     assert not any(jax.tree.leaves(decays(meta_params)["inner_rates"]))
+
+
+def test_a_learned_rate_stops_at_zero_and_other_parameters_do_not():
+    meta_params = {"params": {"w": jnp.array([0.1])}, "inner_rates": {"w": jnp.array([0.1])}}
+    optimizer = outer_optimizer(config_of("meta_sgd", outer={"steps": 1000, "warmup": 0.0, "rate": 0.05}).outer)
+    state = optimizer.init(meta_params)
+    for _ in range(5):
+        updates, state = optimizer.update(jax.tree.map(jnp.ones_like, meta_params), state, meta_params)
+        meta_params = optax.apply_updates(meta_params, updates)
+    assert meta_params["inner_rates"]["w"] == 0
+    assert meta_params["params"]["w"] < -0.1
 
 
 @pytest.mark.parametrize(
@@ -116,7 +139,7 @@ def test_learned_rates_do_not_decay():
 def test_what_adapts_is_a_choice(inner_params, expected):
     config = config_of("maml", inner={"steps": 2, "rate": 0.1, "params": inner_params})
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, lora_rank=2))
-    params = initial_state(config, vocab_size=50).meta_params
+    params = state_of(config).meta_params
     support = {
         "input_ids": np.arange(36, dtype=np.int32).reshape(3, 12) % 50,
         "attention_mask": np.ones((3, 12), bool),

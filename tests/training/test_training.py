@@ -12,16 +12,18 @@ import pytest
 
 import fewshot_jax as fsj
 from fewshot_jax.algorithms.partition import leaf_path
+from fewshot_jax.applications.classification import ACCURACY
+from fewshot_jax.applications.text_classification import TextClassification, text_functions
 from fewshot_jax.config_file import from_dict
+from fewshot_jax.data.tokenization import load_tokenizer
 from fewshot_jax.training import loop
-from fewshot_jax.training.checkpoints import METRIC, Checkpoints
-from fewshot_jax.training.experiment import Experiment
+from fewshot_jax.training.checkpoints import Checkpoints
 from fewshot_jax.training.metrics import MetricsFile, read_metrics
 from fewshot_jax.training.plan import Strategy
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.training.state import TrainState, initial_state, learning_rate, outer_optimizer
 
-STEPS, EVERY = 6, 3
+STEPS, EVERY, METRIC = 6, 3, "validation_accuracy"
 VALUES = {
     "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
     "episodes": {"ways": 3, "shots": 1, "queries": 2, "within_group": True},
@@ -39,6 +41,7 @@ VALUES = {
         "tasks": 4,
         "at_end": False,
     },
+    "baselines": {"fine_tuning": False, "multi_task": False},
 }
 CONFIG = from_dict(VALUES)
 
@@ -72,14 +75,19 @@ def stopped(tmp_path_factory):
 
 
 def break_off(patch, *, at):
-    batch = Experiment.batch
+    training_stream = TextClassification.training_stream
 
-    def breaking(self, split, sampler, step, tasks):
-        if split == "train" and step >= at:
-            raise Stop
-        return batch(self, split, sampler, step, tasks)
+    def breaking(self):
+        stream = training_stream(self)
 
-    patch.setattr(Experiment, "batch", breaking)
+        def episodes(step, tasks):
+            if step >= at:
+                raise Stop
+            return stream(step, tasks)
+
+        return episodes
+
+    patch.setattr(TextClassification, "training_stream", breaking)
 
 
 def copy(run, path):
@@ -87,9 +95,18 @@ def copy(run, path):
     return RunDirectory(path)
 
 
+def tokenizer_of(run):
+    return load_tokenizer(run.path / "tokenizer")
+
+
+def first_state(config, vocab_size):
+    functions = text_functions(config, vocab_size=vocab_size, ways=3, training=True, joint_classes=0)
+    return initial_state(config, functions)
+
+
 def state_at(run, step):
-    like = initial_state(run.config(), vocab_size=run.tokenizer().get_vocab_size())
-    checkpoints = Checkpoints(run.checkpoints, read_only=True)
+    like = first_state(run.config(), tokenizer_of(run).get_vocab_size())
+    checkpoints = Checkpoints(run.checkpoints, ACCURACY, read_only=True)
     try:
         return jax.device_get(checkpoints.restore(step, like))
     finally:
@@ -160,7 +177,7 @@ def test_the_best_checkpoint_is_that_of_the_highest_validation_accuracy(finished
 
 def test_training_moves_every_parameter(finished):
     run, _ = finished
-    first = initial_state(CONFIG, vocab_size=run.tokenizer().get_vocab_size())
+    first = first_state(CONFIG, tokenizer_of(run).get_vocab_size())
     last = state_at(run, STEPS)
     assert int(last.step) == STEPS
     leaves = zip(jax.tree_util.tree_leaves_with_path(first.meta_params), jax.tree.leaves(last.meta_params), strict=True)
@@ -184,7 +201,8 @@ def test_a_stopped_run_goes_on_to_the_same_parameters_bit_for_bit(finished, stop
 def test_the_same_seed_gives_the_same_run(finished, tmp_path):
     run = RunDirectory(tmp_path / "again")
     fsj.train(CONFIG, run.path, quiet=True)
-    one, other = ([{**row, "tasks_per_second": None} for row in read_metrics(r.metrics)] for r in (run, finished[0]))
+    timing = {"tasks_per_second": None, "seconds": None}
+    one, other = ([{**row, **timing} for row in read_metrics(r.metrics)] for r in (run, finished[0]))
     assert one == other
     assert_identical(state_at(run, STEPS), state_at(finished[0], STEPS))
 
@@ -219,7 +237,7 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["file", "file/run", "file/deep/run"])
 def test_a_directory_that_cannot_be_made_is_refused_before_any_work(tmp_path, monkeypatch, name):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(loop, "build_experiment", None)
+    monkeypatch.setattr(loop, "build_application", None)
     with pytest.raises(fsj.UserError, match=r"cannot write here .*see --run-dir"):
         fsj.train(CONFIG, tmp_path / name, quiet=True)
 
@@ -266,7 +284,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(
     assert "Lower inner.rate or outer.rate" in message
     assert str(run.path) in message
     assert run.result() is None
-    checkpoints = Checkpoints(run.checkpoints, read_only=True)
+    checkpoints = Checkpoints(run.checkpoints, ACCURACY, read_only=True)
     assert checkpoints.steps() == [saved]
     checkpoints.close()
     state = state_at(run, saved)
@@ -278,14 +296,15 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(
 
 def test_the_evaluation_stands_beside_the_floors(finished):
     run, evaluation = finished
-    assert list(evaluation.accuracy) == ["maml", "TF-IDF centroid", "untrained encoder", "chance"]
-    assert evaluation.accuracy["chance"][1].mean == pytest.approx(1 / 3)
+    assert list(evaluation.scores) == ["maml", "TF-IDF centroid", "untrained, prototypes", "chance"]
+    assert evaluation.scores["chance"][1].mean == pytest.approx(1 / 3)
     assert (evaluation.ways, evaluation.episodes, evaluation.finished) == (3, 6, True)
-    difference = evaluation.accuracy["maml"][1].mean - evaluation.accuracy["TF-IDF centroid"][1].mean
-    assert evaluation.gain[1].mean == pytest.approx(difference)
+    difference = evaluation.scores["maml"][1].mean - evaluation.scores["TF-IDF centroid"][1].mean
+    assert evaluation.gains["TF-IDF centroid"][1].mean == pytest.approx(difference)
+    assert evaluation.gains.keys() == {"TF-IDF centroid", "untrained, prototypes"}
     written = run.evaluation()
     assert written == evaluation.to_json()
-    assert written["accuracy"]["maml"]["1"] == evaluation.accuracy["maml"][1]._asdict()
+    assert written["accuracy"]["maml"]["1"] == evaluation.scores["maml"][1]._asdict()
     assert written["finished"] is True
     assert {"jax", "flax", "device"} <= written.keys()
 
@@ -318,13 +337,13 @@ def test_a_checkpoint_stands_alone(finished):
     from tokenizers import Tokenizer
 
     run, _ = finished
-    checkpoints = Checkpoints(run.checkpoints, read_only=True)
+    checkpoints = Checkpoints(run.checkpoints, ACCURACY, read_only=True)
     record = checkpoints.record(STEPS)
     checkpoints.close()
     assert from_dict(record["config"]) == run.config()
     assert record["labels"] == json.loads((run.path / "labels.json").read_text())
     text = "please book tickets then cancel lunch"
-    assert Tokenizer.from_str(record["tokenizer"]).encode(text).ids == run.tokenizer().encode(text).ids
+    assert Tokenizer.from_str(record["tokenizer"]).encode(text).ids == tokenizer_of(run).encode(text).ids
     assert record["versions"]["jax"] == jax.__version__
 
 
@@ -338,7 +357,7 @@ def little_state(step, value=0.0):
     [([0.1, 0.9, 0.3, 0.4, 0.5], 2, [2, 4, 5]), ([0.1, 0.5, 0.5, 0.2, 0.2], 3, [3, 4, 5]), ([0.2, 0.3], 2, [1, 2])],
 )
 def test_the_last_checkpoints_and_the_best_one_are_kept(tmp_path, accuracies, best, kept):
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", ACCURACY, keep=2)
     for step, accuracy in enumerate(accuracies, start=1):
         checkpoints.save(little_state(step, step / 10), {"step": step}, {METRIC: accuracy})
     checkpoints.wait()
@@ -351,7 +370,7 @@ def test_the_last_checkpoints_and_the_best_one_are_kept(tmp_path, accuracies, be
 
 
 def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints = Checkpoints(tmp_path / "checkpoints", ACCURACY)
     checkpoints.save(little_state(1), {}, {METRIC: 0.5})
     checkpoints.wait()
     foreign = little_state(0)._replace(meta_params={"params": jnp.zeros(3), "more": jnp.zeros(1)})
@@ -391,7 +410,7 @@ def test_the_learning_rate_warms_up_then_decays_to_zero():
 def test_kernels_and_embeddings_decay_and_nothing_else_not_even_in_scanned_layers():
     config = changed(outer={"steps": 10, "warmup": 0.0, "rate": 0.1, "weight_decay": 0.5})
     optimizer = outer_optimizer(config.outer)
-    params = jax.tree.map(jnp.ones_like, initial_state(config, vocab_size=9).meta_params)
+    params = jax.tree.map(jnp.ones_like, first_state(config, 9).meta_params)
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     decayed = {leaf_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(updates)}
     assert any("blocks" in path and path.endswith("scale") for path in decayed)

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 import fewshot_jax as fsj
-from fewshot_jax.applications.classification import TextClassification
+from fewshot_jax.applications.classification import classification
+from fewshot_jax.applications.text_classification import features_of_texts
 from fewshot_jax.models.encoder import Encoder
 from fewshot_jax.models.heads import TextFeatures
 
@@ -16,12 +17,12 @@ MODEL = TextFeatures(Encoder(VOCABULARY, width=8, layers=1, heads=2, mlp_width=1
 
 
 def make(ways=WAYS, steps=3, rate=0.5, deterministic=True, model=MODEL):
-    application = TextClassification(model, ways=ways, deterministic=deterministic)
+    application = classification(features_of_texts(model, deterministic=deterministic), ways=ways)
     learner = fsj.maml(
         application.loss_fn,
         inner_optimizer=optax.sgd(rate),
         inner_steps=steps,
-        task_init_fn=application.zero_start,
+        task_init_fn=application.task_init_fn,
         output_fn=application.output_fn,
     )
     jitted = {name: jax.jit(getattr(learner, name)) for name in ("adapt", "predict", "loss", "grad")}
@@ -67,7 +68,7 @@ def test_before_adaptation_every_class_is_equally_likely(meta_params):
     key = jax.random.key(0)
     logits = learner.predict(learner.adapt(meta_params, batch(list(range(WAYS))), key), batch([0]), key)
     np.testing.assert_array_equal(logits, np.zeros((1, WAYS)))
-    params = application.zero_start(meta_params["params"], batch([0, 1, 2]), None)
+    params = application.task_init_fn(meta_params["params"], batch([0, 1, 2]), None)
     loss, _ = jax.jit(application.loss_fn)(params, batch([0, 1, 2]), key)
     assert float(loss) == pytest.approx(np.log(3), rel=1e-6)
 
@@ -111,7 +112,7 @@ def test_absent_classes_take_no_part(meta_params):
     kernel = with_head(meta_params, 5)["head"]["kernel"]
 
     def started(application, support, kernel):
-        start = application.zero_start(meta_params["params"], support, key)
+        start = application.task_init_fn(meta_params["params"], support, key)
         return {**start, "head": {**start["head"], "kernel": kernel}}
 
     params, first_two = started(large, items, kernel), started(small, items, kernel[:, :2])

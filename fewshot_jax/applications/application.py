@@ -1,0 +1,106 @@
+"""What training and evaluation need of an application: its functions, its episodes, its score."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
+
+import jax
+
+from fewshot_jax.config import Config
+from fewshot_jax.types import BatchFn, Episode, Key, LossFn, MetaLearner, MetaParams, Params, PyTree
+
+Stream = Callable[[int, int], Episode]  # (step, tasks) -> the meta-batch of that step, as arrays
+
+
+class Functions(NamedTuple):
+    """What a learner is built from: one model, written for one task.
+
+    Attributes:
+        init_params: ``rng -> params``.
+        loss_fn: as in `types.LossFn`, of the parameters that an inner loop adapts.
+        output_fn: ``(params, batch, rng) -> outputs``, which the score reads.
+        joint_loss_fn: the loss of many tasks at once, for `multi_task`.
+        embed_fn: ``(params, batch, rng) -> [B, D]``; None where there are no classes to compare.
+        task_init_fn: where a task's inner loop starts; None for the meta-parameters themselves.
+        prototype_init_fn: the same with prototypes for a head; None where there are no classes.
+        context: where the context parameters of a task start (cavia).
+        ways: classes of the head, None for none.
+    """
+
+    init_params: Callable[[Key], Params]
+    loss_fn: LossFn
+    output_fn: BatchFn
+    joint_loss_fn: LossFn
+    embed_fn: BatchFn | None = None
+    task_init_fn: BatchFn | None = None
+    prototype_init_fn: BatchFn | None = None
+    context: PyTree = None
+    ways: int | None = None
+
+
+class Score(NamedTuple):
+    """How a task's outputs are judged.
+
+    Attributes:
+        name: as it stands in tables.
+        of: ``(outputs, episode) -> scalar``, for one task.
+        larger_is_better: the direction in which a checkpoint is chosen.
+        percent: a share, printed in percent.
+    """
+
+    name: str
+    of: Callable[[PyTree, Episode], jax.Array]
+    larger_is_better: bool = True
+    percent: bool = True
+
+    @property
+    def metric(self) -> str:
+        """Its name in metrics and checkpoints."""
+        return f"validation_{self.name.replace(' ', '_')}"
+
+
+class Application(Protocol):
+    """The data and the functions of one run, built from its config.
+
+    Episodes are a pure function of split, step and task index.
+    """
+
+    @property
+    def config(self) -> Config:
+        """Of the run, resolved."""
+
+    @property
+    def score(self) -> Score:
+        """Of its outputs."""
+
+    def with_config(self, config: Config) -> Self:
+        """The same data for another learner or inner loop."""
+
+    def functions(self, *, training: bool) -> Functions:
+        """With the head and the dropout of training, or of evaluation."""
+
+    def training_stream(self) -> Stream:
+        """The episodes of meta-training, augmented."""
+
+    def stream(self, split: str, shots: int) -> Stream:
+        """Episodes of fixed size, the same for every learner, from "validation" or "test"."""
+
+    def labels(self) -> dict[str, list[str]]:
+        """The class names of each split."""
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside arrays, config and labels, in JSON."""
+
+    def save(self, directory: Path) -> None:
+        """Write what `build` reads again on resume."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """A hash of each split's data."""
+
+    def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
+        """Add the pictures of a trained learner to its run directory."""
+
+
+def evaluation_steps(config: Config) -> int:
+    """Inner steps in evaluation and adaptation."""
+    return config.inner.steps if config.inner.test_steps is None else config.inner.test_steps

@@ -1,0 +1,163 @@
+"""Few-shot image classification, the benchmark on which the family of learners is compared with its papers."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fewshot_jax.applications.application import Functions, Score, Stream
+from fewshot_jax.applications.classification import (
+    ACCURACY,
+    Features,
+    Labelled,
+    class_members,
+    classification,
+    data_files,
+    evaluation_sampler,
+    training_sampler,
+)
+from fewshot_jax.config import Config, DataConfig
+from fewshot_jax.data.episodes import EpisodeSampler, gather
+from fewshot_jax.data.images import ImageSplit, image_splits, read_npz, read_tfds_images, read_vinyals_split
+from fewshot_jax.errors import UserError
+from fewshot_jax.models.conv import ConvFeatures
+from fewshot_jax.types import Batch, Episode, Key, MetaLearner, MetaParams, Params
+
+VINYALS = "vinyals"
+
+
+def features_of_images(model: ConvFeatures, shape: tuple[int, ...]) -> Features:
+    """A convolutional model as the features of a classification.
+
+    Args:
+        model: images ``[B, H, W]`` or ``[B, H, W, C]`` to vectors ``[B, D]``.
+        shape: of one image.
+    """
+    blank = jnp.zeros((2, *shape), jnp.uint8)
+    width = jax.eval_shape(model.init_with_output, jax.random.key(0), blank)[0].shape[-1]
+
+    def apply(params: Params, batch: Batch, rng: Key) -> jax.Array:
+        del rng
+        return cast(jax.Array, model.apply({"params": params["features"]}, batch["image"], batch.get("mask")))
+
+    return Features(lambda rng: model.init(rng, blank)["params"], apply, width)
+
+
+def read_images(config: DataConfig) -> dict[str, ImageSplit]:
+    """Read and split the labelled images that a config names."""
+    if config.source == "tfds":
+        if config.name is None:
+            raise UserError("data.name: the source 'tfds' needs the name of a data set")
+        images, label, classes = read_tfds_images(
+            config.name,
+            split=config.tfds_split,
+            image=config.image_field,
+            label=config.label_field,
+            size=config.image_size,
+            invert=config.invert,
+            data_dir=config.path,
+        )
+    elif config.source == "files":
+        paths = data_files(config)
+        if len(paths) != 1:
+            raise UserError(f"data.files={config.files}: expected one .npz file of images")
+        images, label, classes = read_npz(paths[0])
+    else:
+        raise UserError("data.source: image_classification has no generated images; set it to files or tfds")
+    if config.class_split == VINYALS:
+        members = read_vinyals_split(Path(config.path or "."))
+    else:
+        members = class_members(classes, config)
+    return image_splits(images, label, classes, members, rotations=config.rotations)
+
+
+@dataclass(frozen=True)
+class ImageClassification:
+    """The application of one run; see `application.Application`.
+
+    Attributes:
+        config: resolved.
+        splits: train, validation and test images, class-disjoint.
+    """
+
+    config: Config
+    splits: dict[str, ImageSplit]
+    score: ClassVar[Score] = ACCURACY
+
+    @classmethod
+    def build(cls, config: Config, saved: Path | None = None) -> Self:
+        """Read and split the data of a config; nothing of a run directory is needed.
+
+        Raises:
+            UserError: the data cannot be read, or cannot fill the episodes.
+        """
+        del saved
+        application = cls(config, read_images(config.data))
+        application.training_stream()
+        for split in ("validation", "test"):
+            application.sampler(split, max(config.evaluation.shots))
+        return application
+
+    def with_config(self, config: Config) -> Self:
+        return dataclasses.replace(self, config=config)
+
+    def functions(self, *, training: bool) -> Functions:
+        config = self.config
+        model = ConvFeatures(
+            width=config.model.width,
+            layers=config.model.layers,
+            downsample=config.model.downsample,
+            norm=config.model.conv_norm,
+        )
+        return classification(
+            features_of_images(model, self.splits["train"].images.shape[1:]),
+            ways=config.episodes.ways if training else config.evaluation.ways,
+            joint_classes=len(self.splits["train"].classes) if config.learner.name == "multi_task" else 0,
+        )
+
+    def training_stream(self) -> Stream:
+        return self._stream("train", training_sampler(self.config, self._labelled("train")))
+
+    def stream(self, split: str, shots: int) -> Stream:
+        return self._stream(split, self.sampler(split, shots))
+
+    def sampler(self, split: str, shots: int) -> EpisodeSampler:
+        """The episodes of `stream`, as positions in the split."""
+        return evaluation_sampler(self.config, self._labelled(split), split, shots)
+
+    def labels(self) -> dict[str, list[str]]:
+        return {name: split.classes for name, split in self.splits.items()}
+
+    def record(self) -> dict[str, Any]:
+        return {}
+
+    def save(self, directory: Path) -> None:
+        """Nothing to write."""
+
+    def fingerprint(self) -> dict[str, str]:
+        def digest(split: ImageSplit) -> str:
+            hashed = hashlib.sha256(json.dumps([split.label.tolist(), split.classes]).encode())
+            hashed.update(np.ascontiguousarray(split.images).data)
+            return hashed.hexdigest()
+
+        return {name: digest(split) for name, split in self.splits.items()}
+
+    def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
+        """No pictures."""
+
+    def _labelled(self, split: str) -> Labelled:
+        data = self.splits[split]
+        return Labelled(data.label, data.classes)
+
+    def _stream(self, split: str, sampler: EpisodeSampler) -> Stream:
+        data = self.splits[split]
+        fields = {"image": data.images}
+        if self.config.learner.name == "multi_task":
+            fields["class_id"] = data.label
+        return lambda step, tasks: Episode(*(gather(fields, items) for items in sampler.batch(step, tasks)))

@@ -1,0 +1,34 @@
+"""From the name of an application in a config to its class: one table."""
+
+from pathlib import Path
+from typing import Any
+
+from fewshot_jax.applications.application import Application, Score
+from fewshot_jax.applications.image_classification import ImageClassification
+from fewshot_jax.applications.regression import Regression
+from fewshot_jax.applications.text_classification import TextClassification
+from fewshot_jax.config import Config
+
+APPLICATIONS: dict[str, Any] = {
+    "text_classification": TextClassification,
+    "image_classification": ImageClassification,
+    "regression": Regression,
+}
+
+
+def build_application(config: Config, saved: Path | None = None) -> Application:
+    """Read the data of a config.
+
+    Args:
+        config: of the run.
+        saved: its run directory, where it has one.
+
+    Raises:
+        UserError: the data cannot be read, or cannot fill the episodes.
+    """
+    return APPLICATIONS[config.application].build(config, saved)
+
+
+def score_of(config: Config) -> Score:
+    """How the outputs of a config's application are judged."""
+    return APPLICATIONS[config.application].score

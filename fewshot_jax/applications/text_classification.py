@@ -1,0 +1,290 @@
+"""Few-shot text classification: labelled texts, a tokenizer trained on them, a transformer encoder."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fewshot_jax.applications.application import Functions, Score, Stream
+from fewshot_jax.applications.classification import (
+    ACCURACY,
+    Features,
+    Labelled,
+    class_members,
+    classification,
+    data_files,
+    evaluation_sampler,
+    training_sampler,
+)
+from fewshot_jax.config import WITHOUT_A_LOOP, Config, DataConfig, ModelConfig
+from fewshot_jax.data.episodes import EpisodeSampler
+from fewshot_jax.data.loader import EncodedTexts, augment, by_frequency, encode_texts, text_episodes
+from fewshot_jax.data.records import Record
+from fewshot_jax.data.splits import TextSplit, split_records
+from fewshot_jax.data.tokenization import SPECIAL_TOKENS, load_tokenizer, save_tokenizer, train_tokenizer
+from fewshot_jax.errors import UserError
+from fewshot_jax.models.encoder import Encoder
+from fewshot_jax.models.heads import TextFeatures
+from fewshot_jax.models.lora import lora
+from fewshot_jax.types import Batch, Episode, Key, MetaLearner, MetaParams, Params
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TOKENIZER = "tokenizer"  # its folder in a run directory
+
+
+def check_batch(batch: Batch) -> None:
+    """Check the shapes of a batch: ``input_ids, attention_mask [B, L]``, and ``label, mask [B]`` where it has them."""
+    chex.assert_rank([batch["input_ids"], batch["attention_mask"]], 2)
+    chex.assert_equal_shape([batch["input_ids"], batch["attention_mask"]])
+    labels = [batch[name] for name in ("label", "mask") if name in batch]
+    chex.assert_rank(labels, 1)
+    chex.assert_equal_shape_prefix([batch["input_ids"], *labels], 1)
+
+
+def features_of_texts(model: TextFeatures, *, deterministic: bool = True, lora_rank: int = 0) -> Features:
+    """A text model as the features of a classification.
+
+    Args:
+        model: texts to feature vectors ``[B, D]``.
+        deterministic: no dropout.
+        lora_rank: of the low-rank path beside the attention's queries and values; 0 for none.
+    """
+    adapted: Callable[[], Any] = functools.partial(lora, rank=lora_rank) if lora_rank else nullcontext
+
+    def init(rng: Key) -> Params:
+        ids = jnp.zeros((1, 2), jnp.int32)
+        ngrams = jnp.zeros((1, model.ngram_width)) if model.ngram_width else None
+        with adapted():
+            return model.init(rng, ids, jnp.ones_like(ids), ngrams)["params"]
+
+    def apply(params: Params, batch: Batch, rng: Key) -> jax.Array:
+        check_batch(batch)
+        with adapted():
+            vectors = model.apply(
+                {"params": params["features"]},
+                batch["input_ids"],
+                batch["attention_mask"],
+                batch.get("ngrams"),
+                context=params.get("context"),
+                deterministic=deterministic,
+                rngs={} if deterministic else {"dropout": rng},
+            )
+        return cast(jax.Array, vectors)
+
+    return Features(init, apply, model.width, jnp.zeros(model.encoder.context_width))
+
+
+def text_features(config: ModelConfig, *, vocab_size: int, max_length: int) -> TextFeatures:
+    """The model of a config."""
+    encoder = Encoder(
+        vocab_size=vocab_size,
+        width=config.width,
+        layers=config.layers,
+        heads=config.heads,
+        mlp_width=config.mlp_width,
+        max_length=max_length,
+        norm=config.norm,
+        dropout=config.dropout,
+        context_width=config.context_width,
+    )
+    return TextFeatures(encoder, initial_scale=config.feature_scale, ngram_width=config.ngram_width)
+
+
+def text_functions(config: Config, *, vocab_size: int, ways: int, training: bool, joint_classes: int) -> Functions:
+    """The functions of a config, which need no data.
+
+    Args:
+        config: of the run.
+        vocab_size: of its tokenizer.
+        ways: classes of the head.
+        training: with dropout, for learners without an inner loop only: a loop wants one function.
+        joint_classes: number of training classes; read for `multi_task` alone.
+    """
+    model = text_features(config.model, vocab_size=vocab_size, max_length=config.tokenizer.max_length)
+    name = config.learner.name
+    deterministic = not training or config.model.dropout == 0 or name not in WITHOUT_A_LOOP
+    return classification(
+        features_of_texts(model, deterministic=deterministic, lora_rank=config.model.lora_rank),
+        ways=ways,
+        joint_classes=joint_classes if name == "multi_task" else 0,
+    )
+
+
+def read_data(config: DataConfig, seed: int) -> list[Record]:
+    """Read the labelled texts that a config names."""
+    if config.source == "generated":
+        from fewshot_jax.data.generated import generated_intents
+
+        return generated_intents(seed=seed, groups=config.groups, texts_per_class=config.texts_per_class)
+    if config.source == "tfds":
+        from fewshot_jax.data.tfds import read_tfds
+
+        if config.name is None:
+            raise UserError("data.name: the source 'tfds' needs the name of a data set")
+        return read_tfds(
+            config.name,
+            split=config.tfds_split,
+            text=config.text_field,
+            label=config.label_field,
+            group=config.group_field,
+            data_dir=config.path,
+        )
+    from fewshot_jax.data.files import read_records
+
+    return [
+        record
+        for path in data_files(config)
+        for record in read_records(path, text=config.text_field, label=config.label_field, group=config.group_field)
+    ]
+
+
+def split_data(records: list[Record], config: DataConfig) -> dict[str, TextSplit]:
+    """Divide records into class-disjoint train, validation and test splits."""
+    by = "label" if config.class_split is not None else config.split_by
+    names = sorted({getattr(record, by) for record in records})
+    if names == [""]:  # files without a group_field
+        raise UserError("data.split_by: the texts have no groups to split by; set data.group_field, or split by label")
+    return split_records(records, class_members(names, config), by=by)
+
+
+@dataclass(frozen=True)
+class TextClassification:
+    """The application of one run; see `application.Application`.
+
+    Attributes:
+        config: resolved.
+        splits: train, validation and test texts, class-disjoint.
+        tokenizer: trained on the training texts.
+        encoded: the token ids of each split.
+    """
+
+    config: Config
+    splits: dict[str, TextSplit]
+    tokenizer: "Tokenizer"
+    encoded: dict[str, EncodedTexts]
+    score: ClassVar[Score] = ACCURACY
+
+    @classmethod
+    def build(cls, config: Config, saved: Path | None = None) -> Self:
+        """Read, split and encode the data of a config.
+
+        Args:
+            config: of the run.
+            saved: its run directory, where it has one; None to train the tokenizer.
+
+        Raises:
+            UserError: the data cannot be read, or cannot fill the episodes.
+        """
+        splits = split_data(read_data(config.data, config.seed), config.data)
+        if saved is None:
+            tokenizer = train_tokenizer(
+                splits["train"].texts, kind=config.tokenizer.kind, vocab_size=config.tokenizer.vocab_size
+            )
+        else:
+            tokenizer = load_tokenizer(saved / TOKENIZER)
+        encoded = {name: encode_for(config, tokenizer, split.texts) for name, split in splits.items()}
+        application = cls(config, splits, tokenizer, encoded)
+        application.training_stream()
+        for split in ("validation", "test"):
+            application.sampler(split, max(config.evaluation.shots))
+        return application
+
+    def with_config(self, config: Config) -> Self:
+        return dataclasses.replace(self, config=config)
+
+    def functions(self, *, training: bool) -> Functions:
+        return text_functions(
+            self.config,
+            vocab_size=self.tokenizer.get_vocab_size(),
+            ways=self.config.episodes.ways if training else self.config.evaluation.ways,
+            training=training,
+            joint_classes=len(self.splits["train"].classes),
+        )
+
+    def training_stream(self) -> Stream:
+        episodes = self.config.episodes
+        changed = episodes.token_dropout or episodes.token_remap or episodes.ngram_dropout
+        sampler = training_sampler(self.config, self._labelled("train"))
+        return self._stream("train", sampler, self._augment if changed else None)
+
+    def stream(self, split: str, shots: int) -> Stream:
+        return self._stream(split, self.sampler(split, shots))
+
+    def sampler(self, split: str, shots: int) -> EpisodeSampler:
+        """The episodes of `stream`, as positions in the split."""
+        return evaluation_sampler(self.config, self._labelled(split), split, shots)
+
+    def labels(self) -> dict[str, list[str]]:
+        return {name: split.classes for name, split in self.splits.items()}
+
+    def record(self) -> dict[str, Any]:
+        return {TOKENIZER: self.tokenizer.to_str()}
+
+    def save(self, directory: Path) -> None:
+        save_tokenizer(self.tokenizer, directory / TOKENIZER)
+
+    def fingerprint(self) -> dict[str, str]:
+        return {
+            name: hashlib.sha256(json.dumps([split.texts, split.label.tolist(), split.classes]).encode()).hexdigest()
+            for name, split in self.splits.items()
+        }
+
+    def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
+        """No pictures."""
+
+    def _labelled(self, split: str) -> Labelled:
+        data = self.splits[split]
+        return Labelled(data.label, data.classes, data.group)
+
+    def _stream(
+        self,
+        split: str,
+        sampler: EpisodeSampler,
+        change: Callable[[Episode, np.random.Generator], None] | None = None,
+    ) -> Stream:
+        class_id = self.splits[split].label if self.config.learner.name == "multi_task" else None
+
+        def episodes(step: int, tasks: int) -> Episode:
+            return text_episodes(
+                self.encoded[split],
+                sampler,
+                step=step,
+                tasks=tasks,
+                buckets=self.config.tokenizer.buckets,
+                class_id=class_id,
+                change=change,
+            )
+
+        return episodes
+
+    @functools.cached_property
+    def _vocabulary(self) -> np.ndarray:
+        return by_frequency(self.encoded["train"], special=len(SPECIAL_TOKENS))
+
+    def _augment(self, episode: Episode, rng: np.random.Generator) -> None:
+        augment(
+            episode,
+            rng=rng,
+            vocabulary=self._vocabulary,
+            token_dropout=self.config.episodes.token_dropout,
+            token_remap=self.config.episodes.token_remap,
+            mask_id=SPECIAL_TOKENS.index("[MASK]"),
+            ngram_dropout=self.config.episodes.ngram_dropout,
+        )
+
+
+def encode_for(config: Config, tokenizer: "Tokenizer", texts: Sequence[str]) -> EncodedTexts:
+    """Encode texts as the model of a config reads them."""
+    return encode_texts(tokenizer, texts, max_length=config.tokenizer.max_length, ngram_width=config.model.ngram_width)

@@ -1,0 +1,71 @@
+"""Fine-tuning as a baseline: Adam's steps, and the rate and number of steps that validation episodes choose."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fewshot_jax.applications.application import Functions, Score
+from fewshot_jax.evaluation.fine_tuning import Choice, FineTuning
+from fewshot_jax.types import Episode
+
+KEY = jax.random.key(0)
+
+
+def loss_fn(params, batch, rng):
+    return jnp.mean((params["w"] - batch["x"]) ** 2), {}
+
+
+FUNCTIONS = Functions(None, loss_fn, lambda params, batch, rng: params["w"], joint_loss_fn=loss_fn)
+ERROR = Score("error", lambda w, episode: jnp.abs(w - episode.query["x"]).mean(), larger_is_better=False)
+
+
+def stream(step, tasks):
+    """Task i of the stream wants w = 1 + i / 10."""
+    target = 1 + (step * tasks + np.arange(tasks, dtype=np.float32)[:, None]) / 10
+    return Episode({"x": target}, {"x": target})
+
+
+def after(rate, steps, target):
+    """Adam by hand in optax, a step at a time."""
+    optimizer = optax.adam(rate)
+    params = {"w": jnp.float32(0)}
+    state = optimizer.init(params)
+    for _ in range(steps):
+        grads = jax.grad(lambda p: loss_fn(p, {"x": jnp.float32(target)}, None)[0])(params)
+        updates, state = optimizer.update(grads, state)
+        params = optax.apply_updates(params, updates)
+    return abs(float(params["w"]) - target)
+
+
+@pytest.mark.parametrize("task_chunk", [None, 1])
+def test_the_scores_are_those_after_as_many_steps_of_adam(task_chunk):
+    tuning = FineTuning(FUNCTIONS, ERROR, rates=[0.5, 0.01], steps=4, task_chunk=task_chunk)
+    start = {"params": {"w": jnp.float32(0)}}
+    for choice in (Choice(0.5, 3), Choice(0.01, 1)):
+        scores = tuning.scores(choice, start, stream, episodes=5, tasks=2, rng=KEY)
+        expected = [after(*choice, 1 + i / 10) for i in range(5)]
+        np.testing.assert_allclose(scores, expected, atol=2e-5)
+
+
+def test_the_best_of_all_rates_and_numbers_of_steps_is_chosen():
+    rates, most = [0.9, 0.5, 0.01], 4
+    tuning = FineTuning(FUNCTIONS, ERROR, rates=rates, steps=most)
+    start = {"params": {"w": jnp.float32(0)}}
+    choice = tuning.choose(start, stream, episodes=3, tasks=2, rng=KEY)
+    means = {
+        Choice(rate, steps): np.mean([after(rate, steps, 1 + i / 10) for i in range(3)])
+        for rate in rates
+        for steps in range(1, most + 1)
+    }
+    assert choice == min(means, key=means.get)
+    assert choice.steps < most, "the largest number would show nothing"
+    worst = FineTuning(FUNCTIONS, ERROR._replace(larger_is_better=True), rates=rates, steps=most)
+    assert worst.choose(start, stream, episodes=3, tasks=2, rng=KEY) == max(means, key=means.get)
+
+
+def test_a_rate_that_diverges_is_not_chosen():
+    tuning = FineTuning(FUNCTIONS, ERROR._replace(larger_is_better=True), rates=[np.inf, 0.1], steps=2)
+    choice = tuning.choose({"params": {"w": jnp.float32(0)}}, stream, episodes=2, tasks=2, rng=KEY)
+    assert choice.rate == 0.1
