@@ -1,5 +1,6 @@
 """Labelled images: .npz files, TensorFlow Datasets, class-disjoint splits with turned images as further classes."""
 
+import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -142,24 +143,23 @@ def read_tfds_images(
     builder = _tfds_builder(name, data_dir)
     features: Any = builder.info.features
     texts._check_features(name, list(features or ()), {"data.image_field": image, "data.label_field": label})
-    decode = texts._decoder(features[label])
+    to_name = texts._decoder(features[label])
     images: list[np.ndarray] = []
     names: list[str] = []
     for part in split.split("+"):
         source = texts._data_source(builder, name, part.strip(), data_dir)
+        source.decoders = _undecoded(features, image)
         for position in range(len(source)):
-            example = source[position]
             try:
-                names.append(decode(example[label]))
-                images.append(_grey(np.asarray(example[image]), size))
-            except (ValueError, TypeError) as error:
+                example = source[position]
+                names.append(to_name(example[label]))
+                images.append(_grey(example[image], size))
+            except (ValueError, TypeError, OSError) as error:
                 raise UserError(
-                    f"tfds '{name}', split '{part}', record {position}: not a labelled image ({error}). Choose a "
-                    "labelled split (data.tfds_split) and features of an image and of one string or class number "
-                    "(data.image_field, data.label_field)."
+                    f"tfds '{name}', split '{part}', record {position}: not a labelled image "
+                    f"({texts._first_line(error)}). Choose a labelled split (data.tfds_split) and features of an "
+                    "image and of one string or class number (data.image_field, data.label_field)."
                 ) from None
-    if not images:
-        raise UserError(f"tfds '{name}': the split '{split}' is empty. Set data.tfds_split to another one.")
     shapes = sorted({array.shape for array in images})
     if len(shapes) > 1:
         raise UserError(
@@ -190,14 +190,28 @@ def _tfds_builder(name: str, data_dir: str | PathLike[str] | None) -> Any:
         ) from None
 
 
-def _grey(image: np.ndarray, size: int | None) -> np.ndarray:
-    """An image ``[H, W]`` or ``[H, W, 1 or 3]`` uint8 in shades of grey, ``[H, W]`` or ``[size, size]`` uint8."""
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] not in (1, 3)):
+def _undecoded(features: Any, image: str) -> dict[str, Any] | None:
+    """The decoders that leave an image as the bytes of its file.
+
+    tfds decodes with either of two packages, which disagree: with pillow, the black and white
+    drawings of Omniglot, one bit for each pixel, become zeros and ones instead of 0 and 255.
+    """
+    import tensorflow_datasets as tfds
+
+    return {image: tfds.decode.SkipDecoding()} if isinstance(features[image], tfds.features.Image) else None
+
+
+def _grey(image: bytes | np.ndarray, size: int | None) -> np.ndarray:
+    """An image file, or an array ``[H, W]`` or ``[H, W, C]`` uint8, in shades of grey: ``[H, W]`` uint8."""
+    from PIL import Image  # matplotlib needs it too
+
+    if isinstance(image, bytes):
+        grey = np.asarray(Image.open(io.BytesIO(image)).convert("L"))
+    elif image.dtype == np.uint8 and image.ndim in (2, 3):
+        grey = np.asarray(Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image).convert("L"))
+    else:
         raise ValueError(f"an array of shape {image.shape} and dtype {image.dtype}")
-    # The luma of ITU-R BT.601, which PNG and JPEG libraries use too.
-    weight = {1: [1.0], 3: [0.299, 0.587, 0.114]}
-    grey = image.astype(np.float64) if image.ndim == 2 else image @ np.array(weight[image.shape[-1]])
-    return np.rint(grey if size is None else area_average(grey, size)).astype(np.uint8)
+    return grey if size is None else np.rint(area_average(grey, size)).astype(np.uint8)
 
 
 def area_average(image: np.ndarray, size: int) -> np.ndarray:
