@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,70 @@ def test_compile_time(tmp_path):
     _, rows = run("compile_time", tmp_path / "out.json")
     assert [(row["layers"], row["cache"]) for row in rows] == [(1, "cold"), (1, "cached")]
     assert all(row["first_step_seconds"] > row["compile_seconds"] > 0 for row in rows)
+
+
+def script(name):
+    """A benchmark as a module."""
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_fewrel_marks_the_entities_and_keeps_the_test_relations_apart(tmp_path):
+    tokens = ["Anna", "Berg", "was", "born", "in", "Oslo", "."]
+    union = [
+        {"relation_id": i, "relation": f"r{i}", "tokens": tokens, "head_pos": [0, 1], "tail_pos": [5]}
+        for i in (1, 56, 57, 64, 65, 80)
+    ]
+    (tmp_path / "union80.jsonl").write_text("".join(json.dumps(item) + "\n" for item in union))
+    held_out = {"P19": [{"tokens": tokens, "h": ["oslo", "Q1", [[5], [6]]], "t": ["anna berg", "Q2", [[1, 0]]]}]}
+    (tmp_path / "val_wiki.json").write_text(json.dumps(held_out))
+    classes = script("fewrel").convert(tmp_path, tmp_path / "out")
+    assert classes == {"train": ["r1", "r56"], "validation": ["r57", "r64"], "test": ["P19"]}
+    rows = [json.loads(line) for line in (tmp_path / "out" / "fewrel.jsonl").read_text().splitlines()]
+    assert rows[0] == {"text": "@ Anna Berg @ was born in # Oslo # .", "label": "r1"}
+    assert rows[-1] == {"text": "# Anna Berg # was born in @ Oslo @ .", "label": "P19"}
+    assert {row["label"] for row in rows} == {"r1", "r56", "r57", "r64", "P19"}
+
+
+def test_text_learners_have_one_encoder_and_one_budget():
+    module = script("text_learners")
+    for data, variants in module.VARIANTS.items():
+        configs = {
+            name: module.config_of(data, Path("somewhere"), variant, name, steps=None)
+            for variant in variants
+            for name in (*module.LEARNERS, *module.SHORT)
+        }
+        first = next(iter(configs.values()))
+        for name, config in configs.items():
+            assert config.learner.name == name
+            same = ("width", "layers", "heads", "mlp_width", "ngram_width")
+            assert all(getattr(config.model, field) == getattr(first.model, field) for field in same)
+            assert (config.outer.steps, config.outer.tasks) == (first.outer.steps, first.outer.tasks)
+            assert (config.episodes.ways, config.episodes.shots) == (first.episodes.ways, first.episodes.shots)
+
+
+def test_text_learners_make_a_table(tmp_path):
+    module = script("text_learners")
+    names = ("clinc150/split 01", "clinc150/split 02", "fewrel/seed 0")
+    results = {}
+    for number, name in enumerate(names):
+        row = {shots: {"mean": 0.5 + 0.1 * number, "half_width": 0.03} for shots in "15"}
+        results[f"{name}/maml"] = {"accuracy": {"maml": row, "TF-IDF centroid": row}}
+        results[f"{name}/multi_task"] = {"accuracy": {"multi_task": row, "TF-IDF centroid": row}}
+    lines = module.table(results).splitlines()
+    # The mean of 50 and 60 with the half-width of the mean of two independent ones, 3 / sqrt(2).
+    assert re.split(r" *\| *", lines[2])[1:-1] == [
+        "maml",
+        "55.0 ± 2.1",
+        "55.0 ± 2.1",
+        "",
+        "",
+        "70.0 ± 3.0",
+        "70.0 ± 3.0",
+    ]
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["maml", "TF-IDF centroid"]
 
 
 @pytest.mark.parity

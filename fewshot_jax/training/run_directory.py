@@ -29,10 +29,14 @@ PLANNED = ("gradient", "keep", "keep_blocks", "task_chunk")  # fields of `learne
 
 def resolve(config: Config) -> Config:
     """Make the config independent of the working directory."""
-    if config.data.path is None:
-        return config
-    path = str(Path(config.data.path).expanduser().resolve())
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path))
+    data = config.data
+    path = None if data.path is None else Path(data.path).expanduser().resolve()
+    split = data.class_split
+    if split is not None and not (path or Path()).joinpath(split).exists() and Path(split).exists():
+        split = str(Path(split).resolve())
+    return dataclasses.replace(
+        config, data=dataclasses.replace(data, path=None if path is None else str(path), class_split=split)
+    )
 
 
 def check_writable(path: Path, *, flag: str) -> None:

@@ -128,8 +128,8 @@ def test_the_floor_is_the_variance_about_the_mean_of_the_support_set(finished):
     assert finished[1].scores["mean of the support set"][5].mean == pytest.approx(np.mean(errors), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["fomaml", "anil", "boil", "reptile", "meta_sgd", "maml_plus_plus", "imaml", "cavia"])
-def test_the_learners_of_the_family_train_on_it(name, tmp_path):
+@pytest.mark.parametrize("name", ["boil", "meta_sgd", "cavia"])
+def test_learners_of_the_family_train_on_it(name, tmp_path):
     values = {**VALUES, "learner": {"name": name}, "baselines": {"fine_tuning": False, "multi_task": False}}
     values["evaluation"] = {**VALUES["evaluation"], "at_end": False}
     if name == "cavia":

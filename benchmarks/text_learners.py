@@ -1,0 +1,150 @@
+"""Learners on real texts: CLINC150, HuffPost and FewRel, 5-way 1-shot and 5-shot, one training for both.
+
+    python benchmarks/text_learners.py --clinc150 DATA/clinc150 --huffpost DATA/huffpost --fewrel FOLDER --runs RUNS
+
+Trains every learner with the encoder and the budget of configs/clinc150.yaml, huffpost.yaml and fewrel.yaml: as many
+outer steps of as many tasks, the same episodes. CLINC150: two class splits; HuffPost and FewRel: two seeds. The
+other learners of the family get one short run on CLINC150 that shows whether they learn. FOLDER is written by
+benchmarks/fewrel.py. A run that is finished is not trained again, and one that was stopped goes on.
+
+Each evaluation (600 episodes, 95% intervals over episodes, floors on the same ones) goes into
+benchmarks/results/text_learners.json as soon as it is there; the table is printed from that file, with the mean over
+splits or seeds. Figures of several rows are averaged with the half-width of a mean of independent ones.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+
+import fewshot_jax as fsj
+from fewshot_jax.config import Config
+
+ROOT = Path(__file__).parents[1]
+
+# What a learner needs beside its name. A loop over a zero head wants long feature vectors (feature_scale squared
+# multiplies the inner rate), prototypes want short ones (it is their inverse temperature).
+PROTOTYPES = {"model": {"feature_scale": 4.0}}
+LEARNERS = {
+    "maml": {},
+    "anil": {"inner": {"params": None}},
+    "meta_sgd": {},
+    "proto_maml": {**PROTOTYPES, "inner": {"rate": 0.01}},
+    "protonet": PROTOTYPES,
+    "multi_task": {"episodes": {"token_remap": 0.0}},
+}
+SHORT = {
+    "fomaml": {},
+    "boil": {"inner": {"params": None, "rate": 0.01}, **PROTOTYPES},
+    "reptile": {"outer": {"rate": 0.02}},
+    "maml_plus_plus": {},
+    "imaml": {"learner": {"proximal": 2.0}},
+    "cavia": {"model": {"context_width": 16}, "inner": {"params": None}},
+    "matching_network": {"learner": {"temperature": 0.1}},
+    "r2d2": {"model": {"feature_scale": 4.0}},
+}
+VARIANTS = {
+    "clinc150": {"split 01": {"data": {"class_split_name": "01"}}, "split 02": {"data": {"class_split_name": "02"}}},
+    "huffpost": {"seed 0": {}, "seed 1": {"seed": 1}},
+    "fewrel": {"seed 0": {}, "seed 1": {"seed": 1}},
+}
+
+
+def changed(config: Config, sections: dict) -> Config:
+    """The config with fields of some sections replaced."""
+    parts = {
+        name: dataclasses.replace(getattr(config, name), **value) if isinstance(value, dict) else value
+        for name, value in sections.items()
+    }
+    return dataclasses.replace(config, **parts)
+
+
+def config_of(data: str, path: Path, variant: str, learner: str, *, steps: int | None) -> Config:
+    """The config of one run; ``steps`` replaces the budget."""
+    config = fsj.read_config(ROOT / "configs" / f"{data}.yaml")
+    own = LEARNERS[learner] if learner in LEARNERS else SHORT[learner]
+    named = {**own.get("learner", {}), "name": learner, "gradient": "auto"}
+    without_a_loop = learner in ("protonet", "matching_network", "r2d2")
+    sections = {
+        **VARIANTS[data][variant],
+        **own,
+        "learner": named,
+        "data": {**VARIANTS[data][variant].get("data", {}), "path": str(path)},
+        "outer": {**own.get("outer", {}), **({} if steps is None else {"steps": steps})},
+        # The multi-task run of its own is the baseline of all.
+        "baselines": {"multi_task": False, "fine_tuning": learner == "multi_task"},
+    }
+    if without_a_loop:
+        sections["inner"] = {"params": None}
+    return changed(config, sections)
+
+
+def load(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def run(data: str, path: Path, variant: str, learner: str, arguments: argparse.Namespace) -> None:
+    """Train, evaluate and add to the results."""
+    name = f"{data}/{variant}/{learner}"
+    if name in load(arguments.output):
+        return
+    print(name, file=sys.stderr, flush=True)
+    where = arguments.runs / name.replace(" ", "_")
+    evaluation = fsj.train(config_of(data, path, variant, learner, steps=arguments.steps), where)
+    seconds = json.loads((where / "result.json").read_text(encoding="utf-8"))["seconds"]
+    results = {**load(arguments.output), name: {**evaluation.to_json(), "seconds": seconds}}
+    arguments.output.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n", encoding="utf-8")
+
+
+def mean(estimates: list[dict[str, float]]) -> str:
+    """The mean of independent estimates, in percent."""
+    average = sum(one["mean"] for one in estimates) / len(estimates)
+    half_width = math.sqrt(sum(one["half_width"] ** 2 for one in estimates)) / len(estimates)
+    return f"{100 * average:.1f} ± {100 * half_width:.1f}"
+
+
+def table(results: dict) -> str:
+    """Markdown: a row for each learner and floor, columns for each data set and number of shots."""
+    rows: dict[str, dict[str, list[dict[str, dict[str, float]]]]] = {}
+    for name, evaluation in results.items():
+        data, _, learner = name.split("/")
+        for row, estimates in evaluation["accuracy"].items():
+            if row == learner or learner == "multi_task":  # the floors stand in the run of multi_task
+                rows.setdefault(row, {}).setdefault(data, []).append(estimates)
+    lines = ["| | " + " | ".join(f"{data} 1-shot | 5-shot" for data in VARIANTS) + " |", "|---" * 7 + "|"]
+    order = [*LEARNERS, *SHORT]
+    for row in sorted(rows, key=lambda row: (order.index(row) if row in order else len(order), row)):
+        if row == "multi_task":
+            continue
+        cells = [
+            mean([one[shots] for one in rows[row][data]]) if data in rows[row] else ""
+            for data in VARIANTS
+            for shots in "15"
+        ]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for data in VARIANTS:
+        parser.add_argument(f"--{data}", type=Path, help="its folder; without it the data set is left out")
+    parser.add_argument("--runs", type=Path, required=True, help="where the run directories go")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "text_learners.json")
+    parser.add_argument("--learners", nargs="+", default=list(LEARNERS), choices=[*LEARNERS, *SHORT])
+    parser.add_argument("--variants", type=int, default=2, help="how many splits or seeds")
+    parser.add_argument("--steps", type=int, help="outer steps, instead of the configs'")
+    arguments = parser.parse_args()
+    for number in range(arguments.variants):
+        for learner in arguments.learners:
+            for data, variants in VARIANTS.items():
+                path = getattr(arguments, data)
+                if path is not None and number < len(variants):
+                    run(data, path, list(variants)[number], learner, arguments)
+    print(table(load(arguments.output)))
+
+
+if __name__ == "__main__":
+    main()
