@@ -124,7 +124,7 @@ class Regression:
         for index, axes in enumerate(figure.subplots(1, 3, sharey=True)):
             curve, x, _ = sinusoid_task(seed, 0, index, shots=shots, queries=0)
             axes.plot(grid, curve(grid), color="black", lw=1, label="task")
-            axes.plot(x, curve(x), "^", color="black", ms=5, label=f"{shots} support points")
+            axes.plot(x, curve(x), "^", color="black", ms=6, zorder=3, label=f"{shots} support points")
             key = jax.random.key(index)
             for number, count in enumerate(steps):
                 adapted = learner.adapt(meta_params, {"x": x, "y": curve(x)}, key, inner_steps=count)
