@@ -52,22 +52,28 @@ def train(config: Config | str | Path, run_dir: str | Path, *, quiet: bool = Fal
     config = resolve(config if isinstance(config, Config) else read_config(config))
     run = RunDirectory(run_dir)
     run.check_startable(config)
+    if config.learner.plan and run.resumable():
+        config = dataclasses.replace(config, learner=run.config().learner)
+    beside = config.baselines.multi_task and config.evaluation.at_end and config.learner.name != "multi_task"
+    if beside:
+        run.multi_task().check_startable(multi_task_of(config))
     if run.resumable() and run.result() is not None:
         if not quiet:
             print(f"{run.path}: the training of this run is finished", file=sys.stderr)
     else:
-        if config.learner.plan and run.resumable():
-            config = dataclasses.replace(config, learner=run.config().learner)
         application = build_application(config, run.path if run.resumable() else None)
         _check_traceable(application)
+        if beside:
+            _check_traceable(application.with_config(multi_task_of(config)))
         if run.resumable():
             run.check_data(application)
         else:
             if config.learner.plan:
-                application = application.with_config(planned(application, quiet=quiet))
+                config = planned(application, quiet=quiet)
+                application = application.with_config(config)
             run.start(application)
         _train(application, run, quiet)
-    if config.baselines.multi_task and config.evaluation.at_end and config.learner.name != "multi_task":
+    if beside:
         if not quiet:
             print("the multi-task baseline, trained on as many items:", file=sys.stderr)
         train(multi_task_of(config), run.multi_task().path, quiet=quiet)
@@ -81,19 +87,22 @@ def multi_task_of(config: Config) -> Config:
     """The config of the multi-task baseline of a run.
 
     Words keep their meaning, which a classifier of all classes needs; and there is no evaluation at the end.
+    What adapts is as in the run, but for cavia, whose context is no parameter here.
     """
+    params = None if config.learner.name == "cavia" else config.inner.params
     return dataclasses.replace(
         config,
         learner=LearnerConfig(name="multi_task", task_chunk=config.learner.task_chunk),
         model=dataclasses.replace(config.model, context_width=0),
         episodes=dataclasses.replace(config.episodes, token_remap=0.0),
+        inner=dataclasses.replace(config.inner, params=params),
         evaluation=dataclasses.replace(config.evaluation, at_end=False, inner_steps=()),
         baselines=BaselineConfig(fine_tuning=False, multi_task=False),
     )
 
 
 def _check_traceable(application: Application) -> None:
-    """Trace a step, which costs a second, so that what only the learner can judge is refused before a run starts."""
+    """Trace a step and a validation, so that what only the learner can judge is refused before a run starts."""
     config = application.config
     try:
         functions = application.functions(training=True)
@@ -101,6 +110,9 @@ def _check_traceable(application: Application) -> None:
         batch = application.training_stream()(0, config.outer.tasks)
         state = jax.eval_shape(lambda: initial_state(config, functions))
         jax.eval_shape(make_step(learner, outer_optimizer(config.outer), steps=config.outer.steps), state, batch)
+        judged = build_learner(application.functions(training=False), config, training=False)
+        episode = application.stream("validation", min(config.evaluation.shots))(0, 1)
+        jax.eval_shape(episode_scores(judged, application.score), state.meta_params, episode, jax.random.key(0), 0)
     except UserError:
         raise
     except ValueError as error:

@@ -428,8 +428,9 @@ def test_changed_data_is_refused_on_resume_and_in_evaluation(stopped, tmp_path):
             call()
 
 
-def test_a_start_that_failed_can_be_corrected_in_the_same_directory(tmp_path):
-    wrong = changed(inner={"params": "nosuch"})
+@pytest.mark.parametrize("learner", ["maml", "multi_task"])  # multi_task takes no inner step in training
+def test_a_start_that_failed_can_be_corrected_in_the_same_directory(tmp_path, learner):
+    wrong = changed(inner={"params": "nosuch"}, learner={"name": learner})
     with pytest.raises(fsj.UserError, match="selects no leaf"):
         fsj.train(wrong, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
@@ -438,7 +439,10 @@ def test_a_start_that_failed_can_be_corrected_in_the_same_directory(tmp_path):
 def test_a_planned_run_stores_its_strategy_and_resumes_with_it_without_planning_again(tmp_path, monkeypatch, capsys):
     strategies = (Strategy("mixed", "carry", "boundary", 1),)
     monkeypatch.setattr("fewshot_jax.training.plan.STRATEGIES", strategies)
-    config = changed(learner={"plan": True, "memory_budget": 1000.0})
+    monkeypatch.setattr(loop, "evaluate", lambda *arguments, **keywords: None)
+    config = changed(
+        learner={"plan": True, "memory_budget": 1000.0}, evaluation={"at_end": True}, baselines={"multi_task": True}
+    )
     with monkeypatch.context() as patch:
         break_off(patch, at=4)
         with pytest.raises(Stop):
@@ -451,6 +455,17 @@ def test_a_planned_run_stores_its_strategy_and_resumes_with_it_without_planning_
     fsj.train(config, tmp_path / "run", quiet=True)
     assert RunDirectory(tmp_path / "run").result()["resumed_at"] == EVERY
     assert RunDirectory(tmp_path / "run").config().learner == stored
+    beside = RunDirectory(tmp_path / "run").multi_task()
+    assert beside.config().learner.task_chunk == stored.task_chunk
+    (beside.path / "result.json").unlink()
+    fsj.train(config, tmp_path / "run", quiet=True)
+    assert beside.result()["resumed_at"] == STEPS, "the baseline goes on as well"
+
+
+def test_the_multi_task_baseline_of_cavia_adapts_what_it_has():
+    config = changed(learner={"name": "cavia"}, model={"context_width": 2}, inner={"params": "^context"})
+    assert loop.multi_task_of(config).inner.params is None
+    assert loop.multi_task_of(changed(inner={"params": "head"})).inner.params == "head"
 
 
 @pytest.mark.parametrize(
