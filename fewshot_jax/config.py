@@ -452,6 +452,10 @@ class Config:
         )
         name = self.learner.name
         require(
+            self.application != "image_classification" or name != "cavia",
+            "learner.name=cavia: the convolutions of images take no context; take maml or one of its relatives",
+        )
+        require(
             (self.model.context_width > 0) == (name == "cavia"),
             f"model.context_width={self.model.context_width}: cavia needs a positive number, other learners zero",
         )

@@ -165,6 +165,10 @@ def test_what_adapts_is_a_choice(inner_params, expected):
         ({"learner": {"name": "fomaml", "gradient": "reverse"}}, "fomaml has no choice of it"),
         ({"learner": {"name": "cavia"}}, "model.context_width=0: cavia needs a positive number"),
         ({"model": {"context_width": 3}}, "other learners zero"),
+        (
+            {"application": "image_classification", "learner": {"name": "cavia"}},
+            "convolutions of images take no context",
+        ),
         ({"learner": {"name": "anil"}, "inner": {"params": "norm"}}, "anil chooses itself what adapts"),
         ({"learner": {"name": "meta_sgd"}, "inner": {"optimizer": "adam"}}, "inner.optimizer=adam"),
         ({"learner": {"name": "imaml", "proximal": 0}}, "learner.proximal=0"),
