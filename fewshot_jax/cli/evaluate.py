@@ -1,5 +1,6 @@
 """``fewshot-jax evaluate RUN...``."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,11 @@ def run(arguments: Sequence[str]) -> None:
     evaluations = [
         evaluate(path, episodes=parsed.episodes, shots=parsed.shots, quiet=parsed.quiet) for path in parsed.runs
     ]
+    if len({evaluation.run for evaluation in evaluations}) < len(evaluations):  # one name in several folders
+        paths = [path.resolve() for path in parsed.runs]
+        above = os.path.commonpath(paths)
+        names = [os.path.relpath(path, above) for path in paths]
+        evaluations = [one._replace(run=name) for one, name in zip(evaluations, names, strict=True)]
     if parsed.json:
         rows = [evaluation.to_json() for evaluation in evaluations]
         print_json(rows[0] if len(rows) == 1 else rows)

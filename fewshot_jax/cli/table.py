@@ -31,11 +31,11 @@ def print_evaluation(evaluations: Sequence[Evaluation]) -> None:
     from rich.table import Table
 
     first = evaluations[0]
-    percent, classes = first.score.percent, CHANCE in first.scores
+    percent, larger, classes = first.score.percent, first.score.larger_is_better, first.ways is not None
     rows = table_rows(evaluations)
     shots = list(next(iter(rows.values())))
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(f"{first.score.name}{' (%)' if percent else ''}")
+    table.add_column(f"{first.score.name}{' (%)' if percent else ''}{'' if larger else ', less is better'}")
     for k in shots:
         table.add_column(f"{first.ways}-way {k}-shot" if classes else f"{k} points", justify="right", no_wrap=True)
     for name, row in rows.items():
@@ -43,8 +43,9 @@ def print_evaluation(evaluations: Sequence[Evaluation]) -> None:
         table.add_row(name, *cells)
     table.add_section()
     for evaluation in evaluations:
+        of_run = f" ({evaluation.run})" if len(evaluations) > 1 else ""
         for floor, gains in evaluation.gains.items():
-            name = f"{evaluation.learner} - {floor}"
+            name = f"{evaluation.learner}{of_run} - {floor}"
             table.add_row(name, *(gains[k].text(percent=percent, sign=True) for k in shots))
     console = Console()
     console.print(table)

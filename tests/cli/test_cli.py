@@ -122,6 +122,10 @@ def test_several_runs_go_into_one_table_if_their_episodes_are_the_same(trained, 
     code, out, err = call(["evaluate", tmp_path / "one", tmp_path / "other", *flags, "--json"])
     assert code == 0, err
     assert [row["run"] for row in json.loads(out)] == ["one", "other"]
+    shutil.copytree(run, tmp_path / "again" / "one")
+    code, out, err = call(["evaluate", tmp_path / "one", tmp_path / "again" / "one", *flags])
+    assert code == 0, err
+    assert all(name in out for name in ("protonet (one)", "protonet (again/one)")), "no row replaces another"
     path = tmp_path / "foreign" / "config.yaml"
     values = yaml.safe_load(path.read_text())
     values["evaluation"]["queries"] = 1
