@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import fewshot_jax as fsj
-from fewshot_jax.config import Config, EpisodeConfig, OuterConfig
+from fewshot_jax.config import FOREIGN, Config, EpisodeConfig, OuterConfig
 from fewshot_jax.config_file import differences, from_dict, to_dict, write_config
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("**/*.y*ml"))
@@ -81,9 +81,17 @@ OTHER = {
         "ways": 6,
         "shots": [2],
         "queries": 7,
+        "inner_steps": [0, 2],
         "tasks": 8,
         "at_end": False,
     },
+    "baselines": {"fine_tuning": False, "multi_task": False, "rates": [0.5], "steps": 3, "episodes": 7},
+}
+# What a config of texts may not set.
+IMAGES = {
+    "application": "image_classification",
+    "data": {"source": "tfds", "image_field": "picture", "image_size": 14, "invert": True, "rotations": True},
+    "model": {"downsample": "max_pool", "conv_norm": "layer"},
 }
 
 
@@ -101,19 +109,32 @@ def test_the_default_config_is_valid_and_an_empty_mapping_gives_it():
 
 
 def test_every_field_survives_the_round_trip():
-    assert dict(flat(OTHER)).keys() == dict(flat(to_dict(Config()))).keys(), "OTHER has every field"
-    config = from_dict(OTHER)
-    assert to_dict(config) == OTHER
-    assert from_dict(to_dict(config)) == config
-    default = dict(flat(to_dict(Config())))
-    assert all(default[name] != value for name, value in flat(OTHER))
+    default, given = dict(flat(to_dict(Config()))), [*flat(OTHER), *flat(IMAGES)]
+    assert dict(given).keys() == default.keys(), "together they have every field"
+    assert all(default[name] != value for name, value in given)
+    for values in (OTHER, IMAGES):
+        config = from_dict(values)
+        found = dict(flat(to_dict(config)))
+        assert all(found[name] == value for name, value in flat(values))
+        assert from_dict(to_dict(config)) == config
+
+
+def test_a_field_of_another_application_is_refused():
+    for application, sections in FOREIGN.items():
+        for section, names in sections.items():
+            for name in names:
+                value = next(dict(flat(v))[f"{section}.{name}"] for v in (OTHER, IMAGES) if name in v.get(section, {}))
+                given = {name: value, **({"max_length": 8} if name == "buckets" else {})}
+                given |= {"buckets": [4, 8]} if name == "max_length" else {}
+                with pytest.raises(fsj.UserError, match=rf"{section}\.\w+=.*{application} has no use for it"):
+                    from_dict({"application": application, section: given})
 
 
 def test_every_field_survives_the_file(tmp_path):
     config = from_dict(OTHER)
     write_config(config, tmp_path / "config.yaml")
     assert fsj.read_config(tmp_path / "config.yaml") == config
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == OTHER
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == to_dict(config)
 
 
 def test_sections_are_frozen():
