@@ -6,6 +6,7 @@ validation score and the versions that wrote it.
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,11 @@ class Checkpoints:
         self.directory = directory.absolute()
         self._metric = score.metric
         sign = 1 if score.larger_is_better else -1
-        best = lambda metrics: sign * metrics[score.metric]  # noqa: E731
+
+        def best(metrics: Mapping[str, float]) -> float:
+            value = sign * metrics[score.metric]
+            return value if math.isfinite(value) else -math.inf  # a NaN has no place in an order
+
         options = ocp.CheckpointManagerOptions(
             best_fn=best,
             preservation_policy=AnyPreservationPolicy(
@@ -65,9 +70,10 @@ class Checkpoints:
         return self._manager.best_step()
 
     def best_metric(self) -> float | None:
-        """The validation score of `best_step`."""
+        """The validation score of `best_step`; None where it is not finite, as in ``metrics.jsonl``."""
         step = self.best_step()
-        return None if step is None else float(self._manager.metrics(step)[self._metric])
+        value = math.nan if step is None else float(self._manager.metrics(step)[self._metric])
+        return value if math.isfinite(value) else None
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """Read the state of a step into the structure, dtypes and shardings of ``like``.

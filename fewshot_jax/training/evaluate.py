@@ -1,5 +1,6 @@
 """Evaluation of a run on tasks it never saw, beside the floors on the same episodes."""
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,8 @@ class Evaluation(NamedTuple):
             the `Estimate` at each number of shots.
         gains: the learner's score minus that of each floor, paired by episode.
         fine_tuning: what was chosen for the rows that are fine-tuned, at each number of shots.
-        ways, episodes: of the evaluation.
+        ways: classes of an episode; None where there are none.
+        episodes: of the evaluation.
         step: the checkpoint's.
         finished: whether the run had ended.
     """
@@ -47,21 +49,25 @@ class Evaluation(NamedTuple):
     scores: dict[str, dict[int, Estimate]]
     gains: dict[str, dict[int, Estimate]]
     fine_tuning: dict[str, dict[int, Choice]]
-    ways: int
+    ways: int | None
     episodes: int
     step: int
     finished: bool
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and numbers, shares as fractions."""
+        """Plain lists and numbers, shares as fractions; null for what is not finite."""
+
+        def finite(value: Any) -> dict[str, Any]:
+            return {name: number if math.isfinite(number) else None for name, number in value._asdict().items()}
 
         def plain(rows: dict[str, dict[int, Any]]) -> dict[str, dict[str, Any]]:
-            return {name: {str(shots): value._asdict() for shots, value in row.items()} for name, row in rows.items()}
+            return {name: {str(shots): finite(value) for shots, value in row.items()} for name, row in rows.items()}
 
         return {
             "run": self.run,
             "learner": self.learner,
             "score": self.score.name,
+            "larger_is_better": self.score.larger_is_better,
             self.score.name.replace(" ", "_"): plain(self.scores),
             "gain": plain(self.gains),
             "fine_tuning": plain(self.fine_tuning),
@@ -119,7 +125,7 @@ def evaluate(
     count = config.evaluation.episodes if episodes is None else episodes
     bench = _Bench(application, count)
     own = _of_learner(bench, meta_params)
-    trained = {MULTI_TASK: meta_params} if config.learner.name == "multi_task" else _multi_task(application, run)
+    trained = {MULTI_TASK: meta_params} if config.learner.name == "multi_task" else _multi_task(application, run, quiet)
     beside = {**_untrained(bench, untrained.meta_params), **_fine_tuned(bench, untrained.meta_params, trained)}
     known = floors(application, "test")
     rows: dict[str, dict[int, Estimate]] = {}
@@ -145,7 +151,7 @@ def evaluate(
         scores=rows,
         gains=gains,
         fine_tuning=chosen,
-        ways=config.evaluation.ways,
+        ways=bench.functions.ways,
         episodes=count,
         step=step,
         finished=run.result() is not None,
@@ -230,10 +236,12 @@ def _fine_tuned(bench: _Bench, untrained: MetaParams, trained: dict[str, MetaPar
     return {name: bench.fine_tuned(name, {"params": start["params"]}, tuning) for name, start in starts.items()}
 
 
-def _multi_task(application: Application, run: RunDirectory) -> dict[str, MetaParams]:
-    """The multi-task baseline that was trained beside a run, if it was."""
+def _multi_task(application: Application, run: RunDirectory, quiet: bool) -> dict[str, MetaParams]:
+    """The multi-task baseline that was trained beside a run, if it was; half of its training would flatter the run."""
     beside = run.multi_task()
-    if not beside.resumable():
+    if beside.result() is None:
+        if beside.exists() and not quiet:
+            print(f"{beside.path}: unfinished, left out; 'fewshot-jax train' goes on with it", file=sys.stderr)
         return {}
     config: Config = beside.config()
     like = initial_state(config, application.with_config(config).functions(training=True))

@@ -154,7 +154,7 @@ class RunDirectory:
     def write(self, name: str, values: Any) -> None:
         """Write a JSON file whole or not at all."""
         partial = self.path / f".{name}.partial"
-        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         partial.replace(self.path / name)
 
     def _read(self, name: str) -> dict[str, Any] | None:

@@ -98,6 +98,8 @@ def test_a_run_is_evaluated_after_each_number_of_steps_beside_its_floors(finishe
     assert all(list(row) == [5, 7] for row in evaluation.scores.values())
     assert evaluation.score.name == "mean squared error"
     assert run.evaluation() == evaluation.to_json()
+    assert run.evaluation()["larger_is_better"] is False
+    assert run.evaluation()["ways"] is None
     assert run.evaluation()["mean_squared_error"].keys() == evaluation.scores.keys()
     # The test queries are the same for both numbers of shots only in their distribution: the error without a step is
     # that of one function on different episodes.

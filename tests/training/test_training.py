@@ -16,6 +16,7 @@ from fewshot_jax.applications.classification import ACCURACY
 from fewshot_jax.applications.text_classification import TextClassification, text_functions
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.tokenization import load_tokenizer
+from fewshot_jax.evaluation.statistics import Estimate
 from fewshot_jax.training import loop
 from fewshot_jax.training.checkpoints import Checkpoints
 from fewshot_jax.training.metrics import MetricsFile, read_metrics
@@ -319,6 +320,21 @@ def test_the_evaluation_of_an_unfinished_run_says_so(stopped, tmp_path):
     assert evaluation.to_json()["finished"] is False
 
 
+def test_a_multi_task_baseline_counts_when_it_is_finished(finished, stopped, tmp_path, capsys):
+    run = copy(finished[0], tmp_path / "run")
+    copy(stopped, run.multi_task().path)
+    evaluation = fsj.evaluate(run.path, episodes=2)
+    assert evaluation.scores.keys() == finished[1].scores.keys()
+    assert "multi_task: unfinished, left out" in capsys.readouterr().err
+
+
+def test_what_is_not_finite_is_null_in_json(finished):
+    scores = {"maml": {1: Estimate(np.nan, np.nan)}}
+    assert finished[1]._replace(scores=scores).to_json()["accuracy"] == {
+        "maml": {"1": {"mean": None, "half_width": None}}
+    }
+
+
 def test_a_run_without_a_checkpoint_cannot_be_evaluated(tmp_path, monkeypatch):
     break_off(monkeypatch, at=1)
     with pytest.raises(Stop):
@@ -354,7 +370,12 @@ def little_state(step, value=0.0):
 
 @pytest.mark.parametrize(
     ("accuracies", "best", "kept"),
-    [([0.1, 0.9, 0.3, 0.4, 0.5], 2, [2, 4, 5]), ([0.1, 0.5, 0.5, 0.2, 0.2], 3, [3, 4, 5]), ([0.2, 0.3], 2, [1, 2])],
+    [
+        ([0.1, 0.9, 0.3, 0.4, 0.5], 2, [2, 4, 5]),
+        ([0.1, 0.5, 0.5, 0.2, 0.2], 3, [3, 4, 5]),
+        ([0.2, 0.3], 2, [1, 2]),
+        ([np.nan, 0.3, np.nan, 0.2, np.nan, np.nan], 2, [2, 5, 6]),
+    ],
 )
 def test_the_last_checkpoints_and_the_best_one_are_kept(tmp_path, accuracies, best, kept):
     checkpoints = Checkpoints(tmp_path / "checkpoints", ACCURACY, keep=2)
@@ -366,6 +387,15 @@ def test_the_last_checkpoints_and_the_best_one_are_kept(tmp_path, accuracies, be
     assert checkpoints.steps() == kept
     assert_identical(checkpoints.restore(best, little_state(0)), little_state(best, best / 10))
     assert checkpoints.record(best) == {"step": best}
+    checkpoints.close()
+
+
+def test_a_validation_that_is_not_finite_is_no_number_in_json(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", ACCURACY)
+    checkpoints.save(little_state(1), {}, {METRIC: np.nan})
+    checkpoints.wait()
+    assert checkpoints.best_step() == 1
+    assert checkpoints.best_metric() is None
     checkpoints.close()
 
 
