@@ -13,9 +13,11 @@ from typing import Any
 
 import jax
 
+from fewshot_jax.algorithms.partition import leaf_path
 from fewshot_jax.applications.application import Score
 from fewshot_jax.errors import UserError
 from fewshot_jax.training.state import TrainState
+from fewshot_jax.types import MetaParams
 
 
 class Checkpoints:
@@ -82,9 +84,26 @@ class Checkpoints:
             UserError: the checkpoint cannot be read, or has another structure.
         """
         target = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like)
-        args = self._ocp.args
+        return self._restore(step, self._ocp.args.StandardRestore(target))
+
+    def restore_meta_params(self, step: int, like: MetaParams) -> MetaParams:
+        """Read the meta-parameters alone: the optimizer's state is twice their size, and perhaps of another version.
+
+        Raises:
+            UserError: as in `restore`.
+        """
+        target = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, {"meta_params": like})
+        restore_args = self._ocp.checkpoint_utils.construct_restore_args(target)
+        partial = self._ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
+        return self._restore(step, partial)["meta_params"]
+
+    def _restore(self, step: int, how: Any) -> Any:
         try:
-            return self._manager.restore(step, args=args.Composite(state=args.StandardRestore(target))).state
+            state = self._manager.restore(step, args=self._ocp.args.Composite(state=how)).state
+            for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+                if not isinstance(leaf, jax.Array):  # a partial restore leaves the shape where nothing is stored
+                    raise ValueError(f"it has no {leaf_path(path)}")
+            return state
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(

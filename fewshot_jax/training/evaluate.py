@@ -90,7 +90,7 @@ def restore_best(run: RunDirectory, like: TrainState) -> tuple[MetaParams, int]:
         step = checkpoints.best_step()
         if step is None:
             raise UserError(f"{run.path}: has no checkpoint yet; let 'fewshot-jax train' run to its first validation")
-        return checkpoints.restore(step, like).meta_params, step
+        return checkpoints.restore_meta_params(step, like.meta_params), step
     finally:
         checkpoints.close()
 

@@ -399,6 +399,21 @@ def test_a_validation_that_is_not_finite_is_no_number_in_json(tmp_path):
     checkpoints.close()
 
 
+def test_the_meta_parameters_can_be_read_beside_any_optimizer(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", ACCURACY)
+    state = little_state(1, 0.5)._replace(opt_state=({"mu": jnp.ones(2)}, jnp.ones(3)))
+    checkpoints.save(state, {}, {METRIC: 0.5})
+    checkpoints.close()
+    reader = Checkpoints(tmp_path / "checkpoints", ACCURACY, read_only=True)
+    restored = reader.restore_meta_params(1, little_state(0).meta_params)
+    assert_identical(restored, state.meta_params)
+    with pytest.raises(fsj.UserError, match=r"checkpoints/1: cannot restore this checkpoint"):
+        reader.restore_meta_params(1, {"params": jnp.zeros(3)})
+    with pytest.raises(fsj.UserError, match=r"cannot restore this checkpoint \(it has no meta_params/more\)"):
+        reader.restore_meta_params(1, {"params": jnp.zeros(2), "more": jnp.zeros(1)})
+    reader.close()
+
+
 def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", ACCURACY)
     checkpoints.save(little_state(1), {}, {METRIC: 0.5})
