@@ -382,8 +382,8 @@ class BaselineConfig:
     fine_tuning: bool = True
     multi_task: bool = True
     rates: tuple[float, ...] = (0.001, 0.003, 0.01)
-    steps: int = 10
-    episodes: int = 40
+    steps: int = 20
+    episodes: int = 60
 
     def __post_init__(self) -> None:
         require(bool(self.rates) and min(self.rates) > 0, f"baselines.rates={self.rates}: expected positive numbers")

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from fewshot_jax.evaluation.baselines import CHANCE
 from fewshot_jax.evaluation.statistics import Estimate
-from fewshot_jax.training.evaluate import MULTI_TASK, PROTOTYPES, UNTRAINED_TUNED, Evaluation
+from fewshot_jax.training.evaluate import MULTI_TASK, UNTRAINED, Evaluation
 
-_OF_A_RUN = (PROTOTYPES, UNTRAINED_TUNED, MULTI_TASK)  # floors that depend on the run's model
+_OF_A_RUN = (UNTRAINED, MULTI_TASK)  # what the floors start from that depend on the run's model
 
 
 def table_rows(evaluations: Sequence[Evaluation]) -> dict[str, dict[int, Estimate]]:
@@ -19,7 +19,7 @@ def table_rows(evaluations: Sequence[Evaluation]) -> dict[str, dict[int, Estimat
             if name.split(",")[0] == evaluation.learner:
                 own[f"{name}{of_run}"] = row
             else:
-                floors[f"{name}{of_run}" if name in _OF_A_RUN else name] = row
+                floors[f"{name}{of_run}" if name.split(",")[0] in _OF_A_RUN else name] = row
     last = {name: floors.pop(name) for name in [CHANCE] if name in floors}
     return {**own, **floors, **last}
 

@@ -36,6 +36,7 @@ class FineTuning:
         self, functions: Functions, score: Score, *, rates: Sequence[float], steps: int, task_chunk: int | None = None
     ):
         self._functions, self._score, self._rates, self._task_chunk = functions, score, rates, task_chunk
+        self._steps = steps
         self._after_each = over_episodes(self._scores(steps, after_each=True), task_chunk=task_chunk)
         self._at_end: dict[int, Callable[..., PyTree]] = {}
 
@@ -72,6 +73,11 @@ class FineTuning:
         finite = np.where(np.isfinite(means), sign * np.array(means), -np.inf)  # a large rate may diverge
         rate, step = np.unravel_index(finite.argmax(), finite.shape)
         return Choice(self._rates[int(rate)], int(step) + 1)
+
+    def at_edge(self, choice: Choice) -> bool:
+        """Whether more steps, or another rate, might have been better than all that was tried."""
+        rates = sorted(self._rates)
+        return choice.steps == self._steps or (len(rates) > 1 and choice.rate in (rates[0], rates[-1]))
 
     def scores(
         self, choice: Choice, meta_params: MetaParams, stream: Stream, *, episodes: int, tasks: int, rng: Key

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fewshot_jax.applications.application import Application, Score
+from fewshot_jax.applications.application import Application, Score, Stream
+from fewshot_jax.applications.classification import JOINT
 from fewshot_jax.applications.table import build_application, score_of
 from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError
@@ -23,7 +24,8 @@ from fewshot_jax.training.state import TrainState, initial_state, run_keys
 from fewshot_jax.types import MetaLearner, MetaParams
 from fewshot_jax.versions import versions
 
-PROTOTYPES, UNTRAINED_TUNED, MULTI_TASK = "untrained, prototypes", "untrained, fine-tuned", "multi-task, fine-tuned"
+UNTRAINED, MULTI_TASK = "untrained", "multi-task"  # where prototypes and fine-tuning start from
+PROTOTYPES, FINE_TUNED = "prototypes", "fine-tuned"
 
 
 class Evaluation(NamedTuple):
@@ -123,15 +125,19 @@ def evaluate(
     untrained = initial_state(config, application.functions(training=True))
     meta_params, step = restore_best(run, untrained)
     count = config.evaluation.episodes if episodes is None else episodes
-    bench = _Bench(application, count)
+    wanted = config.evaluation.shots if shots is None else shots
+    bench = _Bench(application, count, quiet)
     own = _of_learner(bench, meta_params)
     trained = {MULTI_TASK: meta_params} if config.learner.name == "multi_task" else _multi_task(application, run, quiet)
-    beside = {**_untrained(bench, untrained.meta_params), **_fine_tuned(bench, untrained.meta_params, trained)}
+    starts = {UNTRAINED: untrained.meta_params, **trained}
+    beside = {**_prototypes(bench, starts), **_fine_tuned(bench, starts)}
+    for k in wanted:  # before the work begins: a split may be too small for this many
+        bench.streams(k)
     known = floors(application, "test")
     rows: dict[str, dict[int, Estimate]] = {}
     gains: dict[str, dict[int, Estimate]] = {}
     chosen: dict[str, dict[int, Choice]] = {}
-    for k in config.evaluation.shots if shots is None else shots:
+    for k in wanted:
         if not quiet:
             print(f"evaluating with {k} shots on {count} episodes", file=sys.stderr, flush=True)
         values = {name: of(k) for name, of in own.items()}
@@ -172,11 +178,11 @@ class _Bench:
         choices: the last choice of each row that is fine-tuned.
     """
 
-    def __init__(self, application: Application, episodes: int):
+    def __init__(self, application: Application, episodes: int, quiet: bool):
         self.application, self.config = application, application.config
         self.functions = application.functions(training=False)
         self.choices: dict[str, Choice] = {}
-        self._episodes = episodes
+        self._episodes, self._quiet = episodes, quiet
         self._common: dict[str, Any] = {
             "tasks": self.config.evaluation.tasks,
             "rng": run_keys(self.config.seed).evaluation,
@@ -192,12 +198,22 @@ class _Bench:
             compiled, meta_params, self.application.stream("test", shots), episodes=self._episodes, **self._common
         )
 
+    def streams(self, shots: int) -> tuple[Stream, Stream]:
+        """The validation episodes, on which fine-tuning is chosen, and those of the table."""
+        return self.application.stream("validation", shots), self.application.stream("test", shots)
+
     def fine_tuned(self, name: str, meta_params: MetaParams, tuning: FineTuning) -> Row:
         def scores(shots: int) -> np.ndarray:
-            validation, test = (self.application.stream(split, shots) for split in ("validation", "test"))
+            validation, test = self.streams(shots)
             tried = self.config.baselines.episodes
             choice = tuning.choose(meta_params, validation, episodes=tried, **self._common)
             self.choices[name] = choice
+            if tuning.at_edge(choice) and not self._quiet:
+                print(
+                    f"note: {name}, {shots} shots: rate {choice.rate:g} and {choice.steps} steps are the best tried, "
+                    "and stand at the edge: widen baselines.rates or baselines.steps",
+                    file=sys.stderr,
+                )
             return tuning.scores(choice, meta_params, test, episodes=self._episodes, **self._common)
 
         return scores
@@ -213,18 +229,18 @@ def _of_learner(bench: _Bench, meta_params: MetaParams) -> dict[str, Row]:
     return {name: bench.row(learner, meta_params), **more}
 
 
-def _untrained(bench: _Bench, meta_params: MetaParams) -> dict[str, Row]:
-    """Prototypes of the encoder that training started from."""
+def _prototypes(bench: _Bench, starts: dict[str, MetaParams]) -> dict[str, Row]:
+    """Prototypes of a frozen encoder, where there are classes."""
     if bench.functions.embed_fn is None:
         return {}
-    return {PROTOTYPES: bench.row(bench.learner("protonet"), meta_params)}
+    learner = bench.learner("protonet")
+    return {f"{name}, {PROTOTYPES}": bench.row(learner, start) for name, start in starts.items()}
 
 
-def _fine_tuned(bench: _Bench, untrained: MetaParams, trained: dict[str, MetaParams]) -> dict[str, Row]:
-    """Fine-tuning, of what training started from and of the multi-task baseline."""
+def _fine_tuned(bench: _Bench, starts: dict[str, MetaParams]) -> dict[str, Row]:
+    """Fine-tuning of a start, on the parameters that all of them have: a head of joint training is left behind."""
     baselines = bench.config.baselines
-    starts = {**({UNTRAINED_TUNED: untrained} if baselines.fine_tuning else {}), **trained}
-    if not starts:
+    if not baselines.fine_tuning:
         return {}
     tuning = FineTuning(
         bench.functions,
@@ -233,7 +249,13 @@ def _fine_tuned(bench: _Bench, untrained: MetaParams, trained: dict[str, MetaPar
         steps=baselines.steps,
         task_chunk=bench.config.learner.task_chunk,
     )
-    return {name: bench.fine_tuned(name, {"params": start["params"]}, tuning) for name, start in starts.items()}
+    shared = starts[UNTRAINED]["params"].keys() - {JOINT}
+    rows = {}
+    for start, meta_params in starts.items():
+        name = f"{start}, {FINE_TUNED}"
+        params = {part: meta_params["params"][part] for part in shared}
+        rows[name] = bench.fine_tuned(name, {"params": params}, tuning)
+    return rows
 
 
 def _multi_task(application: Application, run: RunDirectory, quiet: bool) -> dict[str, MetaParams]:

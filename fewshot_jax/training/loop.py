@@ -13,7 +13,7 @@ import numpy as np
 
 from fewshot_jax.applications.application import Application
 from fewshot_jax.applications.table import build_application
-from fewshot_jax.config import BaselineConfig, Config, LearnerConfig
+from fewshot_jax.config import BaselineConfig, Config, InnerConfig, LearnerConfig
 from fewshot_jax.config_file import read_config, to_dict
 from fewshot_jax.data.loader import prefetch
 from fewshot_jax.errors import UserError
@@ -79,23 +79,24 @@ def train(config: Config | str | Path, run_dir: str | Path, *, quiet: bool = Fal
         train(multi_task_of(config), run.multi_task().path, quiet=quiet)
     if not config.evaluation.at_end:
         return None
-    changed = config.evaluation.episodes != run.config().evaluation.episodes
-    return evaluate(run_dir, episodes=config.evaluation.episodes if changed else None, quiet=quiet)
+    run.update(config)
+    return evaluate(run_dir, quiet=quiet)
 
 
 def multi_task_of(config: Config) -> Config:
     """The config of the multi-task baseline of a run.
 
     Words keep their meaning, which a classifier of all classes needs; and there is no evaluation at the end.
-    What adapts is as in the run, but for cavia, whose context is no parameter here.
+    Its validation fine-tunes as the table does: Adam on all parameters, here with a middle rate and the most steps.
     """
-    params = None if config.learner.name == "cavia" else config.inner.params
+    baselines = config.baselines
+    middle = sorted(baselines.rates)[len(baselines.rates) // 2]
     return dataclasses.replace(
         config,
         learner=LearnerConfig(name="multi_task", task_chunk=config.learner.task_chunk),
         model=dataclasses.replace(config.model, context_width=0),
         episodes=dataclasses.replace(config.episodes, token_remap=0.0),
-        inner=dataclasses.replace(config.inner, params=params),
+        inner=InnerConfig(optimizer="adam", rate=middle, steps=baselines.steps),
         evaluation=dataclasses.replace(config.evaluation, at_end=False, inner_steps=()),
         baselines=BaselineConfig(fine_tuning=False, multi_task=False),
     )

@@ -24,6 +24,7 @@ from fewshot_jax.config import Config
 from fewshot_jax.config_file import differences, read_config, write_config
 from fewshot_jax.errors import UserError
 
+FREE = ("evaluation.episodes", "evaluation.at_end", "baselines.")  # may change while a run goes on
 PLANNED = ("gradient", "keep", "keep_blocks", "task_chunk")  # fields of `learner` that a plan fills in
 
 
@@ -109,7 +110,7 @@ class RunDirectory:
                 directory cannot be written.
         """
         if self.exists():
-            ignore = ["evaluation.episodes", "evaluation.at_end"]
+            ignore = [*FREE]
             if config.learner.plan:  # what the plan chose stands in the run's config alone
                 ignore += [f"learner.{name}" for name in PLANNED]
             changed = differences(self.config(), config, ignore=tuple(ignore)) if self.resumable() else []
@@ -129,11 +130,24 @@ class RunDirectory:
             application.save(self.path)
             self.write("labels.json", application.labels())
             self.write("data.json", application.fingerprint())
-            partial = self.path / ".config.yaml.partial"
-            write_config(application.config, partial)
-            partial.replace(self.path / "config.yaml")
+            self._write_config(application.config)
         except OSError as error:
             raise UserError(f"{self.path}: cannot write the run directory ({error}); see --run-dir") from None
+
+    def update(self, config: Config) -> None:
+        """Store what may change while a run goes on (`FREE`): the episodes of its evaluation, its baselines."""
+        stored = self.config()
+        evaluation = dataclasses.replace(
+            stored.evaluation, episodes=config.evaluation.episodes, at_end=config.evaluation.at_end
+        )
+        changed = dataclasses.replace(stored, evaluation=evaluation, baselines=config.baselines)
+        if changed != stored:
+            self._write_config(changed)
+
+    def _write_config(self, config: Config) -> None:
+        partial = self.path / ".config.yaml.partial"
+        write_config(config, partial)
+        partial.replace(self.path / "config.yaml")
 
     def check_data(self, application: Application) -> None:
         """Check that the data is what the run was started with.

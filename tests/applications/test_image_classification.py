@@ -13,7 +13,10 @@ from fewshot_jax.config_file import from_dict
 from fewshot_jax.training.run_directory import RunDirectory
 
 CLASSES, ITEMS, SIZE = 12, 5, 8
-FLOORS = ["pixel centroid", "untrained, prototypes", "untrained, fine-tuned", "multi-task, fine-tuned"]
+FLOORS = [
+    *("pixel centroid", "untrained, prototypes", "multi-task, prototypes"),
+    *("untrained, fine-tuned", "multi-task, fine-tuned"),
+]
 
 
 @pytest.fixture(scope="module")

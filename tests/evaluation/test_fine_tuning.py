@@ -65,6 +65,15 @@ def test_the_best_of_all_rates_and_numbers_of_steps_is_chosen():
     assert worst.choose(start, stream, episodes=3, tasks=2, rng=KEY) == max(means, key=means.get)
 
 
+@pytest.mark.parametrize(
+    ("choice", "edge"),
+    [(Choice(0.1, 3), False), (Choice(0.1, 4), True), (Choice(0.01, 3), True), (Choice(1.0, 3), True)],
+)
+def test_a_choice_at_the_edge_of_what_was_tried_is_known(choice, edge):
+    assert FineTuning(FUNCTIONS, ERROR, rates=[1.0, 0.01, 0.1], steps=4).at_edge(choice) == edge
+    assert not FineTuning(FUNCTIONS, ERROR, rates=[0.1], steps=4).at_edge(Choice(0.1, 3)), "one rate has no edge"
+
+
 def test_a_rate_that_diverges_is_not_chosen():
     tuning = FineTuning(FUNCTIONS, ERROR._replace(larger_is_better=True), rates=[np.inf, 0.1], steps=2)
     choice = tuning.choose({"params": {"w": jnp.float32(0)}}, stream, episodes=2, tasks=2, rng=KEY)

@@ -14,6 +14,7 @@ import fewshot_jax as fsj
 from fewshot_jax.algorithms.partition import leaf_path
 from fewshot_jax.applications.classification import ACCURACY
 from fewshot_jax.applications.text_classification import TextClassification, text_functions
+from fewshot_jax.config import InnerConfig
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.tokenization import load_tokenizer
 from fewshot_jax.evaluation.statistics import Estimate
@@ -507,10 +508,27 @@ def test_a_planned_run_stores_its_strategy_and_resumes_with_it_without_planning_
     assert beside.result()["resumed_at"] == STEPS, "the baseline goes on as well"
 
 
-def test_the_multi_task_baseline_of_cavia_adapts_what_it_has():
-    config = changed(learner={"name": "cavia"}, model={"context_width": 2}, inner={"params": "^context"})
-    assert loop.multi_task_of(config).inner.params is None
-    assert loop.multi_task_of(changed(inner={"params": "head"})).inner.params == "head"
+def test_the_multi_task_baseline_is_validated_by_fine_tuning_whatever_the_learner_adapts():
+    config = changed(
+        learner={"name": "cavia"},
+        model={"context_width": 2},
+        inner={"params": "^context"},
+        baselines={"rates": (0.3, 0.1, 0.2), "steps": 7},
+    )
+    assert loop.multi_task_of(config).inner == InnerConfig(optimizer="adam", rate=0.2, steps=7)
+    assert loop.multi_task_of(config).model.context_width == 0
+
+
+def test_the_evaluation_and_the_baselines_of_a_run_may_change(finished, tmp_path):
+    run = copy(finished[0], tmp_path / "run")
+    wanted = changed(
+        evaluation={"at_end": True, "episodes": 4}, baselines={"fine_tuning": True, "rates": (0.01,), "steps": 2}
+    )
+    evaluation = fsj.train(wanted, run.path, quiet=True)
+    assert evaluation.episodes == 4
+    assert "untrained, fine-tuned" in evaluation.scores
+    assert run.config() == wanted
+    assert run.evaluation() == evaluation.to_json()
 
 
 @pytest.mark.parametrize(
