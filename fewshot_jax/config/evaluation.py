@@ -1,0 +1,70 @@
+"""Evaluation, and the baselines that stand beside the learner."""
+
+from dataclasses import dataclass
+
+from fewshot_jax.errors import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Validation while training, and the final evaluation.
+
+    Attributes:
+        every: outer steps between validations and checkpoints.
+        validation_episodes: episodes of a validation for each number of shots; their mean chooses the checkpoint.
+        episodes: test episodes of an evaluation.
+        ways: classes of a test episode.
+        shots: an evaluation for each number of shots (for regression: points).
+        queries: query texts per class.
+        inner_steps: numbers of inner steps to evaluate after beside `inner.test_steps`, each a row of the table.
+        tasks: episodes evaluated at once.
+        at_end: evaluate on the test classes when training ends.
+    """
+
+    every: int = 100
+    validation_episodes: int = 100
+    episodes: int = 600
+    ways: int = 5
+    shots: tuple[int, ...] = (1, 5)
+    queries: int = 10
+    inner_steps: tuple[int, ...] = ()
+    tasks: int = 20
+    at_end: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("every", "validation_episodes", "ways", "queries", "tasks"):
+            require(getattr(self, name) >= 1, f"evaluation.{name}={getattr(self, name)}: expected at least 1")
+        require(self.episodes >= 2, f"evaluation.episodes={self.episodes}: expected at least 2, for an interval")
+        require(bool(self.shots) and min(self.shots) >= 1, f"evaluation.shots={self.shots}: expected positive numbers")
+        require(
+            min(self.inner_steps, default=0) >= 0,
+            f"evaluation.inner_steps={self.inner_steps}: expected numbers of steps, zero or more",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineConfig:
+    """What stands beside the learner in the table and costs training; the other floors are always there.
+
+    Fine-tuning is Adam on all parameters. Its rate and number of steps are those that do best on validation
+    episodes, for each number of shots.
+
+    Attributes:
+        fine_tuning: fine-tune the untrained model on the support set of each test episode.
+        multi_task: train the same model jointly on all training classes, on the items of as many episodes
+            as the learner saw, into RUN/multi_task; then fine-tune it in the same way.
+        rates: rates to choose from.
+        steps: most steps.
+        episodes: validation episodes for each choice.
+    """
+
+    fine_tuning: bool = True
+    multi_task: bool = True
+    rates: tuple[float, ...] = (0.001, 0.003, 0.01)
+    steps: int = 20
+    episodes: int = 60
+
+    def __post_init__(self) -> None:
+        require(bool(self.rates) and min(self.rates) > 0, f"baselines.rates={self.rates}: expected positive numbers")
+        for name in ("steps", "episodes"):
+            require(getattr(self, name) >= 1, f"baselines.{name}={getattr(self, name)}: expected at least 1")

@@ -1,0 +1,81 @@
+"""The model and the outer loop that trains it."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from fewshot_jax.errors import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The model: a transformer encoder of texts, convolutions of images, a perceptron of numbers.
+
+    Attributes:
+        width: features of a token, filters of a convolution, or units of a hidden layer.
+        layers: transformer blocks, convolutions, or hidden layers.
+        heads: attention heads; divides width.
+        mlp_width: hidden width of the feed-forward layers.
+        norm: "pre" or "post" LayerNorm.
+        dropout: rate, in training and for metric learners only.
+        feature_scale: length of a text's feature vector before training.
+        ngram_width: columns of hashed n-grams, weighted beside the encoder's features; 0 for none.
+        context_width: context parameters of a task (cavia).
+        lora_rank: rank of a change beside the attention's queries and values, for ``inner.params: lora_|head``;
+            0 for none.
+        downsample: of images: convolutions of stride 2, or max-pooling after each.
+        conv_norm: of convolutions: by the "batch" at hand (the items of a query set then see each other), or by
+            "layer" or "group", each image for itself.
+    """
+
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    mlp_width: int = 128
+    norm: Literal["pre", "post"] = "pre"
+    dropout: float = 0.0
+    feature_scale: float = 4.0
+    ngram_width: int = 0
+    context_width: int = 0
+    lora_rank: int = 0
+    downsample: Literal["stride", "max_pool"] = "stride"
+    conv_norm: Literal["batch", "layer", "group"] = "batch"
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "heads", "mlp_width"):
+            require(getattr(self, name) >= 1, f"model.{name}={getattr(self, name)}: expected at least 1")
+        for name in ("ngram_width", "context_width", "lora_rank"):
+            require(getattr(self, name) >= 0, f"model.{name}={getattr(self, name)}: expected zero or more")
+        require(0 <= self.dropout < 1, f"model.dropout={self.dropout}: expected 0 <= rate < 1")
+        require(self.feature_scale > 0, f"model.feature_scale={self.feature_scale}: expected a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OuterConfig:
+    """The outer loop: AdamW with linear warm-up, cosine decay and clipping.
+
+    Attributes:
+        steps: outer steps.
+        tasks: tasks in a meta-batch.
+        rate: peak learning rate.
+        warmup: share of the steps that warm up.
+        weight_decay: of AdamW, decoupled.
+        clip: global norm that the meta-gradient is clipped to.
+    """
+
+    steps: int = 1000
+    tasks: int = 8
+    rate: float = 1e-3
+    warmup: float = 0.06
+    weight_decay: float = 0.01
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "tasks"):
+            require(getattr(self, name) >= 1, f"outer.{name}={getattr(self, name)}: expected at least 1")
+        for name in ("rate", "clip"):
+            require(
+                0 < getattr(self, name) < math.inf, f"outer.{name}={getattr(self, name)}: expected a positive number"
+            )
+        require(0 <= self.warmup <= 1, f"outer.warmup={self.warmup}: expected a share of the steps, 0 to 1")
+        require(self.weight_decay >= 0, f"outer.weight_decay={self.weight_decay}: expected zero or more")
