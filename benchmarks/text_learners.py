@@ -2,7 +2,7 @@
 
     python benchmarks/text_learners.py --clinc150 DATA/clinc150 --huffpost DATA/huffpost --fewrel FOLDER --runs RUNS
 
-Trains every learner with the encoder and the budget of configs/clinc150.yaml, huffpost.yaml and fewrel.yaml: as many
+Trains every learner with the encoder of configs/clinc150.yaml, huffpost.yaml and fewrel.yaml and one budget: as many
 outer steps of as many tasks, the same episodes. CLINC150: two class splits; HuffPost and FewRel: two seeds. The
 other learners of the family get one short run on CLINC150 (--learners, one by one) that shows whether they learn,
 in a table of its own. FOLDER is written by
@@ -47,7 +47,7 @@ SHORT = {
     "matching_network": {"learner": {"temperature": 0.1}},
     "r2d2": {"model": {"feature_scale": 4.0}},
 }
-SHORT_STEPS = 100
+STEPS, SHORT_STEPS = 400, 100
 VARIANTS = {
     "clinc150": {"split 01": {"data": {"class_split_name": "01"}}, "split 02": {"data": {"class_split_name": "02"}}},
     "huffpost": {"seed 0": {}, "seed 1": {"seed": 1}},
@@ -75,7 +75,7 @@ def config_of(data: str, path: Path, variant: str, learner: str) -> Config:
         **own,
         "learner": named,
         "data": {**VARIANTS[data][variant].get("data", {}), "path": str(path)},
-        "outer": {**own.get("outer", {}), **({"steps": SHORT_STEPS} if learner in SHORT else {})},
+        "outer": {**own.get("outer", {}), "steps": SHORT_STEPS if learner in SHORT else STEPS},
         # The multi-task run of its own is the baseline of all.
         "baselines": {"multi_task": False, "fine_tuning": learner == "multi_task"},
     }
@@ -145,14 +145,14 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="where the run directories go")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "text_learners.json")
     parser.add_argument("--learners", nargs="+", default=list(LEARNERS), choices=[*LEARNERS, *SHORT])
-    parser.add_argument("--variants", type=int, default=2, help="how many splits or seeds")
+    parser.add_argument("--variants", nargs="+", type=int, default=[1, 2], choices=[1, 2], help="which splits or seeds")
     arguments = parser.parse_args()
-    for number in range(arguments.variants):
+    for number in arguments.variants:
         for learner in arguments.learners:
             for data, variants in VARIANTS.items():
                 path = getattr(arguments, data)
-                if path is not None and number < len(variants):
-                    run(data, path, list(variants)[number], learner, arguments)
+                if path is not None:
+                    run(data, path, list(variants)[number - 1], learner, arguments)
     print(table(load(arguments.output)))
 
 

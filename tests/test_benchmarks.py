@@ -89,7 +89,7 @@ def test_text_learners_have_one_encoder_and_one_budget():
             same = ("width", "layers", "heads", "mlp_width", "ngram_width")
             assert all(getattr(config.model, field) == getattr(first.model, field) for field in same)
             assert config.outer.tasks == first.outer.tasks
-            assert config.outer.steps == (module.SHORT_STEPS if name in module.SHORT else first.outer.steps)
+            assert config.outer.steps == (module.SHORT_STEPS if name in module.SHORT else module.STEPS)
             assert (config.episodes.ways, config.episodes.shots) == (first.episodes.ways, first.episodes.shots)
 
 
