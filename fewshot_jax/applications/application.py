@@ -101,6 +101,11 @@ class Application(Protocol):
         """Add the pictures of a trained learner to its run directory."""
 
 
+def episode_seed(config: Config, split: str) -> int:
+    """The seed of a split's episodes: those of two splits, or of two runs, never coincide."""
+    return 3 * config.seed + ("train", "validation", "test").index(split)
+
+
 def evaluation_steps(config: Config) -> int:
     """Inner steps in evaluation and adaptation."""
     return config.inner.steps if config.inner.test_steps is None else config.inner.test_steps

@@ -16,7 +16,7 @@ import numpy as np
 
 from fewshot_jax.algorithms.metric import ABSENT, masked_cross_entropy
 from fewshot_jax.algorithms.proto_maml import prototype_head
-from fewshot_jax.applications.application import Functions, Score
+from fewshot_jax.applications.application import Functions, Score, episode_seed
 from fewshot_jax.config import Config, DataConfig
 from fewshot_jax.data.episodes import EpisodeSampler
 from fewshot_jax.data.splits import divide, read_class_split
@@ -24,8 +24,6 @@ from fewshot_jax.errors import UserError
 from fewshot_jax.models.heads import zero_head
 from fewshot_jax.types import Aux, Batch, BatchFn, Episode, Key, Params, PyTree
 
-# Streams of episodes that must not coincide: each split draws with its own seed.
-_STREAM = {"train": 0, "validation": 1, "test": 2}
 JOINT = "joint_head"  # classifies among all training classes (multi_task)
 
 
@@ -150,7 +148,7 @@ def _sampler(config: Config, labelled: Labelled, split: str, section: str, **siz
     return EpisodeSampler(
         labelled.label,
         **sizes,
-        seed=3 * config.seed + _STREAM[split],
+        seed=episode_seed(config, split),
         group=labelled.group if config.episodes.within_group else None,
         class_names=labelled.classes,
         split=split,

@@ -24,7 +24,8 @@ from fewshot_jax.applications.classification import (
 )
 from fewshot_jax.config import Config, DataConfig
 from fewshot_jax.data.episodes import EpisodeSampler, gather
-from fewshot_jax.data.images import ImageSplit, image_splits, read_npz, read_tfds_images, read_vinyals_split
+from fewshot_jax.data.images import ImageSplit, image_splits, read_npz, read_vinyals_split
+from fewshot_jax.data.tfds_images import read_tfds_images
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.conv import ConvFeatures
 from fewshot_jax.types import Batch, Episode, Key, MetaLearner, MetaParams, Params

@@ -9,13 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fewshot_jax.applications.application import Functions, Score, Stream, evaluation_steps
+from fewshot_jax.applications.application import Functions, Score, Stream, episode_seed, evaluation_steps
 from fewshot_jax.config import WITHOUT_A_LOOP, Config
 from fewshot_jax.data.sinusoid import INPUT, sinusoid_task
 from fewshot_jax.models.mlp import MLP
 from fewshot_jax.types import Aux, Batch, Episode, Key, MetaLearner, MetaParams, Params
-
-_STREAM = {"train": 0, "validation": 1, "test": 2}
 
 
 def regression(*, width: int, layers: int, context_width: int = 0) -> Functions:
@@ -86,7 +84,7 @@ class Regression:
         return self._stream(split, shots, self.config.evaluation.queries)
 
     def _stream(self, split: str, shots: int, queries: int) -> Stream:
-        seed = 3 * self.config.seed + _STREAM[split]
+        seed = episode_seed(self.config, split)
 
         def task(step: int, index: int) -> Episode:
             curve, *inputs = sinusoid_task(seed, step, index, shots=shots, queries=queries)
@@ -117,7 +115,7 @@ class Regression:
         if self.config.learner.name in WITHOUT_A_LOOP:
             return
         steps = sorted({0, 1, evaluation_steps(self.config), *self.config.evaluation.inner_steps})
-        shots, seed = max(self.config.evaluation.shots), 3 * self.config.seed + _STREAM["test"]
+        shots, seed = max(self.config.evaluation.shots), episode_seed(self.config, "test")
         grid = np.linspace(*INPUT, 200, dtype=np.float32)[:, None]
         figure = Figure(figsize=(11, 3.2), layout="constrained")
         FigureCanvasAgg(figure)

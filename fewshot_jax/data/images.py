@@ -1,16 +1,14 @@
-"""Labelled images: .npz files, TensorFlow Datasets, class-disjoint splits with turned images as further classes."""
+"""Labelled images: .npz files, class-disjoint splits with turned images as further classes."""
 
-import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from fewshot_jax.data import tfds as texts
 from fewshot_jax.data.splits import SPLITS
 from fewshot_jax.errors import UserError, require
 
@@ -107,126 +105,6 @@ def _npz_arrays(path: str | PathLike[str], wanted: Sequence[str]) -> dict[str, n
         f"{path}: not an .npz file of plain arrays ({problem}). Write it with np.savez_compressed, names as "
         "np.array(list_of_str), not as objects."
     )
-
-
-def read_tfds_images(
-    name: str,
-    *,
-    split: str = "train",
-    image: str = "image",
-    label: str = "label",
-    data_dir: str | PathLike[str] | None = None,
-    size: int | None = None,
-    invert: bool = False,
-) -> LabelledImages:
-    """Read labelled images from a prepared TensorFlow Datasets data set, as shades of grey.
-
-    Nothing is downloaded, and TensorFlow is not imported.
-
-    Args:
-        name: the data set, with its configuration and version if any (``"omniglot:3.0.0"``).
-        split: a split, a slice of one (``"train[:10%]"``), or several joined by ``+``.
-        image: the feature of the image.
-        label: the feature of the label: a class label, an integer or a string.
-        data_dir: where data sets are kept; by default tfds's own folder.
-        size: average images down to so many pixels a side; None leaves them as they are.
-        invert: turn black on white (Omniglot's drawings) into white on black.
-
-    Returns:
-        Images ``[n, H, W]`` uint8, labels ``[n]`` int32 and the class names, sorted.
-
-    Raises:
-        UserError: the package, the data set, its prepared files, the split or a feature is
-            missing, a record is not a labelled image, or images differ in size.
-    """
-    require(size is None or size > 0, f"size={size}: expected a positive number of pixels, or None")
-    builder = _tfds_builder(name, data_dir)
-    features: Any = builder.info.features
-    texts._check_features(name, list(features or ()), {"data.image_field": image, "data.label_field": label})
-    to_name = texts._decoder(features[label])
-    images: list[np.ndarray] = []
-    names: list[str] = []
-    for part in split.split("+"):
-        source = texts._data_source(builder, name, part.strip(), data_dir)
-        source.decoders = _undecoded(features, image)
-        for position in range(len(source)):
-            try:
-                example = source[position]
-                names.append(to_name(example[label]))
-                images.append(_grey(example[image], size))
-            except (ValueError, TypeError, OSError) as error:
-                raise UserError(
-                    f"tfds '{name}', split '{part}', record {position}: not a labelled image "
-                    f"({texts._first_line(error)}). Choose a labelled split (data.tfds_split) and features of an "
-                    "image and of one string or class number (data.image_field, data.label_field)."
-                ) from None
-    shapes = sorted({array.shape for array in images})
-    if len(shapes) > 1:
-        raise UserError(
-            f"tfds '{name}': images of {len(shapes)} sizes ({shapes[0]}, {shapes[-1]}). Set data.image_size, the "
-            "pixels a side to which they are averaged."
-        )
-    classes, numbers = np.unique(names, return_inverse=True)
-    stacked = np.stack(images)
-    return 255 - stacked if invert else stacked, numbers.astype(np.int32), classes.tolist()
-
-
-def _tfds_builder(name: str, data_dir: str | PathLike[str] | None) -> Any:
-    """The builder of a data set; raises `UserError` where there is none."""
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError:
-        raise UserError(
-            f"tfds '{name}': the package tensorflow_datasets is missing. Install it with `{texts._INSTALL}`."
-        ) from None
-    # With a folder, the format of the files in it counts; data_source does the same.
-    options: dict[str, Any] = {} if data_dir else {"file_format": "array_record"}
-    try:
-        return tfds.builder(name, data_dir=data_dir, **options)
-    except (tfds.core.DatasetNotFoundError, ImportError, ValueError, AssertionError) as error:
-        raise UserError(
-            f"tfds '{name}': cannot be opened ({texts._first_line(error)}). Check data.name, written "
-            f"NAME/CONFIG:VERSION, and data.path. {texts._prepare(name, data_dir)}"
-        ) from None
-
-
-def _undecoded(features: Any, image: str) -> dict[str, Any] | None:
-    """The decoders that leave an image as the bytes of its file.
-
-    tfds decodes with either of two packages, which disagree: with pillow, the black and white
-    drawings of Omniglot, one bit for each pixel, become zeros and ones instead of 0 and 255.
-    """
-    import tensorflow_datasets as tfds
-
-    return {image: tfds.decode.SkipDecoding()} if isinstance(features[image], tfds.features.Image) else None
-
-
-def _grey(image: bytes | np.ndarray, size: int | None) -> np.ndarray:
-    """An image file, or an array ``[H, W]`` or ``[H, W, C]`` uint8, in shades of grey: ``[H, W]`` uint8."""
-    from PIL import Image  # matplotlib needs it too
-
-    if isinstance(image, bytes):
-        grey = np.asarray(Image.open(io.BytesIO(image)).convert("L"))
-    elif image.dtype == np.uint8 and image.ndim in (2, 3):
-        grey = np.asarray(Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image).convert("L"))
-    else:
-        raise ValueError(f"an array of shape {image.shape} and dtype {image.dtype}")
-    return grey if size is None else np.rint(area_average(grey, size)).astype(np.uint8)
-
-
-def area_average(image: np.ndarray, size: int) -> np.ndarray:
-    """Average ``[H, W]`` over a grid of ``size`` x ``size`` equal cells; pixels that cells share count by area."""
-    if min(image.shape) < size:
-        raise ValueError(f"{image.shape[0]} x {image.shape[1]} pixels cannot be averaged to {size} x {size}")
-    return _shares(image.shape[0], size) @ image @ _shares(image.shape[1], size).T
-
-
-def _shares(length: int, cells: int) -> np.ndarray:
-    """What each of ``length`` pixels counts in the mean over each of ``cells`` equal cells, ``[cells, length]``."""
-    edge = np.arange(cells + 1)[:, None] * length / cells
-    pixel = np.arange(length)[None, :]
-    overlap = np.minimum(edge[1:], pixel + 1) - np.maximum(edge[:-1], pixel)
-    return np.maximum(overlap, 0) * cells / length
 
 
 def image_splits(
