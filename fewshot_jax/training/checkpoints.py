@@ -108,7 +108,7 @@ class Checkpoints:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
                 f"{self.directory}/{step}: cannot restore this checkpoint ({reason}); "
-                "delete its folder to go on from the one before it"
+                "delete its folder to go on from the one before it, or start a new run if another version wrote it"
             ) from error
 
     def record(self, step: int) -> dict[str, Any]:
