@@ -1,5 +1,6 @@
 """Evaluation of a run on tasks it never saw, beside the floors on the same episodes."""
 
+import functools
 import math
 import sys
 from collections.abc import Callable
@@ -182,6 +183,7 @@ class _Bench:
         self.application, self.config = application, application.config
         self.functions = application.functions(training=False)
         self.choices: dict[str, Choice] = {}
+        self.streams = functools.cache(self._streams)  # the same for all rows
         self._episodes, self._quiet = episodes, quiet
         self._common: dict[str, Any] = {
             "tasks": self.config.evaluation.tasks,
@@ -195,10 +197,10 @@ class _Bench:
         chunk = self.config.learner.task_chunk
         compiled = episode_scores(learner, self.application.score, task_chunk=chunk, inner_steps=inner_steps)
         return lambda shots: evaluate_episodes(
-            compiled, meta_params, self.application.stream("test", shots), episodes=self._episodes, **self._common
+            compiled, meta_params, self.streams(shots)[1], episodes=self._episodes, **self._common
         )
 
-    def streams(self, shots: int) -> tuple[Stream, Stream]:
+    def _streams(self, shots: int) -> tuple[Stream, Stream]:
         """The validation episodes, on which fine-tuning is chosen, and those of the table."""
         return self.application.stream("validation", shots), self.application.stream("test", shots)
 

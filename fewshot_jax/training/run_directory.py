@@ -111,6 +111,8 @@ class RunDirectory:
         """
         if self.exists():
             ignore = [*FREE]
+            if config.learner.name == "multi_task":  # its inner loop serves validation alone
+                ignore.append("inner.")
             if config.learner.plan:  # what the plan chose stands in the run's config alone
                 ignore += [f"learner.{name}" for name in PLANNED]
             changed = differences(self.config(), config, ignore=tuple(ignore)) if self.resumable() else []

@@ -529,6 +529,11 @@ def test_the_evaluation_and_the_baselines_of_a_run_may_change(finished, tmp_path
     assert "untrained, fine-tuned" in evaluation.scores
     assert run.config() == wanted
     assert run.evaluation() == evaluation.to_json()
+    # The baseline that was trained with other rates to choose from is not trained again.
+    for rates in ((0.01,), (0.1, 0.2)):
+        wanted = changed(wanted, baselines={"multi_task": True, "rates": rates})
+        assert "multi-task, fine-tuned" in fsj.train(wanted, run.path, quiet=True).scores
+    assert run.multi_task().config().inner.rate == 0.01
 
 
 @pytest.mark.parametrize(
