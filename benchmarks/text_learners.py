@@ -33,7 +33,7 @@ LEARNERS = {
     "maml": {},
     "anil": {"inner": {"params": None}},
     "meta_sgd": {},
-    "proto_maml": {**PROTOTYPES, "inner": {"rate": 0.01}},
+    "proto_maml": PROTOTYPES,
     "protonet": PROTOTYPES,
     "multi_task": {"episodes": {"token_remap": 0.0}},
 }

@@ -202,7 +202,8 @@ class _Bench:
 
     def _streams(self, shots: int) -> tuple[Stream, Stream]:
         """The validation episodes, on which fine-tuning is chosen, and those of the table."""
-        return self.application.stream("validation", shots), self.application.stream("test", shots)
+        test = self.application.stream("test", shots)  # first: what is wrong with it is what the user asked about
+        return self.application.stream("validation", shots), test
 
     def fine_tuned(self, name: str, meta_params: MetaParams, tuning: FineTuning) -> Row:
         def scores(shots: int) -> np.ndarray:
