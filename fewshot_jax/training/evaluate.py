@@ -127,7 +127,7 @@ def evaluate(
     meta_params, step = restore_best(run, untrained)
     count = config.evaluation.episodes if episodes is None else episodes
     wanted = config.evaluation.shots if shots is None else shots
-    bench = _Bench(application, count, quiet)
+    bench = _Bench(application, count)
     own = _of_learner(bench, meta_params)
     trained = {MULTI_TASK: meta_params} if config.learner.name == "multi_task" else _multi_task(application, run, quiet)
     starts = {UNTRAINED: untrained.meta_params, **trained}
@@ -140,7 +140,7 @@ def evaluate(
     chosen: dict[str, dict[int, Choice]] = {}
     for k in wanted:
         if not quiet:
-            print(f"evaluating with {k} shots on {count} episodes", file=sys.stderr, flush=True)
+            print(f"evaluating with {k} shot{'' if k == 1 else 's'} on {count} episodes", file=sys.stderr, flush=True)
         values = {name: of(k) for name, of in own.items()}
         plain = known(k, count, config.evaluation.tasks)
         guess = {CHANCE: plain.pop(CHANCE)} if CHANCE in plain else {}
@@ -151,6 +151,12 @@ def evaluate(
             gains.setdefault(name, {})[k] = estimate(values[config.learner.name] - value)
         for name, choice in bench.choices.items():
             chosen.setdefault(name, {})[k] = choice
+    if bench.at_edge and not quiet:
+        print(
+            f"note: fine-tuning did best at the edge of what was tried ({', '.join(bench.at_edge)} shots): it may gain "
+            "from more baselines.steps or other baselines.rates",
+            file=sys.stderr,
+        )
     result = Evaluation(
         run=run.path.resolve().name,
         learner=config.learner.name,
@@ -177,14 +183,16 @@ class _Bench:
 
     Attributes:
         choices: the last choice of each row that is fine-tuned.
+        at_edge: the rows and numbers of shots whose choice stands at the edge of what was tried.
     """
 
-    def __init__(self, application: Application, episodes: int, quiet: bool):
+    def __init__(self, application: Application, episodes: int):
         self.application, self.config = application, application.config
         self.functions = application.functions(training=False)
         self.choices: dict[str, Choice] = {}
         self.streams = functools.cache(self._streams)  # the same for all rows
-        self._episodes, self._quiet = episodes, quiet
+        self.at_edge: list[str] = []
+        self._episodes = episodes
         self._common: dict[str, Any] = {
             "tasks": self.config.evaluation.tasks,
             "rng": run_keys(self.config.seed).evaluation,
@@ -211,12 +219,8 @@ class _Bench:
             tried = self.config.baselines.episodes
             choice = tuning.choose(meta_params, validation, episodes=tried, **self._common)
             self.choices[name] = choice
-            if tuning.at_edge(choice) and not self._quiet:
-                print(
-                    f"note: {name}, {shots} shots: rate {choice.rate:g} and {choice.steps} steps are the best tried, "
-                    "and stand at the edge: widen baselines.rates or baselines.steps",
-                    file=sys.stderr,
-                )
+            if tuning.at_edge(choice):
+                self.at_edge.append(f"{name} with {shots}")
             return tuning.scores(choice, meta_params, test, episodes=self._episodes, **self._common)
 
         return scores
