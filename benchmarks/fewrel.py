@@ -58,5 +58,8 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path, help="holds union80.jsonl and val_wiki.json")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
+    for name in ("union80.jsonl", "val_wiki.json"):
+        if not (arguments.folder / name).is_file():
+            parser.error(f"{arguments.folder}: holds no {name}; give the folder of FewRel")
     for split, names in convert(arguments.folder, arguments.output).items():
         print(f"{split}: {len(names)} relations")

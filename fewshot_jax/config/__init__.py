@@ -77,13 +77,18 @@ class Config:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed={self.seed}: expected zero or more")
+        name = self.learner.name
+        require(
+            self.application != "image_classification" or name != "cavia",
+            "learner.name=cavia: the convolutions of images take no context; take maml or one of its relatives",
+        )
         for section, names in FOREIGN[self.application].items():
             given, default = getattr(self, section), type(getattr(self, section))()
-            for name in names:
-                value = getattr(given, name)
+            for foreign in names:
+                value = getattr(given, foreign)
                 require(
-                    value == getattr(default, name),
-                    f"{section}.{name}={value}: {self.application} has no use for it; leave it out",
+                    value == getattr(default, foreign),
+                    f"{section}.{foreign}={value}: {self.application} has no use for it; leave it out",
                 )
         require(
             self.application != "text_classification" or self.model.width % self.model.heads == 0,
@@ -93,13 +98,8 @@ class Config:
             self.model.ngram_width > 0 or self.episodes.ngram_dropout == 0,
             f"episodes.ngram_dropout={self.episodes.ngram_dropout}: the model has no n-grams; set model.ngram_width",
         )
-        name = self.learner.name
-        require(
-            self.application != "image_classification" or name != "cavia",
-            "learner.name=cavia: the convolutions of images take no context; take maml or one of its relatives",
-        )
-        require(
-            (self.model.context_width > 0) == (name == "cavia"),
+        require(  # multi_task as the baseline of cavia has its model, whose context stays at zero
+            (self.model.context_width > 0) == (name == "cavia") or name == "multi_task",
             f"model.context_width={self.model.context_width}: cavia needs a positive number, other learners zero",
         )
         require(

@@ -100,7 +100,7 @@ def _npz_arrays(path: str | PathLike[str], wanted: Sequence[str]) -> dict[str, n
             raise UserError(f"{path}: cannot be read ({error.strerror or error}). Check data.path.") from None
         problem = str(error)
     except (ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        problem = str(error)
+        problem = str(error) if zipfile.is_zipfile(path) else "it is no zip archive"
     raise UserError(
         f"{path}: not an .npz file of plain arrays ({problem}). Write it with np.savez_compressed, names as "
         "np.array(list_of_str), not as objects."

@@ -71,7 +71,8 @@ def read_class_split(path: Path, name: str | None = None) -> dict[str, list[str]
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot read the class split ({error}); see data.class_split") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot read the class split ({reason}); see data.class_split") from None
     if name is not None:
         if not isinstance(content, dict) or name not in content:
             found = ", ".join(content) if isinstance(content, dict) else "no names"

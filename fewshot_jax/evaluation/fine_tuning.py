@@ -74,10 +74,15 @@ class FineTuning:
         rate, step = np.unravel_index(finite.argmax(), finite.shape)
         return Choice(self._rates[int(rate)], int(step) + 1)
 
-    def at_edge(self, choice: Choice) -> bool:
-        """Whether more steps, or another rate, might have been better than all that was tried."""
+    def at_edge(self, choice: Choice) -> str | None:
+        """ "most steps", "smallest rate" or "largest rate" where one beyond it might be better still; None if not.
+
+        Of one or two rates each is an edge, which says nothing.
+        """
+        if choice.steps == self._steps:
+            return "most steps"
         rates = sorted(self._rates)
-        return choice.steps == self._steps or (len(rates) > 1 and choice.rate in (rates[0], rates[-1]))
+        return {rates[0]: "smallest rate", rates[-1]: "largest rate"}.get(choice.rate) if len(rates) > 2 else None
 
     def scores(
         self, choice: Choice, meta_params: MetaParams, stream: Stream, *, episodes: int, tasks: int, rng: Key

@@ -141,10 +141,10 @@ def evaluate(
     for k in wanted:
         if not quiet:
             print(f"evaluating with {k} shot{'' if k == 1 else 's'} on {count} episodes", file=sys.stderr, flush=True)
-        values = {name: of(k) for name, of in own.items()}
+        values = {name: _told(name, of, k, quiet) for name, of in own.items()}
         plain = known(k, count, config.evaluation.tasks)
         guess = {CHANCE: plain.pop(CHANCE)} if CHANCE in plain else {}
-        baselines = {**plain, **{name: of(k) for name, of in beside.items()}}
+        baselines = {**plain, **{name: _told(name, of, k, quiet) for name, of in beside.items()}}
         for name, value in {**values, **baselines, **guess}.items():
             rows.setdefault(name, {})[k] = Estimate(float(value[0]), 0.0) if name == CHANCE else estimate(value)
         for name, value in baselines.items():
@@ -153,8 +153,8 @@ def evaluate(
             chosen.setdefault(name, {})[k] = choice
     if bench.at_edge and not quiet:
         print(
-            f"note: fine-tuning did best at the edge of what was tried ({', '.join(bench.at_edge)} shots): it may gain "
-            "from more baselines.steps or other baselines.rates",
+            f"note: fine-tuning did best at the edge of what was tried ({'; '.join(bench.at_edge)}) and may gain from "
+            "more baselines.steps or other baselines.rates",
             file=sys.stderr,
         )
     result = Evaluation(
@@ -176,6 +176,20 @@ def evaluate(
 
 
 Row = Callable[[int], np.ndarray]  # shots -> scores [episodes]
+
+
+def _told(name: str, row: Row, shots: int, quiet: bool) -> np.ndarray:
+    """The scores of a row, announced, with a note where some are not finite."""
+    if not quiet:
+        print(f"  {name}", file=sys.stderr, flush=True)
+    scores = row(shots)
+    if (bad := int(np.sum(~np.isfinite(scores)))) and not quiet:
+        print(
+            f"note: {name}: the loop diverged in {bad} of {scores.size} episodes; lower inner.rate, or the number of "
+            "steps (inner.test_steps, evaluation.inner_steps)",
+            file=sys.stderr,
+        )
+    return scores
 
 
 class _Bench:
@@ -219,8 +233,8 @@ class _Bench:
             tried = self.config.baselines.episodes
             choice = tuning.choose(meta_params, validation, episodes=tried, **self._common)
             self.choices[name] = choice
-            if tuning.at_edge(choice):
-                self.at_edge.append(f"{name} with {shots}")
+            if edge := tuning.at_edge(choice):
+                self.at_edge.append(f"{name}, {shots}-shot: {edge}")
             return tuning.scores(choice, meta_params, test, episodes=self._episodes, **self._common)
 
         return scores
@@ -268,6 +282,8 @@ def _fine_tuned(bench: _Bench, starts: dict[str, MetaParams]) -> dict[str, Row]:
 def _multi_task(application: Application, run: RunDirectory, quiet: bool) -> dict[str, MetaParams]:
     """The multi-task baseline that was trained beside a run, if it was; half of its training would flatter the run."""
     beside = run.multi_task()
+    if not application.config.baselines.multi_task:
+        return {}
     if beside.result() is None:
         if beside.exists() and not quiet:
             print(f"{beside.path}: unfinished, left out; 'fewshot-jax train' goes on with it", file=sys.stderr)

@@ -94,7 +94,6 @@ def multi_task_of(config: Config) -> Config:
     return dataclasses.replace(
         config,
         learner=LearnerConfig(name="multi_task", task_chunk=config.learner.task_chunk),
-        model=dataclasses.replace(config.model, context_width=0),
         episodes=dataclasses.replace(config.episodes, token_remap=0.0),
         inner=InnerConfig(optimizer="adam", rate=middle, steps=baselines.steps),
         evaluation=dataclasses.replace(config.evaluation, at_end=False, inner_steps=()),
@@ -117,7 +116,8 @@ def _check_traceable(application: Application) -> None:
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"the config does not fit the model: {error}") from error
+        message = str(error).replace("inner_params=", "inner.params=")
+        raise UserError(f"the config does not fit the model: {message}") from error
 
 
 def _train(application: Application, run: RunDirectory, quiet: bool) -> None:

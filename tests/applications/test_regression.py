@@ -130,12 +130,16 @@ def test_the_floor_is_the_variance_about_the_mean_of_the_support_set(finished):
     assert finished[1].scores["mean of the support set"][5].mean == pytest.approx(np.mean(errors), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["boil", "meta_sgd", "cavia"])
+def test_the_baselines_of_cavia_have_its_model_and_no_context(tmp_path):
+    values = {**VALUES, "learner": {"name": "cavia"}, "model": {**VALUES["model"], "context_width": 2}}
+    evaluation = fsj.train(from_dict(values), tmp_path / "run", quiet=True)
+    assert {"cavia", "untrained, fine-tuned", "multi-task, fine-tuned"} < evaluation.scores.keys()
+
+
+@pytest.mark.parametrize("name", ["boil", "meta_sgd"])
 def test_learners_of_the_family_train_on_it(name, tmp_path):
     values = {**VALUES, "learner": {"name": name}, "baselines": {"fine_tuning": False, "multi_task": False}}
     values["evaluation"] = {**VALUES["evaluation"], "at_end": False}
-    if name == "cavia":
-        values["model"] = {**VALUES["model"], "context_width": 2}
     fsj.train(from_dict(values), tmp_path / "run", quiet=True)
     assert np.isfinite(RunDirectory(tmp_path / "run").result()["validation_mean_squared_error"])
 

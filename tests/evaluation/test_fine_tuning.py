@@ -67,11 +67,16 @@ def test_the_best_of_all_rates_and_numbers_of_steps_is_chosen():
 
 @pytest.mark.parametrize(
     ("choice", "edge"),
-    [(Choice(0.1, 3), False), (Choice(0.1, 4), True), (Choice(0.01, 3), True), (Choice(1.0, 3), True)],
+    [
+        (Choice(0.1, 3), None),
+        (Choice(0.1, 4), "most steps"),
+        (Choice(0.01, 3), "smallest rate"),
+        (Choice(1.0, 3), "largest rate"),
+    ],
 )
 def test_a_choice_at_the_edge_of_what_was_tried_is_known(choice, edge):
     assert FineTuning(FUNCTIONS, ERROR, rates=[1.0, 0.01, 0.1], steps=4).at_edge(choice) == edge
-    assert not FineTuning(FUNCTIONS, ERROR, rates=[0.1], steps=4).at_edge(Choice(0.1, 3)), "one rate has no edge"
+    assert FineTuning(FUNCTIONS, ERROR, rates=[1.0, 0.1], steps=4).at_edge(Choice(0.1, 3)) is None
 
 
 def test_a_rate_that_diverges_is_not_chosen():

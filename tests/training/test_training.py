@@ -324,6 +324,7 @@ def test_the_evaluation_of_an_unfinished_run_says_so(stopped, tmp_path):
 def test_a_multi_task_baseline_counts_when_it_is_finished(finished, stopped, tmp_path, capsys):
     run = copy(finished[0], tmp_path / "run")
     copy(stopped, run.multi_task().path)
+    run.update(changed(evaluation={"at_end": True}, baselines={"multi_task": True}))
     evaluation = fsj.evaluate(run.path, episodes=2)
     assert evaluation.scores.keys() == finished[1].scores.keys()
     assert "multi_task: unfinished, left out" in capsys.readouterr().err
@@ -516,7 +517,7 @@ def test_the_multi_task_baseline_is_validated_by_fine_tuning_whatever_the_learne
         baselines={"rates": (0.3, 0.1, 0.2), "steps": 7},
     )
     assert loop.multi_task_of(config).inner == InnerConfig(optimizer="adam", rate=0.2, steps=7)
-    assert loop.multi_task_of(config).model.context_width == 0
+    assert loop.multi_task_of(config).model == config.model, "its parameters serve the functions of the run"
 
 
 def test_the_evaluation_and_the_baselines_of_a_run_may_change(finished, tmp_path):
@@ -534,6 +535,8 @@ def test_the_evaluation_and_the_baselines_of_a_run_may_change(finished, tmp_path
         wanted = changed(wanted, baselines={"multi_task": True, "rates": rates})
         assert "multi-task, fine-tuned" in fsj.train(wanted, run.path, quiet=True).scores
     assert run.multi_task().config().inner.rate == 0.01
+    without = changed(wanted, baselines={"multi_task": False})
+    assert "multi-task, fine-tuned" not in fsj.train(without, run.path, quiet=True).scores
 
 
 @pytest.mark.parametrize(
