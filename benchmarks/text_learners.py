@@ -40,7 +40,7 @@ LEARNERS = {
 SHORT = {
     "fomaml": {},
     "boil": {"inner": {"params": None, "rate": 0.01}, **PROTOTYPES},
-    "reptile": {"outer": {"rate": 0.02}},
+    "reptile": {},
     "maml_plus_plus": {},
     "imaml": {"learner": {"proximal": 2.0}},
     "cavia": {"model": {"context_width": 16}, "inner": {"params": None}},
@@ -111,7 +111,8 @@ def mean(estimates: list[dict[str, float]]) -> str:
 def table(results: dict) -> str:
     """Markdown: a row for each learner and floor, columns for each data set and number of shots; short runs apart."""
     short = {name: one for name, one in results.items() if name.split("/")[2] in SHORT}
-    tables = [_table({name: one for name, one in results.items() if name not in short})]
+    full = {name: one for name, one in results.items() if name not in short}
+    tables = [_table(full)] if full else []
     if short:
         tables += [f"{SHORT_STEPS} outer steps:", _table(short)]
     return "\n\n".join(tables)
