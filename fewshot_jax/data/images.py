@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fewshot_jax.data.splits import SPLITS
+from fewshot_jax.data.splits import SPLITS, check_disjoint
 from fewshot_jax.errors import UserError, require
 
 # Images `[n, H, W]` or `[n, H, W, C]` uint8, labels `[n]` int32 (positions in the names), class names.
@@ -23,11 +23,13 @@ class ImageSplit(NamedTuple):
         images: ``[n, H, W]`` or ``[n, H, W, C]`` uint8, those of a class one after the other.
         label: ``[n]`` int32, positions in ``classes``.
         classes: class names, sorted; the turns of a class in the order 0, 90, 180, 270 degrees.
+        group: images have no groups.
     """
 
     images: np.ndarray
     label: np.ndarray
     classes: list[str]
+    group: None = None
 
 
 def read_npz(path: str | PathLike[str]) -> LabelledImages:
@@ -139,7 +141,7 @@ def image_splits(
         f"data.rotations: images of {images.shape[1]} x {images.shape[2]} pixels cannot be turned; they must be square",
     )
     number = {classes[i]: i for i in np.unique(label)}
-    _check_disjoint(members, "the class split")
+    check_disjoint(members, "the class split")
     order = np.argsort(label, kind="stable")
     ends = np.searchsorted(label[order], np.arange(len(classes) + 1))
     turns = 4 if rotations else 1
@@ -160,14 +162,6 @@ def image_splits(
         shown = [f"{name}/rot{90 * turn}" for name in chosen for turn in range(turns)] if rotations else chosen
         splits[split] = ImageSplit(out, np.repeat(np.arange(len(shown)), lengths).astype(np.int32), shown)
     return splits
-
-
-def _check_disjoint(members: Mapping[str, Sequence[str]], where: object) -> None:
-    seen: dict[str, str] = {}
-    for split, names in members.items():
-        for name in names:
-            if seen.setdefault(name, split) != split:
-                raise UserError(f"{where}: class '{name}' is in {seen[name]} and in {split}; splits must be disjoint")
 
 
 def read_vinyals_split(folder: str | PathLike[str]) -> dict[str, list[str]]:
@@ -197,5 +191,5 @@ def read_vinyals_split(folder: str | PathLike[str]) -> dict[str, list[str]]:
         if not all(isinstance(characters, list) for _, characters in alphabets):
             raise UserError(f"{path}: expected {{part: {{alphabet: [character, ...]}}}}; see data.class_split")
         members[split] = [f"{alphabet}/{character}" for alphabet, characters in alphabets for character in characters]
-    _check_disjoint(members, folder)
+    check_disjoint(members, folder)
     return members

@@ -82,12 +82,18 @@ def read_class_split(path: Path, name: str | None = None) -> dict[str, list[str]
         content["validation"] = content.pop("valid")
     if not isinstance(content, dict) or not all(isinstance(content.get(split), list) for split in SPLITS):
         raise UserError(f"{path}: expected lists of class names under train, validation and test")
+    members = {split: content[split] for split in SPLITS}
+    check_disjoint(members, path)
+    return members
+
+
+def check_disjoint(members: Mapping[str, Sequence[str]], where: object) -> None:
+    """Raise a UserError, which begins with ``where``, if two splits name one class."""
     seen: dict[str, str] = {}
-    for split in SPLITS:
-        for label in content[split]:
-            if seen.setdefault(label, split) != split:
-                raise UserError(f"{path}: class '{label}' is in {seen[label]} and in {split}; splits must be disjoint")
-    return {split: content[split] for split in SPLITS}
+    for split, names in members.items():
+        for name in names:
+            if seen.setdefault(name, split) != split:
+                raise UserError(f"{where}: class '{name}' is in {seen[name]} and in {split}; splits must be disjoint")
 
 
 def split_records(
