@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fewshot_jax.algorithms.metric import ABSENT, metric_learner
+from fewshot_jax.algorithms.metric import ABSENT, at_least_float32, metric_learner
 from fewshot_jax.types import BatchFn, MetaLearner, MetaParams, PyTree
 
 
@@ -69,7 +69,7 @@ def r2d2(
     extras = {"log_penalty": jnp.asarray(math.log(penalty), float), "log_scale": jnp.asarray(math.log(scale), float)}
 
     def with_constant(embeddings: jax.Array) -> jax.Array:
-        precise = embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
+        precise = at_least_float32(embeddings)
         return jnp.concatenate([precise, jnp.ones_like(precise[:, :1])], axis=1)
 
     def fit(meta_params: MetaParams, embeddings: jax.Array, label: jax.Array, mask: jax.Array, ways: int) -> PyTree:

@@ -6,9 +6,11 @@ vectors. The head is not among the meta-parameters, so a learner meta-trained
 with five ways adapts to any number of classes.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +18,13 @@ import numpy as np
 
 from fewshot_jax.algorithms.metric import ABSENT, masked_cross_entropy
 from fewshot_jax.algorithms.proto_maml import prototype_head
-from fewshot_jax.applications.application import Functions, Score, episode_seed
+from fewshot_jax.applications.application import Functions, Score, Stream, episode_seed
 from fewshot_jax.config import Config, DataConfig
 from fewshot_jax.data.episodes import EpisodeSampler
 from fewshot_jax.data.splits import divide, read_class_split
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.heads import zero_head
-from fewshot_jax.types import Aux, Batch, BatchFn, Episode, Key, Params, PyTree
+from fewshot_jax.types import Aux, Batch, BatchFn, Episode, Key, MetaLearner, MetaParams, Params, PyTree
 
 JOINT = "joint_head"  # classifies among all training classes (multi_task)
 
@@ -122,38 +124,72 @@ def _accuracy(logits: jax.Array, episode: Episode) -> jax.Array:
 ACCURACY = Score("accuracy", _accuracy)
 
 
-class Labelled(NamedTuple):
-    """The labels of one split: ``label [n]`` numbers into ``classes``, ``group [n]`` or None."""
+@dataclass(frozen=True)
+class ClassApplication:
+    """What the applications with classes share; each adds how its items are read and batched.
 
-    label: np.ndarray
-    classes: list[str]
-    group: np.ndarray | None = None
+    Attributes:
+        config: resolved.
+        splits: train, validation and test items, class-disjoint: each with ``label [n]``, ``classes`` and,
+            where there are groups, ``group [n]``.
+    """
 
+    config: Config
+    splits: Mapping[str, Any]
+    score: ClassVar[Score] = ACCURACY
 
-def training_sampler(config: Config, labelled: Labelled) -> EpisodeSampler:
-    """The episodes of meta-training."""
-    episodes = config.episodes
-    sizes = {name: getattr(episodes, name) for name in ("ways", "shots", "queries", "min_ways", "min_shots")}
-    return _sampler(config, labelled, "train", "episodes", **sizes)
+    def check_episodes(self) -> None:
+        """Raise a UserError if a split cannot fill the largest episode asked for."""
+        self.training_stream()
+        for split in ("validation", "test"):
+            self.sampler(split, max(self.config.evaluation.shots))
 
+    def with_config(self, config: Config) -> Self:
+        return dataclasses.replace(self, config=config)
 
-def evaluation_sampler(config: Config, labelled: Labelled, split: str, shots: int) -> EpisodeSampler:
-    """Episodes of fixed size from a split, the same for every learner."""
-    evaluation = config.evaluation
-    sizes = {"ways": evaluation.ways, "shots": shots, "queries": evaluation.queries}
-    return _sampler(config, labelled, split, "evaluation", **sizes)
+    def training_stream(self) -> Stream:
+        episodes = self.config.episodes
+        sizes = {name: getattr(episodes, name) for name in ("ways", "shots", "queries", "min_ways", "min_shots")}
+        return self.batches("train", self._sampler("train", "episodes", **sizes))
 
+    def stream(self, split: str, shots: int) -> Stream:
+        return self.batches(split, self.sampler(split, shots))
 
-def _sampler(config: Config, labelled: Labelled, split: str, section: str, **sizes: Any) -> EpisodeSampler:
-    return EpisodeSampler(
-        labelled.label,
-        **sizes,
-        seed=episode_seed(config, split),
-        group=labelled.group if config.episodes.within_group else None,
-        class_names=labelled.classes,
-        split=split,
-        section=section,
-    )
+    def sampler(self, split: str, shots: int) -> EpisodeSampler:
+        """The episodes of `stream`, as positions in the split."""
+        evaluation = self.config.evaluation
+        return self._sampler(split, "evaluation", ways=evaluation.ways, shots=shots, queries=evaluation.queries)
+
+    def batches(self, split: str, sampler: EpisodeSampler) -> Stream:
+        """The drawn items as arrays."""
+        raise NotImplementedError
+
+    @property
+    def joint_classes(self) -> int:
+        """Size of the joint head, which joint training alone has."""
+        return len(self.splits["train"].classes) if self.config.learner.name == "multi_task" else 0
+
+    def class_id(self, split: str) -> np.ndarray | None:
+        """``[n]`` numbers for the joint head, where there is one."""
+        return self.splits[split].label if self.joint_classes else None
+
+    def labels(self) -> dict[str, list[str]]:
+        return {name: split.classes for name, split in self.splits.items()}
+
+    def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
+        """No pictures."""
+
+    def _sampler(self, split: str, section: str, **sizes: Any) -> EpisodeSampler:
+        data = self.splits[split]
+        return EpisodeSampler(
+            data.label,
+            **sizes,
+            seed=episode_seed(self.config, split),
+            group=data.group if self.config.episodes.within_group else None,
+            class_names=data.classes,
+            split=split,
+            section=section,
+        )
 
 
 def data_files(config: DataConfig) -> list[Path]:
@@ -174,6 +210,4 @@ def class_members(names: Sequence[str], config: DataConfig) -> dict[str, list[st
     """The classes (or groups) of each split: as a file says, or divided by fractions."""
     if config.class_split is None:
         return divide(names, config.fractions, config.split_seed)
-    beside_the_data = Path(config.path or ".") / config.class_split
-    path = beside_the_data if beside_the_data.exists() else Path(config.class_split)
-    return read_class_split(path if path.exists() else beside_the_data, config.class_split_name)
+    return read_class_split(Path(config.path or ".") / config.class_split, config.class_split_name)

@@ -1,26 +1,22 @@
 """Few-shot image classification, the benchmark on which the family of learners is compared with its papers."""
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, Self, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fewshot_jax.applications.application import Functions, Score, Stream
+from fewshot_jax.applications.application import Functions, Stream
 from fewshot_jax.applications.classification import (
-    ACCURACY,
+    ClassApplication,
     Features,
-    Labelled,
     class_members,
     classification,
     data_files,
-    evaluation_sampler,
-    training_sampler,
 )
 from fewshot_jax.config import Config, DataConfig
 from fewshot_jax.data.episodes import EpisodeSampler, gather
@@ -28,7 +24,7 @@ from fewshot_jax.data.images import ImageSplit, image_splits, read_npz, read_vin
 from fewshot_jax.data.tfds_images import read_tfds_images
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.conv import ConvFeatures
-from fewshot_jax.types import Batch, Episode, Key, MetaLearner, MetaParams, Params
+from fewshot_jax.types import Batch, Episode, Key, Params
 
 VINYALS = "vinyals"
 
@@ -79,17 +75,8 @@ def read_images(config: DataConfig) -> dict[str, ImageSplit]:
 
 
 @dataclass(frozen=True)
-class ImageClassification:
-    """The application of one run; see `application.Application`.
-
-    Attributes:
-        config: resolved.
-        splits: train, validation and test images, class-disjoint.
-    """
-
-    config: Config
-    splits: dict[str, ImageSplit]
-    score: ClassVar[Score] = ACCURACY
+class ImageClassification(ClassApplication):
+    """The application of one run; see `application.Application`. Its splits are of images, `ImageSplit`."""
 
     @classmethod
     def build(cls, config: Config, saved: Path | None = None) -> Self:
@@ -100,13 +87,8 @@ class ImageClassification:
         """
         del saved
         application = cls(config, read_images(config.data))
-        application.training_stream()
-        for split in ("validation", "test"):
-            application.sampler(split, max(config.evaluation.shots))
+        application.check_episodes()
         return application
-
-    def with_config(self, config: Config) -> Self:
-        return dataclasses.replace(self, config=config)
 
     def functions(self, *, training: bool) -> Functions:
         config = self.config
@@ -119,21 +101,8 @@ class ImageClassification:
         return classification(
             features_of_images(model, self.splits["train"].images.shape[1:]),
             ways=config.episodes.ways if training else config.evaluation.ways,
-            joint_classes=len(self.splits["train"].classes) if config.learner.name == "multi_task" else 0,
+            joint_classes=self.joint_classes,
         )
-
-    def training_stream(self) -> Stream:
-        return self._stream("train", training_sampler(self.config, self._labelled("train")))
-
-    def stream(self, split: str, shots: int) -> Stream:
-        return self._stream(split, self.sampler(split, shots))
-
-    def sampler(self, split: str, shots: int) -> EpisodeSampler:
-        """The episodes of `stream`, as positions in the split."""
-        return evaluation_sampler(self.config, self._labelled(split), split, shots)
-
-    def labels(self) -> dict[str, list[str]]:
-        return {name: split.classes for name, split in self.splits.items()}
 
     def record(self) -> dict[str, Any]:
         return {}
@@ -149,16 +118,7 @@ class ImageClassification:
 
         return {name: digest(split) for name, split in self.splits.items()}
 
-    def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
-        """No pictures."""
-
-    def _labelled(self, split: str) -> Labelled:
-        data = self.splits[split]
-        return Labelled(data.label, data.classes)
-
-    def _stream(self, split: str, sampler: EpisodeSampler) -> Stream:
-        data = self.splits[split]
-        fields = {"image": data.images}
-        if self.config.learner.name == "multi_task":
-            fields["class_id"] = data.label
+    def batches(self, split: str, sampler: EpisodeSampler) -> Stream:
+        class_id = self.class_id(split)
+        fields = {"image": self.splits[split].images, **({} if class_id is None else {"class_id": class_id})}
         return lambda step, tasks: Episode(*(gather(fields, items) for items in sampler.batch(step, tasks)))

@@ -1,6 +1,5 @@
 """Few-shot text classification: labelled texts, a tokenizer trained on them, a transformer encoder."""
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -8,23 +7,20 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fewshot_jax.applications.application import Functions, Score, Stream
+from fewshot_jax.applications.application import Functions, Stream
 from fewshot_jax.applications.classification import (
-    ACCURACY,
+    ClassApplication,
     Features,
-    Labelled,
     class_members,
     classification,
     data_files,
-    evaluation_sampler,
-    training_sampler,
 )
 from fewshot_jax.config import WITHOUT_A_LOOP, Config, DataConfig, ModelConfig
 from fewshot_jax.data.episodes import EpisodeSampler
@@ -36,7 +32,7 @@ from fewshot_jax.errors import UserError
 from fewshot_jax.models.encoder import Encoder
 from fewshot_jax.models.heads import TextFeatures
 from fewshot_jax.models.lora import lora
-from fewshot_jax.types import Batch, Episode, Key, MetaLearner, MetaParams, Params
+from fewshot_jax.types import Batch, Episode, Key, Params
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -160,21 +156,16 @@ def split_data(records: list[Record], config: DataConfig) -> dict[str, TextSplit
 
 
 @dataclass(frozen=True)
-class TextClassification:
-    """The application of one run; see `application.Application`.
+class TextClassification(ClassApplication):
+    """The application of one run; see `application.Application`. Its splits are of texts, `TextSplit`.
 
     Attributes:
-        config: resolved.
-        splits: train, validation and test texts, class-disjoint.
         tokenizer: trained on the training texts.
         encoded: the token ids of each split.
     """
 
-    config: Config
-    splits: dict[str, TextSplit]
     tokenizer: "Tokenizer"
     encoded: dict[str, EncodedTexts]
-    score: ClassVar[Score] = ACCURACY
 
     @classmethod
     def build(cls, config: Config, saved: Path | None = None) -> Self:
@@ -196,13 +187,8 @@ class TextClassification:
             tokenizer = load_tokenizer(saved / TOKENIZER)
         encoded = {name: encode_for(config, tokenizer, split.texts) for name, split in splits.items()}
         application = cls(config, splits, tokenizer, encoded)
-        application.training_stream()
-        for split in ("validation", "test"):
-            application.sampler(split, max(config.evaluation.shots))
+        application.check_episodes()
         return application
-
-    def with_config(self, config: Config) -> Self:
-        return dataclasses.replace(self, config=config)
 
     def functions(self, *, training: bool) -> Functions:
         return text_functions(
@@ -210,24 +196,8 @@ class TextClassification:
             vocab_size=self.tokenizer.get_vocab_size(),
             ways=self.config.episodes.ways if training else self.config.evaluation.ways,
             training=training,
-            joint_classes=len(self.splits["train"].classes),
+            joint_classes=self.joint_classes,
         )
-
-    def training_stream(self) -> Stream:
-        episodes = self.config.episodes
-        changed = episodes.token_dropout or episodes.token_remap or episodes.ngram_dropout
-        sampler = training_sampler(self.config, self._labelled("train"))
-        return self._stream("train", sampler, self._augment if changed else None)
-
-    def stream(self, split: str, shots: int) -> Stream:
-        return self._stream(split, self.sampler(split, shots))
-
-    def sampler(self, split: str, shots: int) -> EpisodeSampler:
-        """The episodes of `stream`, as positions in the split."""
-        return evaluation_sampler(self.config, self._labelled(split), split, shots)
-
-    def labels(self) -> dict[str, list[str]]:
-        return {name: split.classes for name, split in self.splits.items()}
 
     def record(self) -> dict[str, Any]:
         return {TOKENIZER: self.tokenizer.to_str()}
@@ -241,33 +211,18 @@ class TextClassification:
             for name, split in self.splits.items()
         }
 
-    def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
-        """No pictures."""
-
-    def _labelled(self, split: str) -> Labelled:
-        data = self.splits[split]
-        return Labelled(data.label, data.classes, data.group)
-
-    def _stream(
-        self,
-        split: str,
-        sampler: EpisodeSampler,
-        change: Callable[[Episode, np.random.Generator], None] | None = None,
-    ) -> Stream:
-        class_id = self.splits[split].label if self.config.learner.name == "multi_task" else None
-
-        def episodes(step: int, tasks: int) -> Episode:
-            return text_episodes(
-                self.encoded[split],
-                sampler,
-                step=step,
-                tasks=tasks,
-                buckets=self.config.tokenizer.buckets,
-                class_id=class_id,
-                change=change,
-            )
-
-        return episodes
+    def batches(self, split: str, sampler: EpisodeSampler) -> Stream:
+        episodes = self.config.episodes
+        changed = episodes.token_dropout or episodes.token_remap or episodes.ngram_dropout
+        draw = functools.partial(
+            text_episodes,
+            self.encoded[split],
+            sampler,
+            buckets=self.config.tokenizer.buckets,
+            class_id=self.class_id(split),
+            change=self._augment if changed and split == "train" else None,
+        )
+        return lambda step, tasks: draw(step=step, tasks=tasks)
 
     @functools.cached_property
     def _vocabulary(self) -> np.ndarray:
