@@ -31,11 +31,11 @@ ROOT = Path(__file__).parents[1]
 PROTOTYPES = {"model": {"feature_scale": 4.0}}
 LEARNERS = {
     "maml": {},
-    "anil": {"inner": {"params": None}},
+    "anil": {"model": {"feature_scale": 40.0}, "inner": {"params": None}},
     "meta_sgd": {},
     "proto_maml": PROTOTYPES,
     "protonet": PROTOTYPES,
-    "multi_task": {"episodes": {"token_remap": 0.0}},
+    "multi_task": {"episodes": {"token_remap": 0.0}},  # one head for all classes: a word must keep its meaning
 }
 SHORT = {
     "fomaml": {},
@@ -47,7 +47,7 @@ SHORT = {
     "matching_network": {"learner": {"temperature": 0.1}},
     "r2d2": PROTOTYPES,
 }
-STEPS, SHORT_STEPS = 400, 100
+STEPS, SHORT_STEPS = 200, 100
 VARIANTS = {
     "clinc150": {"split 01": {"data": {"class_split_name": "01"}}, "split 02": {"data": {"class_split_name": "02"}}},
     "huffpost": {"seed 0": {}, "seed 1": {"seed": 1}},
@@ -76,8 +76,16 @@ def config_of(data: str, path: Path, variant: str, learner: str) -> Config:
         "data": {**VARIANTS[data][variant].get("data", {}), "path": str(path)},
         "outer": {**own.get("outer", {}), "steps": SHORT_STEPS if learner in SHORT else STEPS},
         # The multi-task run of its own is the baseline of all.
-        "baselines": {"multi_task": False, "fine_tuning": learner == "multi_task"},
+        "baselines": {
+            "multi_task": False,
+            "fine_tuning": learner == "multi_task",
+            "rates": (0.003, 0.01, 0.03),
+            "steps": 10,
+            "episodes": 40,
+        },
     }
+    if learner in LEARNERS:
+        sections["evaluation"] = {"every": STEPS // 2, "validation_episodes": 60}
     if learner in WITHOUT_A_LOOP:
         sections["inner"] = {"params": None}
     return changed(config, sections)
