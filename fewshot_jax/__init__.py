@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from fewshot_jax.config import Config
     from fewshot_jax.config_file import read_config
     from fewshot_jax.data.episodes import episodes
+    from fewshot_jax.models.huggingface.load import load_pretrained
+    from fewshot_jax.models.huggingface.save import save_pretrained
     from fewshot_jax.training.evaluate import evaluate
     from fewshot_jax.training.loop import train
     from fewshot_jax.training.plan import plan
@@ -50,6 +52,7 @@ __all__ = [
     "imaml",
     "learned_rates",
     "load",
+    "load_pretrained",
     "maml",
     "maml_plus_plus",
     "matching_network",
@@ -61,6 +64,7 @@ __all__ = [
     "r2d2",
     "read_config",
     "reptile",
+    "save_pretrained",
     "train",
 ]
 
@@ -72,8 +76,10 @@ _LAZY = {
     "episodes": "fewshot_jax.data.episodes",
     "evaluate": "fewshot_jax.training.evaluate",
     "load": "fewshot_jax.adaptation.classifier",
+    "load_pretrained": "fewshot_jax.models.huggingface.load",
     "plan": "fewshot_jax.training.plan",
     "read_config": "fewshot_jax.config_file",
+    "save_pretrained": "fewshot_jax.models.huggingface.save",
     "train": "fewshot_jax.training.loop",
 }
 

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fewshot_jax.models.layers import Norm, block_stack
+from fewshot_jax.models.layers import BlockShape, NormOrder, PerLayer, Sight, block_stack
 
 
 class Encoder(nn.Module):
@@ -37,7 +37,7 @@ class Encoder(nn.Module):
     heads: int = 4
     mlp_width: int = 512
     max_length: int = 64
-    norm: Norm = "pre"
+    norm: NormOrder = "pre"
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
     context_width: int = 0
@@ -77,8 +77,9 @@ class Encoder(nn.Module):
         length = input_ids.shape[1]
         if length > self.max_length:
             raise ValueError(f"a batch of {length} tokens is longer than max_length={self.max_length}")
-        if self.width % self.heads:
-            raise ValueError(f"width={self.width} is not a multiple of heads={self.heads}")
+        shape = BlockShape(
+            width=self.width, heads=self.heads, mlp_width=self.mlp_width, order=self.norm, dropout=self.dropout
+        )
         mask_BL = attention_mask.astype(bool)
         initial = nn.initializers.normal(0.02 if self.norm == "post" else 1.0)
         tokens_BLD = nn.Embed(
@@ -95,8 +96,8 @@ class Encoder(nn.Module):
         if self.norm == "post":
             x_BLD = nn.LayerNorm(dtype=self.dtype, name="embedding_norm")(x_BLD)
         x_BLD = nn.Dropout(self.dropout, deterministic=deterministic)(x_BLD)
-        stack = block_stack(self.layers, self.heads, self.mlp_width, self.norm, self.dropout, self.dtype)
-        x_BLD, _ = stack(x_BLD, self.sees(mask_BL), deterministic)
+        stack = block_stack(shape, self.layers, self.dtype)
+        x_BLD, _ = stack(x_BLD, PerLayer(), None, (Sight(self.sees(mask_BL)),), None, None, deterministic)
         if self.norm == "pre":
             x_BLD = nn.LayerNorm(dtype=self.dtype, name="final_norm")(x_BLD)
         return x_BLD

@@ -12,10 +12,11 @@ import pytest
 from fewshot_jax.models.decoder import CausalEncoder, Decoder
 from fewshot_jax.models.encoder import Encoder
 from fewshot_jax.models.heads import TextFeatures, zero_head
-from fewshot_jax.models.layers import Attention
+from fewshot_jax.models.layers import Attention, BlockShape, Sight
 from fewshot_jax.models.mlp import MLP
 
 VOCABULARY, WIDTH, HEADS, MLP_WIDTH, MAX_LENGTH = 20, 8, 2, 12, 10
+SHAPE = BlockShape(width=WIDTH, heads=HEADS, mlp_width=MLP_WIDTH)
 NORMS = pytest.mark.parametrize("norm", ["pre", "post"])
 
 
@@ -139,9 +140,9 @@ def numpy_feed_forward(x, params):
 def test_attention_is_the_papers():
     _, mask = batch()
     x = np.random.default_rng(1).normal(size=(*mask.shape, WIDTH))
-    attention = Attention(HEADS, jnp.float64)
-    params = init(attention, x, mask[:, None], np.float64)
-    ours = jax.jit(attention.apply)({"params": params}, x, mask[:, None])
+    attention = Attention(SHAPE, jnp.float64)
+    params = init(attention, x, Sight(mask[:, None]), np.float64)
+    ours, _ = jax.jit(attention.apply)({"params": params}, x, Sight(mask[:, None]))
     expected = numpy_attention(x, np.asarray(mask), jax.tree.map(np.asarray, params))
     np.testing.assert_allclose(ours, expected, atol=1e-10)
 
@@ -318,7 +319,7 @@ def test_a_mask_of_another_shape_is_refused():
     ids, mask = batch()
     x = jnp.ones((*ids.shape, WIDTH))
     with pytest.raises(ValueError, match="mask has shape"):
-        Attention(HEADS).init(jax.random.key(0), x, mask)
+        Attention(SHAPE).init(jax.random.key(0), x, Sight(mask))
 
 
 def test_a_decoder_sees_nothing_that_comes_later():

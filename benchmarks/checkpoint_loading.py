@@ -1,0 +1,116 @@
+"""How fast a checkpoint is read, and how much memory that takes.
+
+    python benchmarks/checkpoint_loading.py --megabytes 1024 --repeats 5
+
+Writes a synthetic Llama of about that size, then, in a fresh process each time and by turns, reads its file (one
+read into new memory, the least that a loader must do) and loads it with `load_pretrained`. The file is in the page
+cache both times. Memory is the peak of a process, over what it had before loading. Into
+benchmarks/results/checkpoint_loading.json.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from common import environment, write_results
+
+_FIELDS = {"vocab_size": 32000, "num_attention_heads": 16, "num_key_value_heads": 8, "max_position_embeddings": 2048}
+
+
+def resident(kind: str = "VmRSS") -> int:
+    """Bytes of this process in memory."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(kind))
+
+
+def write(directory: Path, megabytes: int) -> None:
+    """A Llama with random numbers."""
+    import jax
+    import jax.numpy as jnp
+    from transformers import LlamaConfig
+
+    import fewshot_jax as fsj
+    from fewshot_jax.models.huggingface.pretrained import Pretrained, build, initial_params
+
+    width, mlp = 1024, 2816
+    per_layer = 2 * width * width + 2 * width * width // 2 + 3 * width * mlp
+    layers = max(1, (megabytes * 2**18 - 2 * 32000 * width) // per_layer)
+    config = LlamaConfig(**_FIELDS, hidden_size=width, intermediate_size=mlp, num_hidden_layers=layers)
+    module = build(config, "causal_lm", jnp.float32)
+    params = jax.jit(lambda key: initial_params(module, key))(jax.random.key(0))
+    fsj.save_pretrained(directory, Pretrained(config=config, module=module, params=params, head="causal_lm"))
+
+
+def measure(what: str, directory: Path) -> dict:
+    """In a process of its own: seconds and bytes."""
+    import jax
+
+    from fewshot_jax.models.huggingface.load import load_pretrained
+
+    jax.numpy.zeros(1).block_until_ready()
+    from transformers import LlamaConfig
+
+    LlamaConfig()
+    size = (directory / "model.safetensors").stat().st_size
+    peak, done = [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            peak[0] = max(peak[0], resident())
+
+    before, thread = resident(), threading.Thread(target=watch)
+    thread.start()
+    start = time.perf_counter()
+    if what == "read":
+        with (directory / "model.safetensors").open("rb", buffering=0) as file:
+            kept = bytearray(size)
+            view, at = memoryview(kept), 0
+            while at < size:
+                at += file.readinto(view[at:])
+    else:
+        kept = load_pretrained(directory).params
+        jax.block_until_ready(kept)
+    seconds = time.perf_counter() - start
+    done.set()
+    thread.join()
+    return {"seconds": seconds, "bytes": size, "peak": max(peak[0], resident()) - before}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--directory", type=Path, help="where to write the checkpoint; a temporary one if left out")
+    parser.add_argument("--measure", choices=["read", "load"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure, arguments.directory)))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = arguments.directory or Path(temporary)
+        write(directory, arguments.megabytes)
+        rows: dict[str, list[dict]] = {"read": [], "load": []}
+        for _ in range(arguments.repeats):
+            for what, found in rows.items():
+                command = [sys.executable, __file__, "--measure", what, "--directory", str(directory)]
+                found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    size = rows["read"][0]["bytes"]
+    median = {what: statistics.median(row["seconds"] for row in found) for what, found in rows.items()}
+    peak = max(row["peak"] for row in rows["load"]) / size
+    print(
+        f"{size / 2**30:.2f} GiB; read {size / median['read'] / 2**30:.2f} GiB/s, load {size / median['load'] / 2**30:.2f}"
+    )
+    print(
+        f"speed of loading over reading {median['read'] / median['load']:.2f}; peak memory {peak:.2f} x the parameters"
+    )
+    write_results("checkpoint_loading", {"rows": rows, "median_seconds": median, "peak_over_parameters": peak})
+
+
+if __name__ == "__main__":
+    main()

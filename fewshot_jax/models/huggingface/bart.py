@@ -1,0 +1,99 @@
+"""BART (Lewis et al., ACL 2020)."""
+
+from fewshot_jax.models.huggingface.family import Config, Family, activation_of
+from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, table
+from fewshot_jax.models.layers import BlockShape
+from fewshot_jax.models.stack import StackShape
+from fewshot_jax.models.transformer import HeadKind, HeadShape, ModelShape
+
+_NAMES = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+def _stack(config: Config, side: str) -> StackShape:
+    causal = side == "decoder"
+    block = BlockShape(
+        width=config.d_model,
+        heads=getattr(config, f"{side}_attention_heads"),
+        mlp_width=getattr(config, f"{side}_ffn_dim"),
+        order="post",
+        norm_epsilon=1e-5,
+        activation=activation_of(config.activation_function),
+        cross=causal,
+        dropout=config.dropout,
+    )
+    return StackShape(
+        block=block,
+        layers=getattr(config, f"{side}_layers"),
+        causal=causal,
+        max_length=config.max_position_embeddings,
+        position_offset=2,
+        embedding_norm=True,
+        embedding_scale=config.d_model**0.5 if config.scale_embedding else None,
+    )
+
+
+def _head(config: Config, kind: HeadKind | None) -> HeadShape | None:
+    if kind is None:
+        return None
+    if kind == "classification":
+        return HeadShape(kind=kind, labels=config.num_labels, pooling="eos", dense="tanh")
+    return HeadShape(kind=kind, tied=config.tie_word_embeddings)
+
+
+def _shape(config: Config, kind: HeadKind | None) -> ModelShape:
+    return ModelShape(
+        vocab_size=config.vocab_size,
+        encoder=_stack(config, "encoder"),
+        decoder=_stack(config, "decoder"),
+        head=_head(config, kind),
+        start_id=config.decoder_start_token_id,
+        pad_id=config.pad_token_id,
+        eos_id=config.eos_token_id,
+    )
+
+
+def _side(side: str) -> tuple[Rule, ...]:
+    layer, blocks = f"{side}.layers.{{}}", f"{side}/blocks"
+    return (
+        *table(f"{side}.embed_positions", f"{side}/position_embedding"),
+        *norm(f"{side}.layernorm_embedding", f"{side}/embedding_norm"),
+        *attention(f"{layer}.self_attn", f"{blocks}/attention", _NAMES),
+        *norm(f"{layer}.self_attn_layer_norm", f"{blocks}/attention_norm"),
+        *linear(f"{layer}.fc1", f"{blocks}/mlp/up"),
+        *linear(f"{layer}.fc2", f"{blocks}/mlp/down"),
+        *norm(f"{layer}.final_layer_norm", f"{blocks}/mlp_norm"),
+    )
+
+
+BART = Family(
+    shape=_shape,
+    body=(
+        *table("shared", "token_embedding", others=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")),
+        *_side("encoder"),
+        *_side("decoder"),
+        *attention("decoder.layers.{}.encoder_attn", "decoder/blocks/cross_attention", _NAMES),
+        *norm("decoder.layers.{}.encoder_attn_layer_norm", "decoder/blocks/cross_attention_norm"),
+    ),
+    prefix="model.",
+    heads={
+        "causal_lm": (
+            Rule("lm_head.weight", "head/output/kernel", inputs=1, transposed=True),
+            Rule("final_logits_bias", "head/bias", inputs=0),
+            Rule("final_logits_bias", "head/output/bias", inputs=0),
+        ),
+        "classification": (
+            *linear("classification_head.dense", "head/dense"),
+            *linear("classification_head.out_proj", "head/output"),
+        ),
+        "span": tuple(linear("qa_outputs", "head/output")),
+    },
+    architectures={
+        None: "BartModel",
+        "causal_lm": "BartForConditionalGeneration",
+        "classification": "BartForSequenceClassification",
+        "span": "BartForQuestionAnswering",
+    },
+    optional=("final_logits_bias",),
+    ignored=(r"(model\.)?(encoder|decoder)\.embed_tokens\.weight", r"final_logits_bias"),
+    required=("vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads"),
+)

@@ -1,0 +1,24 @@
+"""All families, by the ``model_type`` of their config.json."""
+
+from fewshot_jax.models.huggingface.bart import BART
+from fewshot_jax.models.huggingface.bert import BERT, DISTILBERT, ROBERTA
+from fewshot_jax.models.huggingface.family import Family
+from fewshot_jax.models.huggingface.gpt2 import GPT2
+from fewshot_jax.models.huggingface.llama import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3
+from fewshot_jax.models.huggingface.modernbert import MODERNBERT
+from fewshot_jax.models.huggingface.t5 import T5
+
+FAMILIES: dict[str, Family] = {
+    "bart": BART,
+    "bert": BERT,
+    "distilbert": DISTILBERT,
+    "gemma2": GEMMA2,
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "mistral": MISTRAL,
+    "modernbert": MODERNBERT,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "roberta": ROBERTA,
+    "t5": T5,
+}

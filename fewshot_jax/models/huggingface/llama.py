@@ -1,0 +1,161 @@
+"""Llama (Touvron et al., arXiv:2302.13971) and its relatives: Mistral (arXiv:2310.06825), Qwen2 (arXiv:2407.10671),
+Qwen3 (arXiv:2505.09388), Gemma 2 (arXiv:2408.00118)."""
+
+from dataclasses import replace
+from typing import Any
+
+from fewshot_jax.models.huggingface.family import Config, Family, activation_of, expect, rotary_of
+from fewshot_jax.models.huggingface.gpt2 import decoder_head
+from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, table
+from fewshot_jax.models.layers import BlockShape
+from fewshot_jax.models.stack import StackShape
+from fewshot_jax.models.transformer import HeadKind, ModelShape
+
+_LAYER = "decoder/blocks"
+
+
+def _model(config: Config, kind: HeadKind | None, *, block: dict[str, Any], stack: dict[str, Any]) -> ModelShape:
+    """What all of them share, and what a family changes of its blocks and of its stack."""
+    shape = BlockShape(
+        **{
+            "width": config.hidden_size,
+            "heads": config.num_attention_heads,
+            "mlp_width": config.intermediate_size,
+            "kv_heads": config.num_key_value_heads,
+            "head_width": getattr(config, "head_dim", None),
+            "norm": "rms",
+            "norm_epsilon": config.rms_norm_eps,
+            "gated": True,
+            "attention_bias": False,
+            "out_bias": False,
+            "mlp_bias": False,
+            **block,
+        }
+    )
+    decoder = StackShape(
+        block=shape,
+        layers=config.num_hidden_layers,
+        causal=True,
+        final_norm=True,
+        rotary=rotary_of(config.rope_parameters),
+        **stack,
+    )
+    cap = getattr(config, "final_logit_softcapping", None)
+    return ModelShape(
+        vocab_size=config.vocab_size,
+        decoder=decoder,
+        head=decoder_head(config, kind, cap=cap),
+        pad_id=config.pad_token_id,
+    )
+
+
+def _windows(config: Config) -> dict[str, Any]:
+    """The layers of a config that see a window."""
+    return {
+        "window": config.sliding_window,
+        "local": tuple(layer == "sliding_attention" for layer in config.layer_types),
+    }
+
+
+def _llama(config: Config, kind: HeadKind | None) -> ModelShape:
+    biases = {
+        "attention_bias": config.attention_bias,
+        "out_bias": config.attention_bias,
+        "mlp_bias": config.mlp_bias,
+        "activation": activation_of(config.hidden_act),
+    }
+    return _model(config, kind, block=biases, stack={})
+
+
+def _mistral(config: Config, kind: HeadKind | None) -> ModelShape:
+    expect(config, "layer_types", None)
+    block = {"activation": activation_of(config.hidden_act)}
+    return _model(config, kind, block=block, stack={"window": config.sliding_window})
+
+
+def _qwen2(config: Config, kind: HeadKind | None) -> ModelShape:
+    block = {"activation": activation_of(config.hidden_act), "attention_bias": True}
+    return _model(config, kind, block=block, stack=_windows(config))
+
+
+def _qwen3(config: Config, kind: HeadKind | None) -> ModelShape:
+    block = {
+        "activation": activation_of(config.hidden_act),
+        "attention_bias": config.attention_bias,
+        "out_bias": config.attention_bias,
+        "qk_norm": True,
+    }
+    return _model(config, kind, block=block, stack=_windows(config))
+
+
+def _gemma2(config: Config, kind: HeadKind | None) -> ModelShape:
+    if config.use_bidirectional_attention:
+        expect(config, "use_bidirectional_attention", False)
+    block = {
+        "activation": activation_of(config.hidden_activation),
+        "attention_bias": config.attention_bias,
+        "out_bias": config.attention_bias,
+        "order": "sandwich",
+        "norm_offset": 1.0,
+        "score_scale": config.query_pre_attn_scalar**-0.5,
+        "score_cap": config.attn_logit_softcapping,
+    }
+    return _model(config, kind, block=block, stack={**_windows(config), "embedding_scale": config.hidden_size**0.5})
+
+
+def _body(norms: dict[str, str]) -> tuple[Rule, ...]:
+    return (
+        *table("embed_tokens", "token_embedding"),
+        *attention("layers.{}.self_attn", f"{_LAYER}/attention", ("q_proj", "k_proj", "v_proj", "o_proj")),
+        *norm("layers.{}.self_attn.q_norm", f"{_LAYER}/attention/query_norm"),
+        *norm("layers.{}.self_attn.k_norm", f"{_LAYER}/attention/key_norm"),
+        *linear("layers.{}.mlp.gate_proj", f"{_LAYER}/mlp/gate"),
+        *linear("layers.{}.mlp.up_proj", f"{_LAYER}/mlp/up"),
+        *linear("layers.{}.mlp.down_proj", f"{_LAYER}/mlp/down"),
+        *(rule for name, target in norms.items() for rule in norm(f"layers.{{}}.{name}", f"{_LAYER}/{target}")),
+        *norm("norm", "decoder/final_norm"),
+    )
+
+
+LLAMA = Family(
+    shape=_llama,
+    body=_body({"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}),
+    prefix="model.",
+    prefixes={"span": "transformer."},
+    heads={
+        "causal_lm": tuple(linear("lm_head", "head/output")),
+        "classification": tuple(linear("score", "head/output")),
+        "span": tuple(linear("qa_outputs", "head/output")),
+    },
+    architectures={
+        None: "LlamaModel",
+        "causal_lm": "LlamaForCausalLM",
+        "classification": "LlamaForSequenceClassification",
+        "span": "LlamaForQuestionAnswering",
+    },
+    ignored=(r".*rotary_emb\.inv_freq",),
+    required=("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+)
+
+
+def _named(name: str) -> dict[HeadKind | None, str]:
+    return {kind: architecture.replace("Llama", name) for kind, architecture in LLAMA.architectures.items()}
+
+
+MISTRAL = replace(LLAMA, shape=_mistral, architectures=_named("Mistral"), prefixes={})
+QWEN2 = replace(LLAMA, shape=_qwen2, architectures=_named("Qwen2"))
+QWEN3 = replace(LLAMA, shape=_qwen3, architectures=_named("Qwen3"))
+GEMMA2 = replace(
+    LLAMA,
+    shape=_gemma2,
+    body=_body(
+        {
+            "input_layernorm": "attention_norm",
+            "post_attention_layernorm": "attention_out_norm",
+            "pre_feedforward_layernorm": "mlp_norm",
+            "post_feedforward_layernorm": "mlp_out_norm",
+        }
+    ),
+    heads={kind: rules for kind, rules in LLAMA.heads.items() if kind != "span"},
+    architectures={kind: name for kind, name in _named("Gemma2").items() if kind != "span"},
+)

@@ -1,0 +1,291 @@
+"""Read a Hugging Face checkpoint straight into a parameter tree: its dtype, its sharding, one tensor at a time."""
+
+import copy
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from fewshot_jax.errors import UserError
+from fewshot_jax.models.huggingface.families import FAMILIES
+from fewshot_jax.models.huggingface.family import Config, Family
+from fewshot_jax.models.huggingface.mapping import LAYER, Rule
+from fewshot_jax.models.huggingface.pretrained import (
+    Leaves,
+    Pretrained,
+    build,
+    head_of,
+    initial_params,
+    leaves_of,
+    read_config,
+    rules_of,
+)
+from fewshot_jax.models.huggingface.tensors import Checkpoint
+from fewshot_jax.models.transformer import HeadKind, Transformer
+
+# A sharding for all leaves, or one by path and shape.
+Placement = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
+_LM: tuple[HeadKind, ...] = ("masked_lm", "causal_lm")
+_SHOWN = 20  # mismatches in a message
+
+
+class Source(NamedTuple):
+    """Where one layer of a leaf lies: the tensor, the layer's number (None: no layers) and the rule."""
+
+    tensor: str
+    layer: int | None
+    rule: Rule
+
+
+def load_pretrained(
+    path: str | Path,
+    *,
+    head: HeadKind | Literal["auto"] | None = "auto",
+    num_labels: int | None = None,
+    dtype: Any = None,
+    compute_dtype: Any = None,
+    sharding: Placement | None = None,
+    seed: int = 0,
+) -> Pretrained:
+    """Read a model from a directory that transformers wrote: config.json and safetensors.
+
+    Nothing is read before all names and shapes are known to fit; then tensors go one by one into
+    arrays of the wanted dtype and sharding. Code in the directory is never run, pickles are refused.
+
+    Args:
+        path: the directory, with model.safetensors or an index and its shards.
+        head: ``"auto"`` for that of ``architectures[0]``; ``"masked_lm"``, ``"causal_lm"``, ``"classification"``,
+            ``"span"``; None for hidden states alone. A head that the checkpoint does not have is created.
+        num_labels: classes of a classification; None for the config's. If the checkpoint's head has
+            another number, a new head is created.
+        dtype: of the parameters, None for float32.
+        compute_dtype: of the computation, None for ``dtype``. Losses, norms and softmax stay float32 at least.
+        sharding: of the parameters: one for all, or ``(path, shape) -> sharding``; None for the default device.
+        seed: of a created head, normal with the config's ``initializer_range``.
+
+    Raises:
+        UserError: the directory, its config or a file is not what it should be; all tensors that are missing,
+            left over or of another shape are named at once.
+
+    References:
+        The format: https://github.com/huggingface/safetensors.
+    """
+    path = Path(path)
+    if head is not None and head != "auto" and head not in get_args(HeadKind):
+        raise UserError(f"head={head!r}: expected one of {', '.join(map(repr, ('auto', *get_args(HeadKind))))} or None")
+    if num_labels is not None and num_labels < 1:
+        raise UserError(f"num_labels={num_labels}: expected at least 1")
+    config = read_config(path)
+    family = FAMILIES[config.model_type]
+    kind = head_of(config, path / "config.json") if head == "auto" else head
+    if kind is not None and kind not in family.heads:
+        raise UserError(f"{path}: {config.model_type} has no head '{kind}', only {', '.join(family.heads)}")
+    if num_labels is not None:
+        config.num_labels = num_labels
+    kept = jnp.dtype(jnp.float32 if dtype is None else dtype)
+    with Checkpoint(path) as checkpoint:
+        names = _names(checkpoint)
+        if kind == "pooler" and not any("pooler." in name for name in names):
+            kind = None  # sentence encoders are often saved without it
+        config = _untied(config, family, kind, checkpoint, names)
+        module = build(config, kind, kept if compute_dtype is None else jnp.dtype(compute_dtype))
+        leaves = leaves_of(module)
+        rules = rules_of(family, config, kind, _prefix(family, names), leaves)
+        created = _absent_head(rules, leaves, checkpoint, names) if head != "auto" or num_labels is not None else set()
+        sources, problems = _sources([rule for rule in rules if rule.target not in created], leaves, checkpoint, names)
+        used = {source.tensor for found in sources.values() for source in found}
+        ignored, unknown = _left_over(family, checkpoint.tensors.keys() - used)
+        problems += [f"{name} {list(checkpoint.tensors[name].shape)} is not a part of the model" for name in unknown]
+        if problems:
+            more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+            raise UserError("\n  ".join([f"{path}: does not fit its config.json", *problems[:_SHOWN], *more]))
+        flat = {
+            target: _read(checkpoint, found, leaves[target].shape, kept, _place(sharding, target, leaves[target].shape))
+            for target, found in sources.items()
+        }
+    for target, leaf in _initialised(module, created, config, seed).items():
+        flat[target] = jax.device_put(leaf.astype(kept), _place(sharding, target, leaf.shape))
+    for rule in rules:  # what may be missing and is
+        if rule.target not in flat:
+            shape = leaves[rule.target].shape
+            flat[rule.target] = jax.device_put(jnp.zeros(shape, kept), _place(sharding, rule.target, shape))
+    return Pretrained(
+        config=config,
+        module=module,
+        params=unflatten_dict(flat, sep="/"),
+        head=kind,
+        ignored=tuple(sorted(ignored)),
+        created=tuple(sorted(created)),
+        path=path,
+    )
+
+
+def _names(checkpoint: Checkpoint) -> dict[str, str]:
+    """Names as they are today to names in the file: the first BERTs called a norm's scale and bias gamma and beta."""
+    renamed = {"gamma": "weight", "beta": "bias"}
+    return {
+        re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda found: renamed[found[0]], name): name
+        for name in checkpoint.tensors
+    }
+
+
+def _prefix(family: Family, names: dict[str, str]) -> str:
+    """The prefix under which most of the body's names are found: with a head there is one, without there is none."""
+    sources = [rule.source.replace(LAYER, "0") for rule in family.body]
+    candidates = dict.fromkeys((family.prefix, *family.prefixes.values(), ""))
+    return max(candidates, key=lambda prefix: sum(prefix + source in names for source in sources))
+
+
+def _untied(
+    config: Config, family: Family, kind: HeadKind | None, checkpoint: Checkpoint, names: dict[str, str]
+) -> Config:
+    """The config, its output layer not tied to the embedding if the checkpoint has two different ones."""
+    if kind not in _LM or not config.tie_word_embeddings:
+        return config
+    output = next((names.get(r.source) for r in family.heads[kind] if r.target == "head/output/kernel"), None)
+    (table,) = (rule for rule in family.body if rule.target == "token_embedding/embedding")
+    embedding = table.under(_prefix(family, names))
+    stored = next((names[name] for name in (embedding.source, *embedding.others) if name in names), None)
+    if output is None or stored is None:
+        return config
+    first, second = checkpoint.view(output), checkpoint.view(stored)
+    if first.shape == second.shape and all(
+        np.array_equal(a, b) for a, b in zip(_rows(first), _rows(second), strict=True)
+    ):
+        return config
+    config = copy.deepcopy(config)
+    config.tie_word_embeddings = False
+    return config
+
+
+def _rows(matrix: np.ndarray, step: int = 4096) -> Iterable[np.ndarray]:
+    """Some rows after the others, so that a comparison does not hold a whole matrix of bools."""
+    return (matrix[i : i + step] for i in range(0, len(matrix), step))
+
+
+def _found(rule: Rule, names: dict[str, str], layer: int | None) -> str | None:
+    """The tensor of a rule in the file."""
+    number = "" if layer is None else str(layer)
+    candidates = (name.replace(LAYER, number) for name in (rule.source, *rule.others))
+    return next((names[name] for name in candidates if name in names), None)
+
+
+def _absent_head(rules: list[Rule], leaves: Leaves, checkpoint: Checkpoint, names: dict[str, str]) -> set[str]:
+    """The leaves of a head that must be created: those missing, and an output of another number of classes."""
+    absent: set[str] = set()
+    for rule in rules:
+        if rule.target.startswith("head/"):
+            tensor = _found(rule, names, None)
+            wrong = tensor is None or checkpoint.tensors[tensor].shape != rule.stored_shape(leaves[rule.target].shape)
+            if tensor is None or (wrong and rule.target.startswith("head/output/")):
+                absent.add(rule.target)
+    return absent
+
+
+def _sources(
+    rules: list[Rule], leaves: Leaves, checkpoint: Checkpoint, names: dict[str, str]
+) -> tuple[dict[str, list[Source]], list[str]]:
+    """Where each leaf lies, and what does not fit."""
+    sources: dict[str, list[Source]] = {}
+    problems: list[str] = []
+    for rule in rules:
+        for name, layer, shape in rule.layers(leaves[rule.target].shape):
+            tensor, expected = _found(rule, names, layer), rule.stored_shape(shape)
+            if tensor is None:
+                if rule.source not in _OPTIONAL:
+                    problems.append(f"{name} {list(expected)} is missing")
+                continue
+            info = checkpoint.tensors[tensor]
+            if info.shape != expected:
+                problems.append(f"{tensor} has shape {list(info.shape)}, expected {list(expected)}")
+            elif not jnp.issubdtype(info.dtype, jnp.floating):
+                problems.append(f"{tensor} holds {info.dtype}, expected floating-point numbers")
+            sources.setdefault(rule.target, []).append(Source(tensor, layer, rule))
+    return sources, list(dict.fromkeys(problems))
+
+
+_OPTIONAL = {name for family in FAMILIES.values() for name in family.optional}
+
+
+def _left_over(family: Family, names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Tensors that nothing was read from: those that may be left, and those that nobody knows."""
+    heads = {rule.source for rules in family.heads.values() for rule in rules}
+    known = re.compile("|".join([*family.ignored, *map(re.escape, sorted(heads))]))
+    ignored: list[str] = []
+    unknown: list[str] = []
+    for name in sorted(names):
+        (ignored if known.fullmatch(name) else unknown).append(name)
+    return ignored, unknown
+
+
+def _place(sharding: Placement | None, target: str, shape: tuple[int, ...]) -> jax.sharding.Sharding:
+    if sharding is None:
+        return jnp.zeros(()).sharding  # the default device
+    return sharding if isinstance(sharding, jax.sharding.Sharding) else sharding(target, shape)
+
+
+def _read(
+    checkpoint: Checkpoint, sources: list[Source], shape: tuple[int, ...], dtype: np.dtype, place: jax.sharding.Sharding
+) -> jax.Array:
+    """A leaf, of which every device is given its own part."""
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
+        out = _aligned(tuple(len(range(*i.indices(n))) for i, n in zip(index, shape, strict=True)), dtype)
+        if sources[0].layer is None:
+            (source,) = sources
+            _copy(out, source.rule.to_leaf(checkpoint.view(source.tensor), shape)[index])
+            checkpoint.release(source.tensor)
+            return out
+        of_layer = {source.layer: source for source in sources}
+        for row, layer in zip(out, range(*index[0].indices(shape[0])), strict=True):
+            if layer not in of_layer:
+                row[...] = 1  # a norm that the first layer does not have
+                continue
+            tensor, _, rule = of_layer[layer]
+            _copy(row, rule.to_leaf(checkpoint.view(tensor), shape[1:])[index[1:]])
+            checkpoint.release(tensor)
+        return out
+
+    return jax.make_array_from_callback(shape, place, part)
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype, boundary: int = 64) -> np.ndarray:
+    """An empty array that a CPU device can take over as it is, which it does from such an address only."""
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    raw = np.empty(size + boundary, np.uint8)
+    start = -raw.ctypes.data % boundary
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _copy(out: np.ndarray, view: np.ndarray, block: int = 64) -> None:
+    """Copy and cast. A transposed matrix goes in blocks of rows that the cache holds: several times as fast."""
+    if view.ndim < 2 or view.flags.c_contiguous or view.strides[0] >= view.strides[-1]:
+        out[...] = view
+        return
+    # Rows of the stored matrix are columns of the leaf, whichever of its axes they were split into.
+    columns = view.reshape(view.shape[0], -1) if out.flags.c_contiguous and view.ndim == 2 else view
+    target = out.reshape(columns.shape)
+    for start in range(0, columns.shape[-1], block):
+        target[..., start : start + block] = columns[..., start : start + block]
+
+
+def _initialised(module: Transformer, wanted: set[str], config: Config, seed: int) -> dict[str, jax.Array]:
+    """New leaves of a head: kernels normal, biases zero, norms one."""
+    if not wanted:
+        return {}
+    # Only the head is computed; the rest of the model is no output of the program.
+    head = jax.jit(lambda key: initial_params(module, key)["head"])(jax.random.key(seed))
+    scale = getattr(config, "initializer_range", getattr(config, "init_std", 0.02))
+    made: dict[str, jax.Array] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(head):
+        target = "head/" + jax.tree_util.keystr(path, simple=True, separator="/")
+        if target in wanted:
+            key = jax.random.fold_in(jax.random.key(seed), len(made))
+            made[target] = scale * jax.random.normal(key, leaf.shape) if target.endswith("kernel") else leaf
+    return made

@@ -1,0 +1,169 @@
+"""A pretrained model: its config, its module, its parameters, its tokenizer."""
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from fewshot_jax.errors import UserError
+from fewshot_jax.models.huggingface.families import FAMILIES
+from fewshot_jax.models.huggingface.family import Config, Family
+from fewshot_jax.models.huggingface.mapping import Rule
+from fewshot_jax.models.transformer import HeadKind, Transformer
+from fewshot_jax.types import Params
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Leaves = dict[str, jax.ShapeDtypeStruct]
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.txt",
+    "vocab.json",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A model as `load_pretrained` gives it and `save_pretrained` takes it.
+
+    Attributes:
+        config: of transformers.
+        module: ``module.apply({"params": params}, input_ids, attention_mask)`` gives an `Output`.
+        params: a plain nested dict of arrays.
+        head: the kind of head, None for none.
+        ignored: names of tensors in the checkpoint that were not read.
+        created: paths of leaves that the checkpoint does not have and that were initialised.
+        path: where it was read from; the tokenizer's home.
+    """
+
+    config: Config
+    module: Transformer
+    params: Params
+    head: HeadKind | None = None
+    ignored: tuple[str, ...] = ()
+    created: tuple[str, ...] = ()
+    path: Path | None = None
+
+    @functools.cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase | None":
+        """The tokenizer beside the model, read when first asked for; None where there is none.
+
+        Raises:
+            UserError: its files cannot be read.
+        """
+        if self.path is None or not any((self.path / name).exists() for name in _TOKENIZER_FILES):
+            return None
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(str(self.path), local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # whatever a stranger's file raises in there
+            raise UserError(f"{self.path}: the tokenizer cannot be read ({error})") from error
+
+
+def read_config(path: Path) -> Config:
+    """The config of a directory.
+
+    Raises:
+        UserError: config.json is missing or no JSON object, names no known architecture, or lacks a field.
+    """
+    file = path / "config.json"
+    if not path.is_dir():
+        raise UserError(f"{path}: {'a file, expected' if path.exists() else 'no such'} directory of a model")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: is not JSON ({error})") from None
+    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
+        raise UserError(f"{file}: names no model_type")
+    kind = raw["model_type"]
+    if kind not in FAMILIES:
+        code = ". Code that comes with a checkpoint is never run" if "auto_map" in raw else ""
+        raise UserError(f"{file}: model_type '{kind}' is not one of {', '.join(FAMILIES)}{code}")
+    from transformers import CONFIG_MAPPING
+
+    kind_of_config = CONFIG_MAPPING[kind]
+    names = {field: {field} for field in FAMILIES[kind].required}
+    for alias, field in kind_of_config.attribute_map.items():
+        names.setdefault(field, {field}).add(alias)
+        names.setdefault(alias, {alias}).add(field)
+    if missing := [field for field in FAMILIES[kind].required if not names[field] & raw.keys()]:
+        raise UserError(f"{file}: lacks {', '.join(missing)}")
+    try:
+        return kind_of_config.from_dict(raw)
+    except Exception as error:  # its validation raises many kinds
+        raise UserError(f"{file}: {' '.join(str(error).split())}") from None
+
+
+def head_of(config: Config, file: Path) -> HeadKind | None:
+    """The kind of head that the first of ``architectures`` has.
+
+    Raises:
+        UserError: that class is not known.
+    """
+    given = config.architectures
+    if not given:
+        return None
+    family = FAMILIES[config.model_type]
+    known = {name: kind for kind, name in family.architectures.items()} | dict(family.readable)
+    if given[0] not in known:
+        raise UserError(
+            f"{file}: architecture '{given[0]}' is not one of {', '.join(known)}; head=None reads the model without it"
+        )
+    return known[given[0]]
+
+
+def build(config: Config, head: HeadKind | None, dtype: Any) -> Transformer:
+    """The module of a config.
+
+    Raises:
+        UserError: the config asks for what is not here, or contradicts itself.
+    """
+    try:
+        return Transformer(FAMILIES[config.model_type].shape(config, head), dtype)
+    except (TypeError, ValueError, ArithmeticError) as error:  # UserError is a ValueError and passes
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"config.json: {error}") from None
+
+
+def initial_params(module: Transformer, key: jax.Array) -> Params:
+    """Freshly initialised parameters."""
+    ids = jnp.zeros((1, 2), jnp.int32)
+    both = module.shape.encoder is not None and module.shape.decoder is not None
+    return module.init(key, ids, decoder_input_ids=ids if both else None)["params"]
+
+
+def leaves_of(module: Transformer) -> Leaves:
+    """Path and shape of each parameter; none is made.
+
+    Raises:
+        UserError: the config contradicts itself.
+    """
+    try:
+        tree = jax.eval_shape(functools.partial(initial_params, module), jax.random.key(0))
+    except (TypeError, ValueError, ArithmeticError, OverflowError) as error:
+        raise UserError(f"config.json: no model has these sizes ({' '.join(str(error).split())})") from None
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def rules_of(family: Family, config: Config, head: HeadKind | None, prefix: str, leaves: Leaves) -> list[Rule]:
+    """The rules of a model's leaves, one for each."""
+    body = (rule.under(prefix) for rule in (*family.body, *family.more(config)))
+    own = family.heads[head] if head is not None else ()
+    rules = [rule for rule in (*body, *own) if rule.target in leaves]
+    assert {rule.target for rule in rules} == leaves.keys(), leaves.keys() - {rule.target for rule in rules}
+    return rules

@@ -1,0 +1,79 @@
+"""Write a model as transformers reads it."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fewshot_jax.models.huggingface.families import FAMILIES
+from fewshot_jax.models.huggingface.mapping import Rule
+from fewshot_jax.models.huggingface.pretrained import Pretrained, leaves_of, rules_of
+from fewshot_jax.models.huggingface.tensors import TensorSource, write_checkpoint
+
+
+def save_pretrained(
+    path: str | Path, pretrained: Pretrained, *, dtype: Any = None, max_shard_bytes: int = 5 * 2**30
+) -> None:
+    """Write config.json, safetensors and the tokenizer; transformers loads the directory with equal outputs.
+
+    Args:
+        path: the directory, made if need be; files of the same names are replaced.
+        pretrained: from `load_pretrained`, its ``params`` replaced by trained ones, say.
+        dtype: of the numbers in the file; None for that of each parameter.
+        max_shard_bytes: a larger checkpoint is written in several files with an index.
+
+    Raises:
+        ValueError: the parameters are not those of the module: all that are missing, left over or of
+            another shape are named.
+        UserError: the directory cannot be written.
+    """
+    path = Path(path)
+    family, kind = FAMILIES[pretrained.config.model_type], pretrained.head
+    leaves = leaves_of(pretrained.module)
+    params = {
+        jax.tree_util.keystr(where, simple=True, separator="/"): leaf
+        for where, leaf in jax.tree_util.tree_leaves_with_path(pretrained.params)
+    }
+    problems = [f"{name} is missing" for name in sorted(leaves.keys() - params.keys())]
+    problems += [f"{name} is not a part of the model" for name in sorted(params.keys() - leaves.keys())]
+    problems += [
+        f"{name} has shape {params[name].shape}, expected {leaf.shape}"
+        for name, leaf in leaves.items()
+        if name in params and params[name].shape != leaf.shape
+    ]
+    if problems:
+        raise ValueError("params do not fit the module: " + "; ".join(problems))
+    prefix = "" if kind in (None, "pooler") else family.prefixes.get(kind, family.prefix)
+    whole: dict[str, list[tuple[Rule, int | None]]] = {}
+    for rule in rules_of(family, pretrained.config, kind, prefix, leaves):
+        for name, layer, _ in rule.layers(leaves[rule.target].shape):
+            whole.setdefault(name, []).append((rule, layer))
+    tensors = [_source(name, parts, params, dtype) for name, parts in whole.items()]
+    write_checkpoint(path, tensors, max_shard_bytes=max_shard_bytes)
+    config = copy.deepcopy(pretrained.config)
+    config.architectures = [family.architectures.get(kind) or family.architectures["pooler"]]
+    config.dtype = str(next(iter(tensors)).dtype)
+    config.save_pretrained(path)
+    if pretrained.tokenizer is not None:
+        pretrained.tokenizer.save_pretrained(path)
+
+
+def _source(name: str, parts: list[tuple[Rule, int | None]], params: dict[str, jax.Array], dtype: Any) -> TensorSource:
+    """A tensor of the file, put together from its parts when it is written."""
+    parts = sorted(parts, key=lambda part: part[0].part)
+    rule, layer = parts[0]
+    leaf = params[rule.target]
+    kept = np.dtype(leaf.dtype if dtype is None else dtype)
+
+    def get() -> np.ndarray:
+        arrays = [
+            rule.to_stored(np.asarray(params[rule.target] if layer is None else params[rule.target][layer]))
+            for rule, layer in parts
+        ]
+        return np.ascontiguousarray(np.concatenate(arrays, rule.axis) if len(arrays) > 1 else arrays[0], kept)
+
+    getter: Callable[[], np.ndarray] = get
+    return TensorSource(name, kept, rule.stored_shape(leaf.shape if layer is None else leaf.shape[1:]), getter)

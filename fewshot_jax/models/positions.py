@@ -1,0 +1,79 @@
+"""Where a token stands: rotary angles and the relative bias of T5."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotary:
+    """Frequencies of rotary positions.
+
+    Attributes:
+        theta: base of the wavelengths.
+        kind: ``"default"``; ``"linear"`` divides all frequencies by ``factor``; ``"llama3"`` divides the long
+            wavelengths, keeps the short ones and blends between them.
+        factor, low, high, original: of ``"llama3"``: wavelengths beyond ``original / low`` tokens are long,
+            below ``original / high`` short.
+
+    References:
+        Su et al. RoFormer: Enhanced Transformer with Rotary Position Embedding. arXiv:2104.09864 (section 3.2.2).
+        Llama Team. The Llama 3 Herd of Models. arXiv:2407.21783 (section 3.2: theta for long contexts).
+    """
+
+    theta: float = 10_000.0
+    kind: Literal["default", "linear", "llama3"] = "default"
+    factor: float = 1.0
+    low: float = 1.0
+    high: float = 4.0
+    original: int = 8192
+
+    def frequencies(self, features: int) -> np.ndarray:
+        """Radians per position, ``[K / 2]`` float32, of a head with ``K`` features."""
+        frequency = self.theta ** -(np.arange(0, features, 2, dtype=np.float64) / features)
+        if self.kind == "linear":
+            frequency /= self.factor
+        if self.kind == "llama3":
+            turns = self.original * frequency / (2 * math.pi)  # in the original context
+            share = np.clip((turns - self.low) / (self.high - self.low), 0, 1)
+            frequency *= share + (1 - share) / self.factor
+        return frequency.astype(np.float32)
+
+    def angles(self, positions_BL: jax.Array, features: int) -> tuple[jax.Array, jax.Array]:
+        """Cosine and sine ``[B, L, K / 2]``, in float32 also where the model is not."""
+        angle_BLK = positions_BL.astype(jnp.float32)[..., None] * self.frequencies(features)[None, None]
+        return jnp.cos(angle_BLK), jnp.sin(angle_BLK)
+
+
+def rotate(x_BLHK: jax.Array, cos_BLK: jax.Array, sin_BLK: jax.Array) -> jax.Array:
+    """Rotate feature ``i`` with feature ``i + K / 2`` by the angle of position and frequency ``i``."""
+    precise = jnp.promote_types(x_BLHK.dtype, jnp.float32)
+    first, second = jnp.split(x_BLHK.astype(precise), 2, axis=-1)
+    cos, sin = cos_BLK[:, :, None], sin_BLK[:, :, None]
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BLHK.dtype)
+
+
+def relative_buckets(distance: jax.Array, *, buckets: int, farthest: int, both_ways: bool) -> jax.Array:
+    """The bucket of each distance (key position minus query position), int32.
+
+    Half of the buckets of a direction hold one distance each, the others grow
+    geometrically up to ``farthest`` tokens, beyond which all share the last one.
+
+    References:
+        Raffel et al. Exploring the Limits of Transfer Learning with a Unified
+        Text-to-Text Transformer. JMLR 2020 (section 2.1).
+    """
+    of_one_way = buckets // 2 if both_ways else buckets
+    exact = of_one_way // 2
+    # A table, in NumPy's float32: XLA's logarithm may round another way, and a bound is met exactly.
+    steps = np.arange(1, farthest + 1, dtype=np.float32)
+    growth = np.log(steps / np.float32(exact)) / np.float32(math.log(farthest / exact)) * (of_one_way - exact)
+    grown = np.minimum(exact + growth.astype(np.int32), of_one_way - 1)
+    table = jnp.asarray(np.concatenate([[0], np.where(steps < exact, steps, grown)]).astype(np.int32))
+    away = jnp.abs(distance) if both_ways else jnp.maximum(-distance, 0)
+    bucket = table[jnp.minimum(away, farthest)]
+    return bucket + jnp.where(distance > 0, of_one_way, 0) if both_ways else bucket

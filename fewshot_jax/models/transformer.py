@@ -1,0 +1,296 @@
+"""A language model: an encoder, a decoder or both over one token embedding, and a head."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fewshot_jax.models.layers import ACTIVATIONS, Activation, Cache, norm_of
+from fewshot_jax.models.stack import Stack, StackShape
+
+HeadKind = Literal["masked_lm", "causal_lm", "classification", "span", "pooler", "encoder"]
+Pooling = Literal["first", "mean", "last", "eos"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadShape:
+    """What reads the hidden states.
+
+    Attributes:
+        kind: logits of a token at every position (``"masked_lm"``, ``"causal_lm"``), of ``labels`` classes,
+            of a span's start and end, or a text's vector (``"pooler"``, the dense layer alone). ``"encoder"`` is
+            no head: the encoder without its decoder.
+        labels: number of classes.
+        pooling: which position stands for a text: the first, the last real one, the last end-of-sequence
+            token of the input, or the mean.
+        dense: activation of a dense layer before the output; None for no such layer.
+        dense_bias: of that layer.
+        dense_norm: a norm after it.
+        bias: of the output.
+        tied: the output layer is the token embedding.
+        scale: hidden states are multiplied by it first.
+        cap: logits become ``cap * tanh(logit / cap)``.
+    """
+
+    kind: HeadKind
+    labels: int = 2
+    pooling: Pooling = "first"
+    dense: Activation | None = None
+    dense_bias: bool = True
+    dense_norm: bool = False
+    bias: bool = True
+    tied: bool = True
+    scale: float = 1.0
+    cap: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """What a model is made of.
+
+    Attributes:
+        vocab_size: number of token ids ``V``.
+        encoder, decoder: its stacks, at least one.
+        head: None for hidden states alone.
+        start_id: token that a decoder starts with.
+        pad_id: token of padding, where shifting a sequence needs it.
+        eos_id: token that ends a sequence, for ``pooling="eos"``.
+    """
+
+    vocab_size: int
+    encoder: StackShape | None = None
+    decoder: StackShape | None = None
+    head: HeadShape | None = None
+    start_id: int | None = None
+    pad_id: int | None = None
+    eos_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.encoder is None and self.decoder is None:
+            raise ValueError("a model needs an encoder, a decoder or both")
+
+    @property
+    def last(self) -> StackShape:
+        """The stack whose hidden states the head reads."""
+        stack = self.decoder or self.encoder
+        assert stack is not None
+        return stack
+
+
+class Output(NamedTuple):
+    """What a model computes; None where there is no such head.
+
+    Attributes:
+        last_hidden_state: ``[B, L, D]``, of the decoder where there are two stacks.
+        logits: ``[B, L, V]``, or ``[B, labels]`` of a classification, float32 at least.
+        start_logits, end_logits: ``[B, L]``.
+        pooler_output: ``[B, D]``.
+        encoder_last_hidden_state: ``[B, M, D]``, where there are two stacks.
+    """
+
+    last_hidden_state: jax.Array
+    logits: jax.Array | None = None
+    start_logits: jax.Array | None = None
+    end_logits: jax.Array | None = None
+    pooler_output: jax.Array | None = None
+    encoder_last_hidden_state: jax.Array | None = None
+
+
+class Head(nn.Module):
+    """From hidden states to what `HeadShape` says, as fields of `Output`."""
+
+    model: ModelShape
+    shape: HeadShape
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x_BLD: jax.Array, mask_BL: jax.Array, input_ids: jax.Array, embedding: nn.Embed
+    ) -> dict[str, jax.Array]:
+        shape, width = self.shape, x_BLD.shape[-1]
+        if shape.kind in ("classification", "pooler"):
+            x_BLD = self._pooled(x_BLD, mask_BL, input_ids)
+        if shape.dense is not None:
+            x_BLD = ACTIVATIONS[shape.dense](
+                nn.Dense(width, use_bias=shape.dense_bias, dtype=self.dtype, name="dense")(x_BLD)
+            )
+        if shape.dense_norm:
+            x_BLD = norm_of(self.model.last.block, "norm", self.dtype)(x_BLD)
+        if shape.kind == "pooler":
+            return {"pooler_output": x_BLD}
+        if shape.kind == "classification":
+            x_BLD = nn.Dense(shape.labels, use_bias=shape.bias, dtype=self.dtype, name="output")(x_BLD)
+            return {"logits": _precise(x_BLD)}
+        if shape.kind == "span":
+            both = _precise(nn.Dense(2, use_bias=shape.bias, dtype=self.dtype, name="output")(x_BLD))
+            return {"start_logits": both[..., 0], "end_logits": both[..., 1]}
+        x_BLD = x_BLD * jnp.asarray(shape.scale, x_BLD.dtype)
+        if shape.tied:
+            logits = embedding.attend(x_BLD)
+            if shape.bias:
+                bias_V = self.param("bias", nn.initializers.zeros, (self.model.vocab_size,))
+                logits += bias_V.astype(logits.dtype)[None, None]
+        else:
+            logits = nn.Dense(self.model.vocab_size, use_bias=shape.bias, dtype=self.dtype, name="output")(x_BLD)
+        logits = _precise(logits)
+        return {"logits": logits if shape.cap is None else shape.cap * jnp.tanh(logits / shape.cap)}
+
+    def _pooled(self, x_BLD: jax.Array, mask_BL: jax.Array, input_ids: jax.Array) -> jax.Array:
+        pooling = self.shape.pooling
+        if pooling == "first":
+            return x_BLD[:, 0]
+        if pooling == "mean":
+            weight_BL1 = mask_BL.astype(x_BLD.dtype)[..., None]
+            return (x_BLD * weight_BL1).sum(1) / weight_BL1.sum(1)
+        marked = mask_BL
+        if pooling == "eos":
+            if self.model.eos_id is None:
+                raise ValueError("this model pools at the end-of-sequence token, and its config names none")
+            marked = input_ids == jnp.asarray(self.model.eos_id)
+        last_B = jnp.argmax(jnp.arange(marked.shape[1])[None] * marked, axis=1)
+        return jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1)[:, 0]
+
+
+def _precise(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+class Transformer(nn.Module):
+    """Token ids to `Output`.
+
+    Attributes:
+        shape: of the model.
+        dtype: of the computation; scores, norms, softmax and logits are float32 at least.
+
+    References:
+        Vaswani et al. Attention Is All You Need. NeurIPS 2017 (section 3).
+    """
+
+    shape: ModelShape
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        shape, width = self.shape, self.shape.last.block.width
+        initial = nn.initializers.normal(0.02)
+        self.token_embedding = nn.Embed(shape.vocab_size, width, dtype=self.dtype, embedding_init=initial)
+        if shape.encoder is not None:
+            self.encoder = Stack(shape.encoder, self.dtype)
+        if shape.decoder is not None:
+            self.decoder = Stack(shape.decoder, self.dtype)
+        if shape.head is not None:
+            self.head = Head(shape, shape.head, self.dtype)
+
+    def __call__(
+        self,
+        input_ids: jax.Array,
+        attention_mask: jax.Array | None = None,
+        *,
+        token_type_ids: jax.Array | None = None,
+        position_ids: jax.Array | None = None,
+        decoder_input_ids: jax.Array | None = None,
+        decoder_attention_mask: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> Output:
+        """Compute a batch.
+
+        Args:
+            input_ids: ``[B, L]`` token ids.
+            attention_mask: ``[B, L]``, zero or False at padding; None for no padding.
+            token_type_ids: ``[B, L]``, of models that have them; None for zeros.
+            position_ids: ``[B, L]``; None to count.
+            decoder_input_ids: ``[B, M]``, of models with an encoder and a decoder; None, for heads that judge a
+                whole text, for the input itself after the start token.
+            decoder_attention_mask: ``[B, M]``; None for no padding.
+            deterministic: no dropout; else a ``"dropout"`` key is needed.
+
+        Raises:
+            ValueError: shapes differ, or an argument is missing or is none of this model's.
+        """
+        mask_BL = _mask(input_ids, attention_mask, "")
+        if self.shape.encoder is None or self.shape.decoder is None:
+            if decoder_input_ids is not None:
+                raise ValueError("decoder_input_ids: this model has one stack")
+            stack = self.decoder if self.shape.encoder is None else self.encoder
+            x_BLD, _ = stack(
+                self.token_embedding(input_ids),
+                mask_BL,
+                positions_BL=position_ids,
+                token_type_ids=token_type_ids,
+                deterministic=deterministic,
+            )
+            return self._output(x_BLD, mask_BL, input_ids)
+        if decoder_input_ids is None:
+            decoder_input_ids = self._shifted(input_ids)
+        memory_BMD = self.encode(input_ids, mask_BL, deterministic=deterministic)
+        decoder_mask = _mask(decoder_input_ids, decoder_attention_mask, "decoder_")
+        x_BLD, _ = self.decoder(
+            self.token_embedding(decoder_input_ids),
+            decoder_mask,
+            memory=(memory_BMD, mask_BL),
+            deterministic=deterministic,
+        )
+        return self._output(x_BLD, decoder_mask, input_ids)._replace(encoder_last_hidden_state=memory_BMD)
+
+    def encode(self, input_ids: jax.Array, attention_mask: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        """Hidden states ``[B, M, D]`` of the encoder."""
+        return self.encoder(self.token_embedding(input_ids), attention_mask.astype(bool), deterministic=deterministic)[
+            0
+        ]
+
+    def decode(
+        self,
+        input_ids: jax.Array,
+        mask: jax.Array,
+        cache: Cache,
+        slot: jax.Array | int,
+        *,
+        position_ids: jax.Array | None = None,
+        memory: tuple[jax.Array | None, jax.Array] | None = None,
+        last: bool = False,
+    ) -> tuple[jax.Array, Cache]:
+        """Logits ``[B, L, V]`` of some tokens that follow others.
+
+        Args:
+            input_ids: ``[B, L]``, which go into slots ``slot`` to ``slot + L - 1``.
+            mask: ``[B, M]``, of all slots of the cache; what lies after a token is not seen whatever it says.
+            cache: from `stack.empty_cache`, or from the call before.
+            slot: of the first token.
+            position_ids: ``[B, L]``; None for the slots.
+            memory: of an encoder: hidden states, and its mask; after the first call None for the hidden states.
+            last: compute the logits of the last position alone, ``[B, 1, V]``.
+
+        Returns:
+            The logits, and the cache with these tokens.
+        """
+        x_BLD, filled = self.decoder(
+            self.token_embedding(input_ids), mask, positions_BL=position_ids, memory=memory, cache=cache, slot=slot
+        )
+        if last:
+            x_BLD, input_ids = x_BLD[:, -1:], input_ids[:, -1:]
+        logits = self._output(x_BLD, jnp.ones(input_ids.shape, bool), input_ids).logits
+        if logits is None or logits.ndim != 3 or filled is None:
+            raise ValueError("this model has no head that predicts tokens")
+        return logits, filled
+
+    def _output(self, x_BLD: jax.Array, mask_BL: jax.Array, input_ids: jax.Array) -> Output:
+        if self.shape.head is None:
+            return Output(x_BLD)
+        return Output(x_BLD, **self.head(x_BLD, mask_BL, input_ids, self.token_embedding))
+
+    def _shifted(self, input_ids: jax.Array) -> jax.Array:
+        """The input moved one place to the right, the start token before it."""
+        head, start = self.shape.head, self.shape.start_id
+        if head is None or head.kind not in ("classification", "span") or start is None:
+            raise ValueError("decoder_input_ids: this model has a decoder that needs them")
+        return jnp.concatenate([jnp.full_like(input_ids[:, :1], start), input_ids[:, :-1]], axis=1)
+
+
+def _mask(input_ids: jax.Array, mask: jax.Array | None, which: str) -> jax.Array:
+    if input_ids.ndim != 2 or (mask is not None and mask.shape != input_ids.shape):
+        raise ValueError(
+            f"{which}input_ids {input_ids.shape}, {which}attention_mask {None if mask is None else mask.shape}: "
+            "expected two equal shapes [B, L]"
+        )
+    return jnp.ones(input_ids.shape, bool) if mask is None else mask.astype(bool)

@@ -1,0 +1,89 @@
+"""Greedy and beam search give the tokens of transformers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fewshot_jax as fsj
+from fewshot_jax.models.generation import filtered, generate
+from tests.models.huggingface.test_parity import saved, torch_model
+from tests.models.huggingface.tiny import CONFIGS, VOCABULARY
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.parity
+
+NEW = 9
+NAMES = [name for name, (kind, _) in CONFIGS.items() if kind not in ("bert", "roberta", "distilbert", "modernbert")]
+
+
+def prompts(left):
+    rng = np.random.default_rng(3)
+    ids, real = rng.integers(3, VOCABULARY, (4, 7)), np.array([7, 3, 5, 1])
+    mask = np.arange(7) < real[:, None]
+    ids, mask = np.where(mask, ids, 0), mask.astype(np.int64)
+    if left:
+        ids = np.stack([np.roll(row, 7 - n) for row, n in zip(ids, real, strict=True)])
+        mask = mask[:, ::-1].copy()
+    return ids, mask
+
+
+def theirs(model, ids, mask, **options):
+    options = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0, "eos_token_id": 2, **options}
+    model.generation_config.forced_eos_token_id = model.config.forced_eos_token_id = None
+    config = type(model.generation_config)(
+        decoder_start_token_id=0 if model.config.is_encoder_decoder else None, **options
+    )
+    with torch.no_grad():
+        out = model.generate(torch.tensor(ids), attention_mask=torch.tensor(mask), generation_config=config)
+    out = out.numpy()[:, 1 if model.config.is_encoder_decoder else ids.shape[1] :]
+    out = np.pad(out, ((0, 0), (0, NEW - out.shape[1])))
+    ended = np.cumsum(np.isin(out, options["eos_token_id"]), axis=1) > 0
+    after = np.pad(ended, ((0, 0), (1, 0)))[:, :NEW]
+    return np.where(after, 0, out)  # beam search fills with the end where the padding token is 0
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_are_those_of_transformers(name, beams, tmp_path):
+    model = torch_model(name, "causal_lm")
+    pretrained = fsj.load_pretrained(saved(model, tmp_path))
+    ids, mask = prompts(left=not model.config.is_encoder_decoder)
+    run = jax.jit(functools.partial(generate, pretrained.module, max_new_tokens=NEW, eos_id=2, beams=beams))
+    ours = run(pretrained.params, jnp.asarray(ids), jnp.asarray(mask))
+    np.testing.assert_array_equal(ours.ids, theirs(model, ids, mask, num_beams=beams))
+
+
+@pytest.mark.parametrize("penalty", [0.0, 2.0])
+@pytest.mark.parametrize("name", ["llama", "bart"])
+def test_the_length_penalty_is_that_of_transformers(name, penalty, tmp_path):
+    model = torch_model(name, "causal_lm")
+    pretrained = fsj.load_pretrained(saved(model, tmp_path))
+    ids, mask = prompts(left=not model.config.is_encoder_decoder)
+    ours = generate(
+        pretrained.module,
+        pretrained.params,
+        jnp.asarray(ids),
+        jnp.asarray(mask),
+        max_new_tokens=NEW,
+        eos_id=(2, 5),
+        beams=4,
+        length_penalty=penalty,
+    )
+    expected = theirs(model, ids, mask, num_beams=4, length_penalty=penalty, eos_token_id=[2, 5])
+    np.testing.assert_array_equal(ours.ids, expected)
+
+
+@pytest.mark.parametrize("options", [{"top_k": 5}, {"top_p": 0.6}, {"top_k": 8, "top_p": 0.7, "temperature": 0.5}])
+def test_what_is_sampled_from_is_what_transformers_samples_from(options):
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    logits = np.random.default_rng(0).normal(size=(6, 20)).astype(np.float32)
+    scores = torch.tensor(logits)
+    warpers = {"temperature": TemperatureLogitsWarper, "top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper}
+    for name, warper in warpers.items():
+        if name in options:
+            scores = warper(options[name])(None, scores)
+    np.testing.assert_allclose(filtered(jnp.asarray(logits), **options), scores.numpy(), rtol=1e-6)

@@ -1,0 +1,255 @@
+"""Reading and writing models without torch: what fits, what does not, what a bad directory is told."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from safetensors.numpy import load_file, save_file
+
+import fewshot_jax as fsj
+from fewshot_jax.models.huggingface.families import FAMILIES
+from fewshot_jax.models.huggingface.pretrained import Pretrained, build, leaves_of
+from tests.models.huggingface.tiny import CONFIGS, VOCABULARY
+
+IDS = jnp.array([[3, 9, 4, 2], [7, 5, 2, 0]])
+MASK = jnp.array([[1, 1, 1, 1], [1, 1, 1, 0]])
+
+
+def tiny(name="llama", kind="causal_lm", **labels):
+    """A model of ours with random numbers in every leaf."""
+    from flax.traverse_util import unflatten_dict
+    from transformers import CONFIG_MAPPING
+
+    model_type, fields = CONFIGS[name]
+    config = CONFIG_MAPPING[model_type](**fields, **labels)
+    if model_type in ("llama", "qwen2") and "tied" not in name and "full" not in name:
+        config.tie_word_embeddings = False
+    module = build(config, kind, jnp.float32)
+    rng = np.random.default_rng(0)
+    flat = {path: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32) for path, leaf in leaves_of(module).items()}
+    if name.startswith("modernbert"):  # what the first layer does not have
+        flat = {k: v.at[0].set(1) if k.startswith("encoder/blocks/attention_norm") else v for k, v in flat.items()}
+    return Pretrained(config=config, module=module, params=unflatten_dict(flat, sep="/"), head=kind)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    fsj.save_pretrained(tmp_path / "model", tiny())
+    return tmp_path / "model"
+
+
+def edit_config(directory, **changes):
+    file = directory / "config.json"
+    config = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
+
+
+def edit_tensors(directory, change):
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name, (m, _) in CONFIGS.items() for kind in FAMILIES[m].architectures]
+)
+def test_every_number_comes_back(name, kind, tmp_path):
+    ours = tiny(name, kind)
+    fsj.save_pretrained(tmp_path, ours)
+    again = fsj.load_pretrained(tmp_path)
+    assert (again.head, again.ignored, again.created) == (kind, (), ())
+    equal(again.params, ours.params)
+
+
+def test_shards_hold_the_same_model(tmp_path):
+    ours = tiny()
+    fsj.save_pretrained(tmp_path, ours, max_shard_bytes=4000)
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 2
+    equal(fsj.load_pretrained(tmp_path).params, ours.params)
+
+
+def test_parameters_have_the_dtype_asked_for(saved):
+    low = fsj.load_pretrained(saved, dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(low.params)} == {jnp.dtype(jnp.bfloat16)}
+    exact = fsj.load_pretrained(saved)
+    equal(low.params, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), exact.params))
+
+
+def test_bfloat16_computes_on_float32_parameters_and_gives_float32_logits(saved):
+    exact, low = fsj.load_pretrained(saved), fsj.load_pretrained(saved, compute_dtype=jnp.bfloat16)
+    equal(exact.params, low.params)
+    logits = [one.module.apply({"params": one.params}, IDS, MASK).logits for one in (exact, low)]
+    assert logits[1].dtype == jnp.float32
+    difference = jnp.abs(logits[0] - logits[1]).max()
+    assert 0 < difference < 0.05 * jnp.abs(logits[0]).max()
+
+
+def test_leaves_lie_where_the_sharding_says(saved):
+    mesh = jax.make_mesh((len(jax.devices()),), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def rule(path, shape):
+        return NamedSharding(mesh, PartitionSpec("fsdp") if path == "token_embedding/embedding" else PartitionSpec())
+
+    placed = fsj.load_pretrained(saved, sharding=rule)
+    assert placed.params["token_embedding"]["embedding"].sharding.spec == PartitionSpec("fsdp")
+    equal(jax.tree.map(np.asarray, placed.params), jax.tree.map(np.asarray, fsj.load_pretrained(saved).params))
+
+
+def test_a_classifier_can_be_put_on_a_language_model(saved):
+    plain = fsj.load_pretrained(saved)
+    made = fsj.load_pretrained(saved, head="classification", num_labels=5)
+    assert made.created == ("head/output/kernel",)
+    assert made.ignored == ("lm_head.weight",)
+    equal(made.params["decoder"], plain.params["decoder"])
+    assert made.module.apply({"params": made.params}, IDS, MASK).logits.shape == (2, 5)
+    assert (
+        fsj.load_pretrained(saved, head="classification", num_labels=5, seed=1).params["head"]["output"]["kernel"][0, 0]
+        != (made.params["head"]["output"]["kernel"][0, 0])
+    )
+
+
+def test_a_classifier_of_another_size_is_created_and_one_of_the_same_is_read(tmp_path):
+    ours = tiny("bert", "classification", num_labels=3)
+    fsj.save_pretrained(tmp_path, ours)
+    assert fsj.load_pretrained(tmp_path, num_labels=3).created == ()
+    other = fsj.load_pretrained(tmp_path, num_labels=4)
+    assert other.created == ("head/output/bias", "head/output/kernel")
+    equal(other.params["head"]["dense"], ours.params["head"]["dense"])
+
+
+def test_without_a_head_there_are_hidden_states_alone(saved):
+    bare = fsj.load_pretrained(saved, head=None)
+    assert bare.head is None and bare.ignored == ("lm_head.weight",)
+    out = bare.module.apply({"params": bare.params}, IDS, MASK)
+    assert out.logits is None and out.last_hidden_state.shape == (2, 4, 16)
+
+
+def test_an_unknown_architecture_is_refused_unless_no_head_is_asked_for(saved):
+    edit_config(saved, architectures=["LlamaForTokenClassification"])
+    with pytest.raises(fsj.UserError, match=r"'LlamaForTokenClassification' is not one of .*head=None"):
+        fsj.load_pretrained(saved)
+    assert fsj.load_pretrained(saved, head=None).head is None
+
+
+def test_two_different_matrices_are_not_tied_whatever_the_config_says(tmp_path):
+    ours = tiny("llama-tied")
+    fsj.save_pretrained(tmp_path, ours)
+    edit_tensors(tmp_path, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]}))
+    assert fsj.load_pretrained(tmp_path).ignored == ("lm_head.weight",)
+    edit_tensors(tmp_path, lambda t: t.update({"lm_head.weight": t["lm_head.weight"] + 1}))
+    again = fsj.load_pretrained(tmp_path)
+    table = again.params["token_embedding"]["embedding"]
+    np.testing.assert_array_equal(again.params["head"]["output"]["kernel"], table.T + 1)
+
+
+def test_the_first_berts_called_scale_and_bias_gamma_and_beta(tmp_path):
+    ours = tiny("bert", "masked_lm")
+    fsj.save_pretrained(tmp_path, ours)
+
+    def rename(tensors):
+        for name in [name for name in tensors if "LayerNorm" in name]:
+            old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            tensors[old] = tensors.pop(name)
+
+    edit_tensors(tmp_path, rename)
+    equal(fsj.load_pretrained(tmp_path).params, ours.params)
+
+
+def test_all_that_does_not_fit_is_named_at_once(saved):
+    def spoil(tensors):
+        del tensors["model.norm.weight"]
+        tensors["model.layers.1.mlp.up_proj.weight"] = np.zeros((23, 16), np.float32)
+        tensors["model.layers.0.input_layernorm.weight"] = np.zeros(16, np.int32)
+        tensors["stray"] = np.zeros(2, np.float32)
+
+    edit_tensors(saved, spoil)
+    with pytest.raises(fsj.UserError) as error:
+        fsj.load_pretrained(saved)
+    for part in (
+        r"model.norm.weight [16] is missing",
+        "model.layers.1.mlp.up_proj.weight has shape [23, 16], expected [24, 16]",
+        "model.layers.0.input_layernorm.weight holds int32",
+        "stray [2] is not a part of the model",
+    ):
+        assert part in str(error.value)
+
+
+BAD_CONFIGS = {
+    "unknown": ({"model_type": "mamba"}, "model_type 'mamba' is not one of bart, bert"),
+    "code": ({"model_type": "own", "auto_map": {"AutoModel": "own.Model"}}, "is never run"),
+    "none": ({"model_type": ...}, "names no model_type"),
+    "missing": ({"hidden_size": ..., "num_hidden_layers": ...}, "lacks hidden_size, num_hidden_layers"),
+    "text": ({"hidden_size": "wide"}, "hidden_size"),
+    "negative": ({"num_hidden_layers": -1}, "config.json"),
+    "heads": ({"num_attention_heads": 5}, "config.json"),
+    "zero": ({"num_attention_heads": 0}, "config.json"),
+    "huge": ({"hidden_size": 2**40}, "config.json"),
+    "groups": ({"num_key_value_heads": 3}, "heads=4 is not a multiple of kv_heads=3"),
+    "activation": ({"hidden_act": "snake"}, "'snake' is not one of"),
+    "rope": ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0, "factor": 2.0}}, "yarn"),
+    "layers": ({"num_hidden_layers": 4}, r"model.layers.3.self_attn.q_proj.weight \[24, 16\] is missing"),
+    "fewer layers": ({"num_hidden_layers": 2}, "model.layers.2.mlp.down_proj.weight .* is not a part of the model"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CONFIGS)
+def test_a_bad_config_is_told_what_is_wrong(case, saved):
+    changes, message = BAD_CONFIGS[case]
+    edit_config(saved, **changes)
+    with pytest.raises(fsj.UserError, match=message):
+        fsj.load_pretrained(saved)
+
+
+def test_a_directory_that_is_none_is_told_so(tmp_path, saved):
+    for path, message in ((tmp_path / "no", "no such"), (saved / "config.json", "a file"), (tmp_path, "config.json")):
+        with pytest.raises(fsj.UserError, match=message):
+            fsj.load_pretrained(path)
+    (saved / "config.json").write_text("{")
+    with pytest.raises(fsj.UserError, match="is not JSON"):
+        fsj.load_pretrained(saved)
+
+
+def test_a_pickle_is_refused_with_a_hint(saved):
+    (saved / "model.safetensors").rename(saved / "pytorch_model.bin")
+    with pytest.raises(fsj.UserError, match="save_pretrained"):
+        fsj.load_pretrained(saved)
+
+
+@pytest.mark.parametrize("options", [{"head": "poetry"}, {"head": "masked_lm"}, {"num_labels": 0}])
+def test_an_argument_that_cannot_be_is_refused(options, saved):
+    with pytest.raises(fsj.UserError, match=r"head|num_labels"):
+        fsj.load_pretrained(saved, **options)
+
+
+def test_parameters_that_are_not_the_modules_are_not_written(tmp_path):
+    ours = tiny()
+    params = {key: value for key, value in ours.params.items() if key != "head"}
+    params["token_embedding"] = {"embedding": jnp.zeros((3, 16)), "other": jnp.zeros(1)}
+    with pytest.raises(ValueError, match=r"head/output/kernel is missing; .*other is not .*; .*shape \(3, 16\)"):
+        fsj.save_pretrained(tmp_path, Pretrained(**{**vars(ours), "params": params}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_a_tokenizer_has_none(saved):
+    assert fsj.load_pretrained(saved).tokenizer is None
+
+
+def test_the_tokenizer_is_read_and_written_with_the_model(tmp_path, saved):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(saved)
+    pretrained = fsj.load_pretrained(saved)
+    fsj.save_pretrained(tmp_path / "copy", pretrained)
+    copy = fsj.load_pretrained(tmp_path / "copy").tokenizer
+    assert copy("w3 w7 other")["input_ids"] == pretrained.tokenizer("w3 w7 other")["input_ids"] == [3, 7, 0]

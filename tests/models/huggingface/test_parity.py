@@ -1,0 +1,182 @@
+"""The same numbers as transformers with torch, family by family."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fewshot_jax as fsj
+from fewshot_jax.models.huggingface.families import FAMILIES
+from fewshot_jax.models.layers import Attention, Block, FeedForward
+from tests.models.huggingface.tiny import CONFIGS, LENGTH, VOCABULARY
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.parity
+
+CASES = [
+    (name, kind)
+    for name, (model_type, _) in CONFIGS.items()
+    for kind in FAMILIES[model_type].architectures
+    if not (name == "modernbert-mean" and kind == "masked_lm")
+]
+
+
+def torch_model(name, kind):
+    """A model with weights in which no bias or scale keeps its initial zero or one."""
+    model_type, fields = CONFIGS[name]
+    labels = {"num_labels": 3} if kind == "classification" else {"num_labels": 2}
+    config = transformers.CONFIG_MAPPING[model_type](**fields, **labels)
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    model = getattr(transformers, FAMILIES[model_type].architectures[kind])(config).eval()
+    with torch.no_grad():
+        for leaf in model.parameters():
+            leaf.add_(torch.randn_like(leaf) * 0.3)
+        for key, buffer in model.named_buffers():
+            if key == "final_logits_bias":
+                buffer.add_(torch.randn_like(buffer))
+    return model
+
+
+def batch(model):
+    """Ids and masks ``[3, L]`` with padding on the right; every row ends in an end-of-sequence token."""
+    rng = np.random.default_rng(0)
+    ids, real = rng.integers(3, VOCABULARY, (3, LENGTH)), np.array([LENGTH, 5, 8])
+    ids[np.arange(3), real - 1] = model.config.eos_token_id or 2
+    mask = (np.arange(LENGTH) < real[:, None]).astype(np.int64)
+    pad = model.config.pad_token_id or 0
+    return np.where(mask, ids, pad), mask
+
+
+def saved(model, directory):
+    model.save_pretrained(directory)
+    return directory
+
+
+def inputs_of(model, kind):
+    ids, mask = batch(model)
+    given = {"input_ids": ids, "attention_mask": mask}
+    if model.config.is_encoder_decoder and kind in (None, "causal_lm"):
+        given["decoder_input_ids"] = np.random.default_rng(1).integers(3, VOCABULARY, (3, 7))
+    if kind != "classification" and model.config.model_type == "bert":
+        given["token_type_ids"] = (np.arange(LENGTH) > 3).astype(np.int64)[None].repeat(3, 0)
+    return given
+
+
+def run(pretrained, given):
+    return jax.jit(pretrained.module.apply)({"params": pretrained.params}, **jax.tree.map(jnp.asarray, given))
+
+
+def same(ours, theirs, mask=None):
+    theirs = theirs.detach().numpy()
+    assert ours.shape == theirs.shape
+    if mask is not None and ours.shape[:2] == mask.shape:
+        ours, theirs = ours[mask.astype(bool)], theirs[mask.astype(bool)]
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 * max(1, np.abs(theirs).max()), rtol=0)
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_outputs_are_those_of_transformers(name, kind, tmp_path):
+    model = torch_model(name, kind)
+    given = inputs_of(model, kind)
+    with torch.no_grad():
+        theirs = model(**{key: torch.tensor(value) for key, value in given.items()}, output_hidden_states=True)
+    pretrained = fsj.load_pretrained(saved(model, tmp_path))
+    assert pretrained.head == kind
+    assert pretrained.created == ()
+    ours = run(pretrained, given)
+    mask = None if "decoder_input_ids" in given or model.config.is_encoder_decoder else given["attention_mask"]
+    hidden = (theirs.get("decoder_hidden_states") or theirs.hidden_states)[-1]
+    same(ours.last_hidden_state, hidden, mask)
+    for field in ("last_hidden_state", "logits", "start_logits", "end_logits", "pooler_output"):
+        if theirs.get(field) is not None:
+            same(getattr(ours, field), theirs[field], mask)
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_what_is_saved_is_what_was_loaded(name, kind, tmp_path):
+    model = torch_model(name, kind)
+    pretrained = fsj.load_pretrained(saved(model, tmp_path / "theirs"))
+    fsj.save_pretrained(tmp_path / "ours", pretrained)
+    again, report = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    theirs, ours = model.state_dict(), again.state_dict()
+    assert theirs.keys() == ours.keys()
+    for key, value in theirs.items():
+        assert torch.equal(value, ours[key]), key
+    given = {key: torch.tensor(value) for key, value in inputs_of(model, kind).items()}
+    with torch.no_grad():
+        for a, b in zip(model(**given).values(), again.eval()(**given).values(), strict=True):
+            if isinstance(a, torch.Tensor):
+                assert torch.equal(a, b)
+
+
+# Of a base model: names of the torch modules whose outputs are those of our attention, feed-forward layers and block.
+_LLAMA = {"decoder": ("layers.{}.self_attn.o_proj", "layers.{}.mlp", "layers.{}")}
+_BERT = {"encoder": ("encoder.layer.{}.attention.output.dense", "encoder.layer.{}.output.dense", "encoder.layer.{}")}
+PARTS = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "distilbert": {
+        "encoder": ("transformer.layer.{}.attention.out_lin", "transformer.layer.{}.ffn", "transformer.layer.{}")
+    },
+    "modernbert": {"encoder": ("layers.{}.attn.Wo", "layers.{}.mlp", "layers.{}")},
+    "gpt2": {"decoder": ("h.{}.attn.c_proj", "h.{}.mlp", "h.{}")},
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma2"), _LLAMA),
+    "t5": {
+        "encoder": (
+            "encoder.block.{}.layer.0.SelfAttention.o",
+            "encoder.block.{}.layer.1.DenseReluDense",
+            "encoder.block.{}",
+        ),
+        "decoder": (
+            "decoder.block.{}.layer.0.SelfAttention.o",
+            "decoder.block.{}.layer.2.DenseReluDense",
+            "decoder.block.{}",
+            "decoder.block.{}.layer.1.EncDecAttention.o",
+        ),
+    },
+    "bart": {
+        "encoder": ("encoder.layers.{}.self_attn.out_proj", "encoder.layers.{}.fc2", "encoder.layers.{}"),
+        "decoder": (
+            "decoder.layers.{}.self_attn.out_proj",
+            "decoder.layers.{}.fc2",
+            "decoder.layers.{}",
+            "decoder.layers.{}.encoder_attn.out_proj",
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_part_of_every_layer_is_that_of_transformers(name, tmp_path):
+    model_type = CONFIGS[name][0]
+    kind = None if None in FAMILIES[model_type].architectures else "pooler"
+    model = torch_model(name, kind)
+    given, seen = inputs_of(model, kind), {}
+
+    def keep(name):
+        return lambda _, inputs, output: seen.__setitem__(name, output[0] if isinstance(output, tuple) else output)
+
+    for module_name, module in model.named_modules():
+        module.register_forward_hook(keep(module_name))
+    with torch.no_grad():
+        model(**{key: torch.tensor(value) for key, value in given.items()})
+    pretrained = fsj.load_pretrained(saved(model, tmp_path))
+    _, state = pretrained.module.apply(
+        {"params": pretrained.params},
+        **jax.tree.map(jnp.asarray, given),
+        capture_intermediates=lambda module, _: isinstance(module, Attention | FeedForward | Block),
+        mutable=["intermediates"],
+    )
+    for stack, names in PARTS[model_type].items():
+        blocks = state["intermediates"][stack]["blocks"]
+        parts = [blocks["attention"], blocks["mlp"], blocks, *([blocks["cross_attention"]] if len(names) == 4 else [])]
+        mask = given["attention_mask"] if stack == "encoder" or "decoder_input_ids" not in given else None
+        for part, theirs in zip(parts, names, strict=True):
+            (ours,) = part["__call__"]
+            ours = ours[0] if isinstance(ours, tuple) else ours
+            assert len(ours) == getattr(pretrained.module.shape, stack).layers
+            for layer, output in enumerate(ours):
+                same(output, seen[theirs.format(layer)], mask)

@@ -1,0 +1,116 @@
+"""Tiny random configs of every family, with what sets it apart switched on."""
+
+VOCABULARY, LENGTH = 40, 12
+_SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_GROUPED = {**_SIZES, "num_key_value_heads": 2}
+_SEQ2SEQ = {"vocab_size": VOCABULARY, "d_model": 16, "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
+_T5 = {**_SEQ2SEQ, "d_kv": 6, "d_ff": 24, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
+# name: model type, fields of its config
+CONFIGS = {
+    "bert": ("bert", _SIZES),
+    "bert-untied": ("bert", {**_SIZES, "tie_word_embeddings": False, "hidden_act": "gelu_new"}),
+    "roberta": ("roberta", {**_SIZES, "pad_token_id": 1, "bos_token_id": 0, "max_position_embeddings": 34}),
+    "distilbert": (
+        "distilbert",
+        {
+            "vocab_size": VOCABULARY,
+            "dim": 16,
+            "n_layers": 3,
+            "n_heads": 4,
+            "hidden_dim": 24,
+            "max_position_embeddings": 32,
+        },
+    ),
+    "modernbert": ("modernbert", {**_SIZES, "local_attention": 6, "cls_token_id": 1, "sep_token_id": 2}),
+    "modernbert-mean": (
+        "modernbert",
+        {
+            **_SIZES,
+            "local_attention": 4,
+            "cls_token_id": 1,
+            "sep_token_id": 2,
+            "classifier_pooling": "mean",
+            "norm_bias": True,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "classifier_bias": True,
+        },
+    ),
+    "gpt2": (
+        "gpt2",
+        {
+            "vocab_size": VOCABULARY,
+            "n_embd": 16,
+            "n_layer": 3,
+            "n_head": 4,
+            "n_positions": 32,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+    ),
+    "llama": ("llama", {**_GROUPED, "head_dim": 6, "rms_norm_eps": 1e-5}),
+    "llama-tied": (
+        "llama",
+        {**_GROUPED, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "rope_parameters": _LLAMA3},
+    ),
+    "mistral": ("mistral", {**_GROUPED, "sliding_window": 4}),
+    "mistral-full": (
+        "mistral",
+        {
+            **_GROUPED,
+            "sliding_window": None,
+            "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
+        },
+    ),
+    "qwen2": ("qwen2", {**_GROUPED, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+    "qwen2-full": ("qwen2", {**_GROUPED, "tie_word_embeddings": True}),
+    "qwen3": ("qwen3", {**_GROUPED, "head_dim": 6}),
+    "gemma2": (
+        "gemma2",
+        {
+            **_GROUPED,
+            "head_dim": 6,
+            "query_pre_attn_scalar": 9,
+            "sliding_window": 4,
+            "attn_logit_softcapping": 0.5,
+            "final_logit_softcapping": 0.7,
+        },
+    ),
+    "t5": ("t5", {**_T5, "feed_forward_proj": "relu"}),
+    "t5-gated": ("t5", {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    "bart": (
+        "bart",
+        {
+            **_SEQ2SEQ,
+            "bos_token_id": 1,
+            "encoder_layers": 3,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 24,
+            "decoder_ffn_dim": 20,
+            "max_position_embeddings": 32,
+            "scale_embedding": True,
+        },
+    ),
+}
