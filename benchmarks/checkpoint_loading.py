@@ -18,7 +18,8 @@ import threading
 import time
 from pathlib import Path
 
-from common import environment, write_results
+from common import arguments as common_arguments
+from common import write as write_json
 
 _FIELDS = {"vocab_size": 32000, "num_attention_heads": 16, "num_key_value_heads": 8, "max_position_embeddings": 2048}
 
@@ -38,9 +39,10 @@ def write(directory: Path, megabytes: int) -> None:
     import fewshot_jax as fsj
     from fewshot_jax.models.huggingface.pretrained import Pretrained, build, initial_params
 
-    width, mlp = 1024, 2816
-    per_layer = 2 * width * width + 2 * width * width // 2 + 3 * width * mlp
-    layers = max(1, (megabytes * 2**18 - 2 * 32000 * width) // per_layer)
+    width = 1024 if megabytes > 400 else 64
+    mlp = 11 * width // 4
+    per_layer = 3 * width * width + 3 * width * mlp
+    layers = max(1, (megabytes * 2**18 - 2 * _FIELDS["vocab_size"] * width) // per_layer)
     config = LlamaConfig(**_FIELDS, hidden_size=width, intermediate_size=mlp, num_hidden_layers=layers)
     module = build(config, "causal_lm", jnp.float32)
     params = jax.jit(lambda key: initial_params(module, key))(jax.random.key(0))
@@ -83,12 +85,13 @@ def measure(what: str, directory: Path) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common_arguments(str(__doc__), "checkpoint_loading")
     parser.add_argument("--megabytes", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--directory", type=Path, help="where to write the checkpoint; a temporary one if left out")
     parser.add_argument("--measure", choices=["read", "load"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.megabytes, arguments.repeats = 16, 1
     if arguments.measure:
         print(json.dumps(measure(arguments.measure, arguments.directory)))
         return
@@ -103,13 +106,11 @@ def main() -> None:
     size = rows["read"][0]["bytes"]
     median = {what: statistics.median(row["seconds"] for row in found) for what, found in rows.items()}
     peak = max(row["peak"] for row in rows["load"]) / size
-    print(
-        f"{size / 2**30:.2f} GiB; read {size / median['read'] / 2**30:.2f} GiB/s, load {size / median['load'] / 2**30:.2f}"
-    )
-    print(
-        f"speed of loading over reading {median['read'] / median['load']:.2f}; peak memory {peak:.2f} x the parameters"
-    )
-    write_results("checkpoint_loading", {"rows": rows, "median_seconds": median, "peak_over_parameters": peak})
+    speed = {what: size / seconds / 2**30 for what, seconds in median.items()}
+    ratio = speed["load"] / speed["read"]
+    print(f"{size / 2**30:.2f} GiB: reading {speed['read']:.2f} GiB/s, loading {speed['load']:.2f} GiB/s ({ratio:.2f})")
+    print(f"peak memory of loading: {peak:.2f} times the parameters")
+    write_json(arguments.output, arguments, rows, median_seconds=median, peak_over_parameters=peak)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,25 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 RUNNABLE = [block for block in BLOCKS if "fsj.load(" not in block]
 
 
+def write_gpt2(directory):
+    """The pretrained model that a block loads, a tiny one with random numbers."""
+    import jax
+    import jax.numpy as jnp
+    from transformers import GPT2Config
+
+    import fewshot_jax as fsj
+    from fewshot_jax.models.huggingface.pretrained import Pretrained, build, initial_params
+
+    config = GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32)
+    module = build(config, "causal_lm", jnp.float32)
+    params = initial_params(module, jax.random.key(0))
+    fsj.save_pretrained(directory, Pretrained(config=config, module=module, params=params, head="causal_lm"))
+
+
 def test_the_python_blocks_run_in_the_order_in_which_they_are_read(tmp_path, monkeypatch):
     assert RUNNABLE
     monkeypatch.chdir(tmp_path)
+    write_gpt2(tmp_path / "my-gpt2")
     names = {"__name__": "readme"}
     for number, block in enumerate(RUNNABLE):
         exec(compile(block, f"README.md, block {number}", "exec"), names)

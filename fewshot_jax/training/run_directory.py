@@ -24,7 +24,8 @@ from fewshot_jax.config import Config
 from fewshot_jax.config_file import differences, read_config, write_config
 from fewshot_jax.errors import UserError
 
-FREE = ("evaluation.episodes", "evaluation.at_end", "baselines.")  # may change while a run goes on
+# What may change while a run goes on.
+FREE = ("evaluation.episodes", "evaluation.inner_steps", "evaluation.at_end", "baselines.")
 PLANNED = ("gradient", "keep", "keep_blocks", "task_chunk")  # fields of `learner` that a plan fills in
 
 
@@ -137,10 +138,10 @@ class RunDirectory:
             raise UserError(f"{self.path}: cannot write the run directory ({error}); see --run-dir") from None
 
     def update(self, config: Config) -> None:
-        """Store what may change while a run goes on (`FREE`): the episodes of its evaluation, its baselines."""
-        stored = self.config()
+        """Store what may change while a run goes on (`FREE`): episodes and steps of its evaluation, its baselines."""
+        stored, wanted = self.config(), config.evaluation
         evaluation = dataclasses.replace(
-            stored.evaluation, episodes=config.evaluation.episodes, at_end=config.evaluation.at_end
+            stored.evaluation, episodes=wanted.episodes, inner_steps=wanted.inner_steps, at_end=wanted.at_end
         )
         changed = dataclasses.replace(stored, evaluation=evaluation, baselines=config.baselines)
         if changed != stored:

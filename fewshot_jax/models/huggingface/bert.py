@@ -133,6 +133,7 @@ BERT = Family(
         "span": "BertForQuestionAnswering",
     },
     readable={"BertForPreTraining": "masked_lm"},
+    copies={"cls.predictions.bias": "cls.predictions.decoder.bias"},
     ignored=(
         _POSITION_IDS,
         r"(bert\.)?pooler\..*",
@@ -163,6 +164,7 @@ ROBERTA = Family(
         "classification": "RobertaForSequenceClassification",
         "span": "RobertaForQuestionAnswering",
     },
+    copies={"lm_head.bias": "lm_head.decoder.bias"},
     ignored=(_POSITION_IDS, r"(roberta\.)?pooler\..*", r"lm_head\.(decoder\.)?bias"),
     required=(*_REQUIRED, "pad_token_id"),
 )

@@ -40,6 +40,7 @@ class Family:
         ignored: regular expressions of names that hold nothing to read: constants, and copies of tied tensors.
         optional: names that may be missing, their leaves being zero.
         more: rules that depend on the config.
+        copies: names that transformers expects beside others, with the same numbers.
         required: fields that config.json must name, as the family calls them.
     """
 
@@ -52,6 +53,7 @@ class Family:
     ignored: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     more: Callable[[Config], tuple[Rule, ...]] = lambda config: ()
+    copies: Mapping[str, str] = field(default_factory=dict)
     prefixes: Mapping[HeadKind, str] = field(default_factory=dict)
     readable: Mapping[str, HeadKind | None] = field(default_factory=dict)
 

@@ -1,6 +1,6 @@
 """Write a model as transformers reads it."""
 
-import copy
+from copy import deepcopy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,10 @@ def save_pretrained(
     for rule in rules_of(family, pretrained.config, kind, prefix, leaves):
         for name, layer, _ in rule.layers(leaves[rule.target].shape):
             whole.setdefault(name, []).append((rule, layer))
+    whole |= {copy: whole[name] for copy, name in family.copies.items() if name in whole and copy not in whole}
     tensors = [_source(name, parts, params, dtype) for name, parts in whole.items()]
     write_checkpoint(path, tensors, max_shard_bytes=max_shard_bytes)
-    config = copy.deepcopy(pretrained.config)
+    config = deepcopy(pretrained.config)
     config.architectures = [family.architectures.get(kind) or family.architectures["pooler"]]
     config.dtype = str(next(iter(tensors)).dtype)
     config.save_pretrained(path)

@@ -169,6 +169,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
             raw = stream.read(length)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    require(raw[:1] == b"{", f"{file}: the header does not start with '{{'. {_AGAIN}")
     header = _parse(file, raw, "header")
     metadata = header.pop("__metadata__", {})
     require(
@@ -207,7 +208,7 @@ def _parse(file: Path, raw: bytes, what: str) -> dict[str, Any]:
         raise UserError(f"{file}: the {what} is not JSON ({error.msg}, character {error.pos}). {_AGAIN}") from None
     except RecursionError:
         raise UserError(f"{file}: the {what} is nested too deeply. {_AGAIN}") from None
-    require(isinstance(value, dict) and raw[:1] == b"{", f"{file}: the {what} is not a JSON object. {_AGAIN}")
+    require(isinstance(value, dict), f"{file}: the {what} is not a JSON object. {_AGAIN}")
     return value
 
 
@@ -348,7 +349,7 @@ def write_checkpoint(
     shards = _split(tensors, max_shard_bytes)
     single, index, token = f"{stem}.safetensors", f"{stem}.safetensors.index.json", secrets.token_hex(4)
     names = [f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    contents: dict[str, Iterator[bytes | memoryview]] = dict(
+    contents: dict[str, Iterator[Any]] = dict(
         zip([single] if len(shards) == 1 else names, map(_serialized, shards), strict=True)
     )
     if len(shards) > 1:
@@ -358,7 +359,7 @@ def write_checkpoint(
         directory.mkdir(parents=True, exist_ok=True)
         for name, chunks in contents.items():
             _write(partials[name], chunks)
-        _switch(directory, partials, single, index)
+        _switch(directory, partials, stem, token)
     except OSError as error:
         raise UserError(f"{directory}: cannot write here ({error})") from error
     finally:
@@ -417,21 +418,24 @@ def _index(shards: Mapping[str, Sequence[TensorSource]]) -> bytes:
     return json.dumps(record, indent=2, sort_keys=True).encode() + b"\n"
 
 
-def _write(file: Path, chunks: Iterable[bytes | memoryview]) -> None:
+def _write(file: Path, chunks: Iterator[Any]) -> None:
+    """Write a new file and wait until the disk has it."""
     with file.open("xb") as stream:
         for chunk in chunks:
             stream.write(chunk)
+            del chunk  # before the next one is made
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def _switch(directory: Path, partials: Mapping[str, Path], single: str, index: str, token: str) -> None:
-    """Give finished files their names, the deciding one last, then remove the old checkpoint and what killed saves left.
+def _switch(directory: Path, partials: Mapping[str, Path], stem: str, token: str) -> None:
+    """Give finished files their names, the deciding one last; remove the old checkpoint and what killed saves left.
 
     A reader sees the old checkpoint until the single file or the index is in place; an old single
     file, which comes before an index, until it is removed, first of all.
     """
-    ours = rf"{re.escape(single[: -len('.safetensors')])}(-[0-9]{{5}}-of-[0-9]{{5}})?\.safetensors|{re.escape(index)}"
+    single, index = f"{stem}.safetensors", f"{stem}.safetensors.index.json"
+    ours = rf"{re.escape(stem)}(-[0-9]{{5}}-of-[0-9]{{5}})?\.safetensors|{re.escape(index)}"
     old = {path.name for path in directory.iterdir() if re.fullmatch(ours, path.name)}
     moves = [(partial, directory / name) for name, partial in partials.items()]
     # Shards that would replace others one by one: the old index must go first, and all come back on failure.
@@ -459,8 +463,8 @@ def _switch(directory: Path, partials: Mapping[str, Path], single: str, index: s
 
 
 def _sync(directory: Path) -> None:
-    """Wait until the disk has a directory's names; not every system can open one."""
-    with contextlib.suppress(PermissionError):
+    """Wait until the disk has a directory's names, where the system can: some network disks and Windows cannot."""
+    with contextlib.suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)

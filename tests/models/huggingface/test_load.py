@@ -11,28 +11,11 @@ from safetensors.numpy import load_file, save_file
 
 import fewshot_jax as fsj
 from fewshot_jax.models.huggingface.families import FAMILIES
-from fewshot_jax.models.huggingface.pretrained import Pretrained, build, leaves_of
-from tests.models.huggingface.tiny import CONFIGS, VOCABULARY
+from fewshot_jax.models.huggingface.pretrained import Pretrained
+from tests.models.huggingface.tiny import CONFIGS, VOCABULARY, tiny
 
 IDS = jnp.array([[3, 9, 4, 2], [7, 5, 2, 0]])
 MASK = jnp.array([[1, 1, 1, 1], [1, 1, 1, 0]])
-
-
-def tiny(name="llama", kind="causal_lm", **labels):
-    """A model of ours with random numbers in every leaf."""
-    from flax.traverse_util import unflatten_dict
-    from transformers import CONFIG_MAPPING
-
-    model_type, fields = CONFIGS[name]
-    config = CONFIG_MAPPING[model_type](**fields, **labels)
-    if model_type in ("llama", "qwen2") and "tied" not in name and "full" not in name:
-        config.tie_word_embeddings = False
-    module = build(config, kind, jnp.float32)
-    rng = np.random.default_rng(0)
-    flat = {path: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32) for path, leaf in leaves_of(module).items()}
-    if name.startswith("modernbert"):  # what the first layer does not have
-        flat = {k: v.at[0].set(1) if k.startswith("encoder/blocks/attention_norm") else v for k, v in flat.items()}
-    return Pretrained(config=config, module=module, params=unflatten_dict(flat, sep="/"), head=kind)
 
 
 @pytest.fixture

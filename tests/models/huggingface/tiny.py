@@ -1,5 +1,12 @@
 """Tiny random configs of every family, with what sets it apart switched on."""
 
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
+from transformers import CONFIG_MAPPING
+
+from fewshot_jax.models.huggingface.pretrained import Pretrained, build, leaves_of
+
 VOCABULARY, LENGTH = 40, 12
 _SIZES = {
     "vocab_size": VOCABULARY,
@@ -114,3 +121,15 @@ CONFIGS = {
         },
     ),
 }
+
+
+def tiny(name="llama", kind="causal_lm", **labels):
+    """A model of ours with random numbers in every leaf."""
+    model_type, fields = CONFIGS[name]
+    config = CONFIG_MAPPING[model_type](**fields, **labels)
+    module = build(config, kind, jnp.float32)
+    rng = np.random.default_rng(0)
+    flat = {path: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32) for path, leaf in leaves_of(module).items()}
+    if name.startswith("modernbert"):  # what the first layer does not have
+        flat = {k: v.at[0].set(1) if k.startswith("encoder/blocks/attention_norm") else v for k, v in flat.items()}
+    return Pretrained(config=config, module=module, params=unflatten_dict(flat, sep="/"), head=kind)
