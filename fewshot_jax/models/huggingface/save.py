@@ -1,7 +1,7 @@
 """Write a model as transformers reads it."""
 
-from copy import deepcopy
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 

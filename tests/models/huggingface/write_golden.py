@@ -25,7 +25,8 @@ DECODER_IDS = np.array([[0, 8, 6], [0, 5, 11]])
 def inputs(pretrained: Pretrained) -> dict[str, np.ndarray]:
     both = pretrained.module.shape.encoder is not None and pretrained.module.shape.decoder is not None
     given = {"input_ids": IDS, "attention_mask": MASK}
-    return {**given, "decoder_input_ids": DECODER_IDS} if both else given
+    # A classifier of the whole text shifts its own input.
+    return {**given, "decoder_input_ids": DECODER_IDS} if both and pretrained.head != "classification" else given
 
 
 def excerpt(array: np.ndarray) -> list[float]:
