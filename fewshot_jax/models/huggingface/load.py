@@ -264,15 +264,15 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype, boundary: int = 64) -> np.
 
 
 def _copy(out: np.ndarray, view: np.ndarray, block: int = 64) -> None:
-    """Copy and cast. A transposed matrix goes in blocks of rows that the cache holds: several times as fast."""
-    if view.ndim < 2 or view.flags.c_contiguous or view.strides[0] >= view.strides[-1]:
+    """Copy and cast. A transposed matrix goes in blocks of columns, so that few pages are read at a time."""
+    if view.ndim < 2 or view.strides[-1] <= view.strides[0]:
         out[...] = view
-        return
-    # Rows of the stored matrix are columns of the leaf, whichever of its axes they were split into.
-    columns = view.reshape(view.shape[0], -1) if out.flags.c_contiguous and view.ndim == 2 else view
-    target = out.reshape(columns.shape)
-    for start in range(0, columns.shape[-1], block):
-        target[..., start : start + block] = columns[..., start : start + block]
+    elif view.ndim == 3 and view.strides[0] < view.strides[1]:  # [inputs, heads, features]: columns have two axes
+        for head in range(view.shape[1]):
+            _copy(out[:, head], view[:, head], block)
+    else:
+        for start in range(0, view.shape[-1], block):
+            out[..., start : start + block] = view[..., start : start + block]
 
 
 def _initialised(module: Transformer, wanted: set[str], config: Config, seed: int) -> dict[str, jax.Array]:

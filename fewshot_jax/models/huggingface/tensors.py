@@ -457,7 +457,7 @@ def _switch(directory: Path, partials: Mapping[str, Path], stem: str, token: str
         for path in directory.iterdir()
         if re.fullmatch(rf"{ours}|\.({ours})\.[0-9a-f]{{8}}\.(partial|old)", path.name) and path.name not in partials
     ]
-    for name in sorted(stale, key=lambda name: (name != single, name != index, name)):
+    for name in sorted(stale, key=lambda name: name != single):
         os.unlink(directory / name)
     _sync(directory)
 

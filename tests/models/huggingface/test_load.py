@@ -48,7 +48,8 @@ def test_every_number_comes_back(name, kind, tmp_path):
     ours = tiny(name, kind)
     fsj.save_pretrained(tmp_path, ours)
     again = fsj.load_pretrained(tmp_path)
-    assert (again.head, again.ignored, again.created) == (kind, (), ())
+    assert (again.head, again.created) == (kind, ())
+    assert set(again.ignored) <= FAMILIES[CONFIGS[name][0]].copies.keys()
     equal(again.params, ours.params)
 
 
