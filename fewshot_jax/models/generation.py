@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fewshot_jax.models.layers import Cache
 from fewshot_jax.models.stack import empty_cache
@@ -89,10 +90,10 @@ def generate(
     if rng is not None and beams > 1:
         raise ValueError("beams are not sampled: give rng= or beams=, not both")
     mask = jnp.ones(input_ids.shape, bool) if attention_mask is None else attention_mask.astype(bool)
-    ends = jnp.array([eos_id] if isinstance(eos_id, int) else [] if eos_id is None else list(eos_id), jnp.int32)
+    ends = jnp.asarray(np.atleast_1d([] if eos_id is None else eos_id), jnp.int32)
     if beams > 1:
         sequences = _start(module, params, input_ids, mask, max_new_tokens, beams)
-        return _beam_search(sequences, max_new_tokens, ends, pad_id, beams, length_penalty)
+        return _beam_search(sequences, max_new_tokens, ends, pad_id, beams, float(length_penalty))
 
     def choose(logits_BV: jax.Array, t: jax.Array | int) -> jax.Array:
         if rng is None:

@@ -142,8 +142,9 @@ class Head(nn.Module):
         if pooling == "first":
             return x_BLD[:, 0]
         if pooling == "mean":
-            weight_BL1 = mask_BL.astype(x_BLD.dtype)[..., None]
-            return (x_BLD * weight_BL1).sum(1) / weight_BL1.sum(1)
+            weight_BL1 = mask_BL.astype(jnp.promote_types(x_BLD.dtype, jnp.float32))[..., None]
+            # A row without a real token has a finite mean: as padding of a batch it must not spoil the gradient.
+            return ((x_BLD * weight_BL1).sum(1) / jnp.maximum(weight_BL1.sum(1), 1)).astype(x_BLD.dtype)
         marked = mask_BL
         if pooling == "eos":
             if self.model.eos_id is None:
@@ -199,7 +200,7 @@ class Transformer(nn.Module):
             input_ids: ``[B, L]`` token ids.
             attention_mask: ``[B, L]``, zero or False at padding; None for no padding.
             token_type_ids: ``[B, L]``, of models that have them; None for zeros.
-            position_ids: ``[B, L]``; None to count.
+            position_ids: ``[B, L]``, from 0, of models with one stack and positions; None to count.
             decoder_input_ids: ``[B, M]``, of models with an encoder and a decoder; None, for heads that judge a
                 whole text, for the input itself after the start token.
             decoder_attention_mask: ``[B, M]``; None for no padding.
@@ -210,9 +211,15 @@ class Transformer(nn.Module):
         """
         mask_BL = _mask(input_ids, attention_mask, "")
         if self.shape.encoder is None or self.shape.decoder is None:
-            if decoder_input_ids is not None:
-                raise ValueError("decoder_input_ids: this model has one stack")
-            stack = self.decoder if self.shape.encoder is None else self.encoder
+            if decoder_input_ids is not None or decoder_attention_mask is not None:
+                raise ValueError("decoder_input_ids, decoder_attention_mask: this model has one stack")
+            stack, shape = (self.decoder if self.shape.encoder is None else self.encoder), self.shape.last
+            if token_type_ids is not None and not shape.token_types:
+                raise ValueError("token_type_ids: this model has no token types")
+            if position_ids is None and shape.positions_of_mask and self.shape.pad_id is not None:
+                # RoBERTa counts the tokens that are not padding, whatever the mask says of them.
+                real_BL = input_ids != self.shape.pad_id
+                position_ids = jnp.cumsum(real_BL, axis=1) * real_BL - 1
             x_BLD, _ = stack(
                 self.token_embedding(input_ids),
                 mask_BL,
@@ -221,6 +228,8 @@ class Transformer(nn.Module):
                 deterministic=deterministic,
             )
             return self._output(x_BLD, mask_BL, input_ids)
+        if token_type_ids is not None or position_ids is not None:
+            raise ValueError("token_type_ids, position_ids: a model with two stacks has none")
         if decoder_input_ids is None:
             decoder_input_ids = self._shifted(input_ids)
         memory_BMD = self.encode(input_ids, mask_BL, deterministic=deterministic)

@@ -3,6 +3,8 @@
 RoBERTa (Liu et al., arXiv:1907.11692), DistilBERT (Sanh et al., arXiv:1910.01108).
 """
 
+from dataclasses import replace
+
 from fewshot_jax.models.huggingface.family import Config, Family, activation_of, expect
 from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, table
 from fewshot_jax.models.layers import BlockShape
@@ -97,6 +99,12 @@ def _distilbert(config: Config, kind: HeadKind | None) -> ModelShape:
     )
 
 
+def _output(source: str, bias: str) -> list[Rule]:
+    """An output layer that is not tied, whose bias stands once or twice in the file."""
+    weight, own = linear(source, "head/output")
+    return [weight, replace(own, others=(bias,))]
+
+
 _BERT_BODY = (
     *table("embeddings.word_embeddings", "token_embedding"),
     *table("embeddings.position_embeddings", "encoder/position_embedding"),
@@ -119,12 +127,15 @@ BERT = Family(
         "masked_lm": (
             *linear("cls.predictions.transform.dense", "head/dense"),
             *norm("cls.predictions.transform.LayerNorm", "head/norm"),
-            *linear("cls.predictions.decoder", "head/output"),
+            *_output("cls.predictions.decoder", "cls.predictions.bias"),
             Rule("cls.predictions.bias", "head/bias", others=("cls.predictions.decoder.bias",)),
         ),
-        "classification": (*linear("bert.pooler.dense", "head/dense"), *linear("classifier", "head/output")),
+        "classification": (
+            *linear("bert.pooler.dense", "head/dense", other="pooler.dense"),
+            *linear("classifier", "head/output"),
+        ),
         "span": tuple(linear("qa_outputs", "head/output")),
-        "pooler": tuple(linear("pooler.dense", "head/dense")),
+        "pooler": tuple(linear("pooler.dense", "head/dense", other="bert.pooler.dense")),
     },
     architectures={
         "pooler": "BertModel",
@@ -151,12 +162,12 @@ ROBERTA = Family(
         "masked_lm": (
             *linear("lm_head.dense", "head/dense"),
             *norm("lm_head.layer_norm", "head/norm"),
-            *linear("lm_head.decoder", "head/output"),
+            *_output("lm_head.decoder", "lm_head.bias"),
             Rule("lm_head.bias", "head/bias", others=("lm_head.decoder.bias",)),
         ),
         "classification": (*linear("classifier.dense", "head/dense"), *linear("classifier.out_proj", "head/output")),
         "span": tuple(linear("qa_outputs", "head/output")),
-        "pooler": tuple(linear("pooler.dense", "head/dense")),
+        "pooler": tuple(linear("pooler.dense", "head/dense", other="roberta.pooler.dense")),
     },
     architectures={
         "pooler": "RobertaModel",

@@ -87,6 +87,8 @@ def rotary_of(parameters: Mapping[str, Any]) -> Rotary:
         UserError: they are of a kind that is not here, or lack a field.
     """
     kind, theta = parameters.get("rope_type", "default"), float(parameters.get("rope_theta", 10_000.0))
+    if not (theta > 0 and float(parameters.get("factor", 1.0)) > 0):
+        raise UserError("config.json: rope_parameters: rope_theta and factor must be positive")
     if parameters.get("partial_rotary_factor", 1.0) != 1.0:
         raise UserError("config.json: rope_parameters: partial_rotary_factor is not supported")
     try:

@@ -4,6 +4,7 @@ Qwen3 (arXiv:2505.09388), Gemma 2 (arXiv:2408.00118)."""
 from dataclasses import replace
 from typing import Any
 
+from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.family import Config, Family, activation_of, expect, rotary_of
 from fewshot_jax.models.huggingface.gpt2 import decoder_head
 from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, table
@@ -51,6 +52,10 @@ def _model(config: Config, kind: HeadKind | None, *, block: dict[str, Any], stac
 
 def _windows(config: Config) -> dict[str, Any]:
     """The layers of a config that see a window."""
+    if unknown := set(config.layer_types) - {"sliding_attention", "full_attention"}:
+        raise UserError(f"config.json: layer_types: {', '.join(sorted(map(str, unknown)))} is not supported")
+    if config.sliding_window is None and "sliding_attention" in config.layer_types:
+        raise UserError("config.json: layer_types has sliding_attention, and sliding_window is null")
     return {
         "window": config.sliding_window,
         "local": tuple(layer == "sliding_attention" for layer in config.layer_types),

@@ -86,20 +86,24 @@ def load_pretrained(
     if kind is not None and kind not in family.heads:
         raise UserError(f"{path}: {config.model_type} has no head '{kind}', only {', '.join(family.heads)}")
     if num_labels is not None:
+        if kind != "classification":
+            raise UserError(f"num_labels={num_labels}: head={kind!r} has no classes; give head='classification'")
         config.num_labels = num_labels
-    kept = jnp.dtype(jnp.float32 if dtype is None else dtype)
+    kept = _floating(jnp.float32 if dtype is None else dtype, "dtype")
+    computed = _floating(kept if compute_dtype is None else compute_dtype, "compute_dtype")
     with Checkpoint(path) as checkpoint:
         names = _names(checkpoint)
         if kind == "pooler" and not any("pooler." in name for name in names):
             kind = None  # sentence encoders are often saved without it
         config = _untied(config, family, kind, checkpoint, names)
-        module = build(config, kind, kept if compute_dtype is None else jnp.dtype(compute_dtype))
+        module = build(config, kind, computed)
         leaves = leaves_of(module)
         rules = rules_of(family, config, kind, _prefix(family, names), leaves)
         created = _absent_head(rules, leaves, checkpoint, names) if head != "auto" or num_labels is not None else set()
         sources, problems = _sources([rule for rule in rules if rule.target not in created], leaves, checkpoint, names)
         used = {source.tensor for found in sources.values() for source in found}
-        ignored, unknown = _left_over(family, checkpoint.tensors.keys() - used)
+        left = {modern: name for modern, name in names.items() if name not in used}
+        ignored, unknown = _left_over(family, config, kind, left, other_head=head != "auto")
         problems += [f"{name} {list(checkpoint.tensors[name].shape)} is not a part of the model" for name in unknown]
         if problems:
             more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
@@ -212,15 +216,37 @@ def _sources(
 _OPTIONAL = {name for family in FAMILIES.values() for name in family.optional}
 
 
-def _left_over(family: Family, names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Tensors that nothing was read from: those that may be left, and those that nobody knows."""
-    heads = {rule.source for rules in family.heads.values() for rule in rules}
-    known = re.compile("|".join([*family.ignored, *map(re.escape, sorted(heads))]))
+def _left_over(
+    family: Family, config: Config, kind: HeadKind | None, names: dict[str, str], *, other_head: bool
+) -> tuple[list[str], list[str]]:
+    """Tensors that nothing was read from: those that may be left, and those that nobody knows.
+
+    Where the head is not the checkpoint's own, all that is outside of the body is another head's.
+    """
+    patterns = [*family.ignored, *(re.escape(rule.source) for rules in family.heads.values() for rule in rules)]
+    prefixes = {family.prefix, *family.prefixes.values(), ""}
+    body = {rule.source for rule in (*family.body, *family.more(config))}
+    if kind == "encoder":
+        patterns += [rf"{re.escape(prefix)}decoder\..*" for prefix in prefixes]
+    known = re.compile("|".join(patterns))
+    roots = tuple(f"{prefix}{source.split('.')[0]}." for prefix in prefixes for source in body)
     ignored: list[str] = []
     unknown: list[str] = []
-    for name in sorted(names):
-        (ignored if known.fullmatch(name) else unknown).append(name)
+    for modern, name in sorted(names.items()):
+        foreign = (kind is None or other_head) and not modern.startswith(roots)
+        (ignored if foreign or known.fullmatch(modern) else unknown).append(name)
     return ignored, unknown
+
+
+def _floating(dtype: Any, name: str) -> np.dtype:
+    """A floating-point dtype that this process can hold."""
+    try:
+        kept = jnp.dtype(dtype)
+    except TypeError:
+        raise UserError(f"{name}={dtype!r}: is no dtype") from None
+    if not jnp.issubdtype(kept, jnp.floating) or jax.dtypes.canonicalize_dtype(kept) != kept:
+        raise UserError(f"{name}={kept.name}: expected a floating-point dtype; float64 needs jax_enable_x64")
+    return kept
 
 
 def _place(sharding: Placement | None, target: str, shape: tuple[int, ...]) -> jax.sharding.Sharding:

@@ -77,11 +77,12 @@ class Rule:
         return shape[::-1] if self.transposed else shape
 
 
-def linear(source: str, target: str, *, inputs: int = 1, **options: Any) -> list[Rule]:
-    """A torch ``Linear``: its weight ``[outputs, inputs]`` and its bias."""
+def linear(source: str, target: str, *, inputs: int = 1, other: str | None = None, **options: Any) -> list[Rule]:
+    """A torch ``Linear``, which some checkpoints call ``other``: its weight ``[outputs, inputs]`` and its bias."""
+    weight, bias = ((f"{other}.{part}",) if other else () for part in ("weight", "bias"))
     return [
-        Rule(f"{source}.weight", f"{target}/kernel", inputs=inputs, transposed=True, **options),
-        Rule(f"{source}.bias", f"{target}/bias", **options),
+        Rule(f"{source}.weight", f"{target}/kernel", inputs=inputs, transposed=True, others=weight, **options),
+        Rule(f"{source}.bias", f"{target}/bias", others=bias, **options),
     ]
 
 

@@ -116,6 +116,8 @@ def head_of(config: Config, file: Path) -> HeadKind | None:
         return None
     family = FAMILIES[config.model_type]
     known = {name: kind for kind, name in family.architectures.items()} | dict(family.readable)
+    if not isinstance(given, list) or not isinstance(given[0], str):
+        raise UserError(f"{file}: architectures is not a list of names")
     if given[0] not in known:
         raise UserError(
             f"{file}: architecture '{given[0]}' is not one of {', '.join(known)}; head=None reads the model without it"
@@ -152,7 +154,7 @@ def leaves_of(module: Transformer) -> Leaves:
     """
     try:
         tree = jax.eval_shape(functools.partial(initial_params, module), jax.random.key(0))
-    except (TypeError, ValueError, ArithmeticError, OverflowError) as error:
+    except (TypeError, ValueError, ArithmeticError, IndexError) as error:
         raise UserError(f"config.json: no model has these sizes ({' '.join(str(error).split())})") from None
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf

@@ -1,5 +1,6 @@
 """Write a model as transformers reads it."""
 
+import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.mapping import Rule
 from fewshot_jax.models.huggingface.pretrained import Pretrained, leaves_of, rules_of
@@ -46,6 +48,7 @@ def save_pretrained(
     ]
     if problems:
         raise ValueError("params do not fit the module: " + "; ".join(problems))
+    tokenizer = pretrained.tokenizer  # read before anything is written: it may be broken
     prefix = "" if kind in (None, "pooler") else family.prefixes.get(kind, family.prefix)
     whole: dict[str, list[tuple[Rule, int | None]]] = {}
     for rule in rules_of(family, pretrained.config, kind, prefix, leaves):
@@ -57,9 +60,19 @@ def save_pretrained(
     config = deepcopy(pretrained.config)
     config.architectures = [family.architectures.get(kind) or family.architectures["pooler"]]
     config.dtype = str(next(iter(tensors)).dtype)
-    config.save_pretrained(path)
-    if pretrained.tokenizer is not None:
-        pretrained.tokenizer.save_pretrained(path)
+    try:
+        config.save_pretrained(path)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(path)
+        generation = None if pretrained.path is None else pretrained.path / "generation_config.json"
+        if (
+            generation is not None
+            and generation.exists()
+            and generation.resolve() != (path / generation.name).resolve()
+        ):
+            shutil.copyfile(generation, path / generation.name)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write here ({error})") from error
 
 
 def _source(name: str, parts: list[tuple[Rule, int | None]], params: dict[str, jax.Array], dtype: Any) -> TensorSource:

@@ -134,7 +134,8 @@ def test_two_different_matrices_are_not_tied_whatever_the_config_says(tmp_path):
     np.testing.assert_array_equal(again.params["head"]["output"]["kernel"], table.T + 1)
 
 
-def test_the_first_berts_called_scale_and_bias_gamma_and_beta(tmp_path):
+@pytest.mark.parametrize("head", ["auto", None, "classification", "span"])
+def test_the_first_berts_called_scale_and_bias_gamma_and_beta(head, tmp_path):
     ours = tiny("bert", "masked_lm")
     fsj.save_pretrained(tmp_path, ours)
 
@@ -144,7 +145,49 @@ def test_the_first_berts_called_scale_and_bias_gamma_and_beta(tmp_path):
             tensors[old] = tensors.pop(name)
 
     edit_tensors(tmp_path, rename)
-    equal(fsj.load_pretrained(tmp_path).params, ours.params)
+    again = fsj.load_pretrained(tmp_path, head=head)
+    equal(again.params["encoder"], ours.params["encoder"])
+    assert head != "auto" or (again.ignored, again.created) == ((), ())
+
+
+def test_the_pooler_of_a_base_model_serves_its_classifier(tmp_path):
+    ours = tiny("bert", "pooler")
+    fsj.save_pretrained(tmp_path, ours)
+    made = fsj.load_pretrained(tmp_path, head="classification", num_labels=3)
+    assert made.created == ("head/output/bias", "head/output/kernel")
+    equal(made.params["head"]["dense"], ours.params["head"]["dense"])
+
+
+def test_an_encoder_can_be_read_alone(tmp_path):
+    ours = tiny("t5", "causal_lm")
+    fsj.save_pretrained(tmp_path, ours)
+    alone = fsj.load_pretrained(tmp_path, head="encoder")
+    equal(alone.params["encoder"], ours.params["encoder"])
+    assert all(name.startswith("decoder.") for name in alone.ignored)
+
+
+def test_a_head_that_is_not_known_can_be_left_behind(tmp_path):
+    fsj.save_pretrained(tmp_path, tiny("roberta", "masked_lm"))
+    edit_tensors(tmp_path, lambda t: t.update({"classifier.weight": np.zeros((2, 16), np.float32)}))
+    edit_config(tmp_path, architectures=["RobertaForTokenClassification"])
+    assert "classifier.weight" in fsj.load_pretrained(tmp_path, head=None).ignored
+
+
+def test_an_empty_row_of_a_batch_has_a_finite_gradient():
+    ours = tiny("modernbert-mean", "classification")
+    mask = MASK.at[1].set(0)
+
+    def loss(params):
+        return ours.module.apply({"params": params}, IDS, mask).logits[0].sum()
+
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(jax.grad(loss)(ours.params)))
+
+
+def test_an_argument_that_is_none_of_the_models_is_refused(saved):
+    model = fsj.load_pretrained(saved)
+    for extra in ({"token_type_ids": IDS}, {"decoder_input_ids": IDS}, {"decoder_attention_mask": MASK}):
+        with pytest.raises(ValueError, match="this model"):
+            model.module.apply({"params": model.params}, IDS, MASK, **extra)
 
 
 def test_all_that_does_not_fit_is_named_at_once(saved):
@@ -207,7 +250,7 @@ def test_a_pickle_is_refused_with_a_hint(saved):
         fsj.load_pretrained(saved)
 
 
-@pytest.mark.parametrize("options", [{"head": "poetry"}, {"head": "masked_lm"}, {"num_labels": 0}])
+@pytest.mark.parametrize("options", [{"head": "poetry"}, {"head": "masked_lm"}, {"num_labels": 0}, {"num_labels": 5}])
 def test_an_argument_that_cannot_be_is_refused(options, saved):
     with pytest.raises(fsj.UserError, match=r"head|num_labels"):
         fsj.load_pretrained(saved, **options)
