@@ -64,13 +64,10 @@ def save_pretrained(
         config.save_pretrained(path)
         if tokenizer is not None:
             tokenizer.save_pretrained(path)
-        generation = None if pretrained.path is None else pretrained.path / "generation_config.json"
-        if (
-            generation is not None
-            and generation.exists()
-            and generation.resolve() != (path / generation.name).resolve()
-        ):
-            shutil.copyfile(generation, path / generation.name)
+        if pretrained.path is not None and pretrained.path.resolve() != path.resolve():
+            generation = pretrained.path / "generation_config.json"  # where transformers' generate ends, for one
+            if generation.exists():
+                shutil.copyfile(generation, path / generation.name)
     except OSError as error:
         raise UserError(f"{path}: cannot write here ({error})") from error
 

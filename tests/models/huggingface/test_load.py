@@ -123,15 +123,25 @@ def test_an_unknown_architecture_is_refused_unless_no_head_is_asked_for(saved):
     assert fsj.load_pretrained(saved, head=None).head is None
 
 
-def test_two_different_matrices_are_not_tied_whatever_the_config_says(tmp_path):
-    ours = tiny("llama-tied")
-    fsj.save_pretrained(tmp_path, ours)
-    edit_tensors(tmp_path, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]}))
-    assert fsj.load_pretrained(tmp_path).ignored == ("lm_head.weight",)
-    edit_tensors(tmp_path, lambda t: t.update({"lm_head.weight": t["lm_head.weight"] + 1}))
+@pytest.mark.parametrize(
+    ("name", "output", "table"),
+    [
+        ("llama-tied", "lm_head.weight", "model.embed_tokens.weight"),
+        ("t5-gated", "lm_head.weight", "shared.weight"),
+        ("bart", "lm_head.weight", "model.shared.weight"),
+    ],
+)
+def test_two_different_matrices_are_not_tied_whatever_the_config_says(name, output, table, tmp_path):
+    fsj.save_pretrained(tmp_path, tiny(name))
+    edit_tensors(tmp_path, lambda t: t.update({output: t[table]}))
+    assert fsj.load_pretrained(tmp_path).ignored == (output,)
+    edit_tensors(tmp_path, lambda t: t.update({output: t[table] + 1}))
     again = fsj.load_pretrained(tmp_path)
-    table = again.params["token_embedding"]["embedding"]
-    np.testing.assert_array_equal(again.params["head"]["output"]["kernel"], table.T + 1)
+    np.testing.assert_array_equal(
+        again.params["head"]["output"]["kernel"], again.params["token_embedding"]["embedding"].T + 1
+    )
+    fsj.save_pretrained(tmp_path / "copy", again)
+    equal(fsj.load_pretrained(tmp_path / "copy").params, again.params)
 
 
 @pytest.mark.parametrize("head", ["auto", None, "classification", "span"])

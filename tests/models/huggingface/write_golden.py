@@ -17,8 +17,11 @@ from tests.models.huggingface.tiny import CONFIGS, tiny
 FILE = Path(__file__).with_name("golden.json")
 FIELDS = ("last_hidden_state", "logits", "start_logits", "end_logits", "pooler_output")
 CASES = [(name, kind) for name, (model, _) in CONFIGS.items() for kind in FAMILIES[model].architectures]
-IDS = np.array([[3, 9, 4, 2], [7, 5, 2, 0]])
-MASK = np.array([[1, 1, 1, 1], [1, 1, 1, 0]])
+# Longer than every window and than T5's exact distances; one row has padding.
+LENGTH, REAL = 24, np.array([24, 15])
+MASK = (np.arange(LENGTH) < REAL[:, None]).astype(np.int64)
+IDS = np.where(MASK, 3 + np.arange(2 * LENGTH).reshape(2, LENGTH) * 7 % 37, 0)
+IDS[np.arange(2), REAL - 1] = 2
 DECODER_IDS = np.array([[0, 8, 6], [0, 5, 11]])
 
 
@@ -30,9 +33,12 @@ def inputs(pretrained: Pretrained) -> dict[str, np.ndarray]:
 
 
 def excerpt(array: np.ndarray) -> list[float]:
-    """Eight numbers of the first sequence, which has no padding, spread over all of its axes."""
-    first = np.asarray(array, np.float64)[0].reshape(-1)
-    return [round(float(value), 7) for value in first[np.linspace(0, first.size - 1, 8).astype(int)]]
+    """Eight numbers of each sequence, spread over its real tokens."""
+    numbers: list[float] = []
+    for row, real in zip(np.asarray(array, np.float64), REAL, strict=True):
+        flat = (row[:real] if len(row) == LENGTH else row).reshape(-1)
+        numbers += flat[np.linspace(0, flat.size - 1, 8).astype(int)].tolist()
+    return [round(number, 7) for number in numbers]
 
 
 def main() -> None:
