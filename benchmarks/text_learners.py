@@ -10,8 +10,9 @@ one that was stopped goes on.
 
 Each evaluation (600 episodes, 95% intervals over episodes, floors on the same ones) goes into
 benchmarks/results/text_learners.json as soon as it is there; the table is printed from that file, with the mean over
-the splits or seeds that are there. Half-widths are those over episodes: what two splits or seeds differ by is not in them, and seeds
-share their test classes. The constants below were reasoned or tried in short runs on CLINC150, not searched for.
+the splits or seeds that are there. Half-widths are those over episodes: what two splits or seeds differ by is not in
+them, and seeds share their test classes. The constants below were reasoned or tried in short runs on CLINC150, not
+searched for.
 """
 
 import argparse

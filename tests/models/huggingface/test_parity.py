@@ -105,8 +105,9 @@ def test_what_is_saved_is_what_was_loaded(name, kind, tmp_path):
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
     theirs, ours = model.state_dict(), again.state_dict()
     assert theirs.keys() == ours.keys()
+    unused = () if model.config.tie_word_embeddings else FAMILIES[CONFIGS[name][0]].copies.keys()
     for key, value in theirs.items():
-        assert torch.equal(value, ours[key]), key
+        assert key in unused or torch.equal(value, ours[key]), key
     given = {key: torch.tensor(value) for key, value in inputs_of(model, kind).items()}
     with torch.no_grad():
         for a, b in zip(model(**given).values(), again.eval()(**given).values(), strict=True):
