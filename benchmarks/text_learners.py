@@ -137,10 +137,8 @@ def _table(results: dict) -> str:
             if own or learner == "multi_task":  # the floors stand in the run of multi_task
                 rows.setdefault(row, {}).setdefault(data, []).append(estimates)
     lines = ["| | " + " | ".join(f"{data} 1-shot | 5-shot" for data in VARIANTS) + " |", "|---" * 7 + "|"]
-    order = [*LEARNERS, *SHORT]
-    for row in sorted(
-        rows, key=lambda row: (order.index(row.split(",")[0]) if row.split(",")[0] in order else len(order), row)
-    ):
+    order = {learner: place for place, learner in enumerate((*LEARNERS, *SHORT))}
+    for row in sorted(rows, key=lambda row: (order.get(row.split(",")[0], len(order)), row)):
         if row == "multi_task":
             continue
         cells = [

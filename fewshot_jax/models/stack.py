@@ -20,7 +20,7 @@ class StackShape:
         causal: a position sees none that come later.
         max_length: longest sequence, in tokens, where positions are learned; None for no limit.
         position_offset: rows of the learned positions before that of the first token.
-        positions_of_mask: positions count the real tokens (RoBERTa), not the slots.
+        positions_skip_padding: positions count the tokens that are no padding (RoBERTa), not the slots.
         token_types: number of token types, 0 for none.
         embedding_norm: a norm after the sum of embeddings.
         embedding_scale: tokens' embeddings are multiplied by it.
@@ -40,7 +40,7 @@ class StackShape:
     causal: bool = False
     max_length: int | None = None
     position_offset: int = 0
-    positions_of_mask: bool = False
+    positions_skip_padding: bool = False
     token_types: int = 0
     embedding_norm: bool = False
     embedding_scale: float | None = None
@@ -87,7 +87,7 @@ class Stack(nn.Module):
         Args:
             x_BLD: embeddings of the tokens.
             mask_BM: which slots hold real tokens; without a cache ``M = L``.
-            positions_BL: of the tokens; None to count the slots, or the real ones.
+            positions_BL: of the tokens; None to count the slots.
             token_type_ids: ``[B, L]``; None for zeros.
             memory: of a decoder that reads an encoder: its hidden states (None: they are in the cache) and mask.
             cache: keys and values of the slots before.
@@ -107,8 +107,6 @@ class Stack(nn.Module):
         query_L = slot + jnp.arange(length)
         if positions_BL is None:
             positions_BL = query_L[None]
-            if shape.positions_of_mask:
-                positions_BL = jnp.maximum(jnp.cumsum(mask_BM, axis=1) - 1, 0)[:, -length:]
         x_BLD = self._embedded(x_BLD, positions_BL, token_type_ids, deterministic)
         local, bare = None, None
         if shape.mixed:

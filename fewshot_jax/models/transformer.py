@@ -142,7 +142,7 @@ class Head(nn.Module):
         if pooling == "first":
             return x_BLD[:, 0]
         if pooling == "mean":
-            weight_BL1 = mask_BL.astype(jnp.promote_types(x_BLD.dtype, jnp.float32))[..., None]
+            weight_BL1 = _precise(mask_BL.astype(x_BLD.dtype))[..., None]
             # A row without a real token has a finite mean: as padding of a batch it must not spoil the gradient.
             return ((x_BLD * weight_BL1).sum(1) / jnp.maximum(weight_BL1.sum(1), 1)).astype(x_BLD.dtype)
         marked = mask_BL
@@ -216,7 +216,7 @@ class Transformer(nn.Module):
             stack, shape = (self.decoder if self.shape.encoder is None else self.encoder), self.shape.last
             if token_type_ids is not None and not shape.token_types:
                 raise ValueError("token_type_ids: this model has no token types")
-            if position_ids is None and shape.positions_of_mask and self.shape.pad_id is not None:
+            if position_ids is None and shape.positions_skip_padding and self.shape.pad_id is not None:
                 # RoBERTa counts the tokens that are not padding, whatever the mask says of them.
                 real_BL = input_ids != self.shape.pad_id
                 position_ids = jnp.cumsum(real_BL, axis=1) * real_BL - 1

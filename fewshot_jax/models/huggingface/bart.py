@@ -94,6 +94,5 @@ BART = Family(
         "span": "BartForQuestionAnswering",
     },
     optional=("final_logits_bias",),
-    ignored=(r"(model\.)?(encoder|decoder)\.embed_tokens\.weight", r"final_logits_bias"),
     required=("vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads"),
 )

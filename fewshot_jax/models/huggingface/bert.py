@@ -68,16 +68,13 @@ def _bert(config: Config, kind: HeadKind | None) -> ModelShape:
 
 
 def _roberta(config: Config, kind: HeadKind | None) -> ModelShape:
-    stack = _bert_stack(config)
     # The table's first rows are those before the padding token's id, and its own.
     before = config.pad_token_id + 1
-    stack = StackShape(
-        **{
-            **vars(stack),
-            "max_length": config.max_position_embeddings - before,
-            "position_offset": before,
-            "positions_of_mask": True,
-        }
+    stack = replace(
+        _bert_stack(config),
+        max_length=config.max_position_embeddings - before,
+        position_offset=before,
+        positions_skip_padding=True,
     )
     return ModelShape(
         vocab_size=config.vocab_size,
@@ -110,8 +107,9 @@ _BERT_BODY = (
     *table("embeddings.position_embeddings", "encoder/position_embedding"),
     *table("embeddings.token_type_embeddings", "encoder/type_embedding"),
     *norm("embeddings.LayerNorm", "encoder/embedding_norm"),
-    *attention("encoder.layer.{}.attention.self", f"{_LAYER}/attention", ("query", "key", "value", ""))[:-2],
-    *linear("encoder.layer.{}.attention.output.dense", f"{_LAYER}/attention/out", inputs=2),
+    *attention(
+        "encoder.layer.{}.attention", f"{_LAYER}/attention", ("self.query", "self.key", "self.value", "output.dense")
+    ),
     *norm("encoder.layer.{}.attention.output.LayerNorm", f"{_LAYER}/attention_norm"),
     *linear("encoder.layer.{}.intermediate.dense", f"{_LAYER}/mlp/up"),
     *linear("encoder.layer.{}.output.dense", f"{_LAYER}/mlp/down"),
@@ -145,12 +143,7 @@ BERT = Family(
     },
     readable={"BertForPreTraining": "masked_lm"},
     copies={"cls.predictions.bias": "cls.predictions.decoder.bias"},
-    ignored=(
-        _POSITION_IDS,
-        r"(bert\.)?pooler\..*",
-        r"cls\.seq_relationship\..*",
-        r"cls\.predictions\.(decoder\.)?bias",
-    ),
+    ignored=(_POSITION_IDS, r"cls\.seq_relationship\..*"),
     required=_REQUIRED,
 )
 
@@ -176,7 +169,7 @@ ROBERTA = Family(
         "span": "RobertaForQuestionAnswering",
     },
     copies={"lm_head.bias": "lm_head.decoder.bias"},
-    ignored=(_POSITION_IDS, r"(roberta\.)?pooler\..*", r"lm_head\.(decoder\.)?bias"),
+    ignored=(_POSITION_IDS,),
     required=(*_REQUIRED, "pad_token_id"),
 )
 

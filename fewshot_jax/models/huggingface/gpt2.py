@@ -1,12 +1,18 @@
 """GPT-2 (Radford et al., 2019)."""
 
 from fewshot_jax.models.huggingface.family import Config, Family, activation_of, expect
-from fewshot_jax.models.huggingface.mapping import conv1d, linear, norm, table
+from fewshot_jax.models.huggingface.mapping import Rule, conv1d, linear, norm, table
 from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.stack import StackShape
 from fewshot_jax.models.transformer import HeadKind, HeadShape, ModelShape
 
 _LAYER = "decoder/blocks"
+
+DECODER_HEADS: dict[HeadKind, tuple[Rule, ...]] = {
+    "causal_lm": tuple(linear("lm_head", "head/output")),
+    "classification": tuple(linear("score", "head/output")),
+    "span": tuple(linear("qa_outputs", "head/output")),
+}
 
 
 def decoder_head(config: Config, kind: HeadKind | None, **options: float | None) -> HeadShape | None:
@@ -59,11 +65,7 @@ GPT2 = Family(
         *norm("ln_f", "decoder/final_norm"),
     ),
     prefix="transformer.",
-    heads={
-        "causal_lm": tuple(linear("lm_head", "head/output")),
-        "classification": tuple(linear("score", "head/output")),
-        "span": tuple(linear("qa_outputs", "head/output")),
-    },
+    heads=DECODER_HEADS,
     architectures={
         None: "GPT2Model",
         "causal_lm": "GPT2LMHeadModel",

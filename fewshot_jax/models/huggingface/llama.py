@@ -6,7 +6,7 @@ from typing import Any
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.family import Config, Family, activation_of, expect, rotary_of
-from fewshot_jax.models.huggingface.gpt2 import decoder_head
+from fewshot_jax.models.huggingface.gpt2 import DECODER_HEADS, decoder_head
 from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, table
 from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.stack import StackShape
@@ -127,11 +127,7 @@ LLAMA = Family(
     body=_body({"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}),
     prefix="model.",
     prefixes={"span": "transformer."},
-    heads={
-        "causal_lm": tuple(linear("lm_head", "head/output")),
-        "classification": tuple(linear("score", "head/output")),
-        "span": tuple(linear("qa_outputs", "head/output")),
-    },
+    heads=DECODER_HEADS,
     architectures={
         None: "LlamaModel",
         "causal_lm": "LlamaForCausalLM",
@@ -161,6 +157,6 @@ GEMMA2 = replace(
             "post_feedforward_layernorm": "mlp_out_norm",
         }
     ),
-    heads={kind: rules for kind, rules in LLAMA.heads.items() if kind != "span"},
+    heads={kind: rules for kind, rules in DECODER_HEADS.items() if kind != "span"},
     architectures={kind: name for kind, name in _named("Gemma2").items() if kind != "span"},
 )

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.families import FAMILIES
@@ -95,12 +95,14 @@ def load_pretrained(
         names = _names(checkpoint)
         if kind == "pooler" and not any("pooler." in name for name in names):
             kind = None  # sentence encoders are often saved without it
-        config = _untied(config, family, kind, checkpoint, names)
+        prefix = _prefix(family, names)
+        config = _untied(config, family, kind, prefix, checkpoint, names)
         module = build(config, kind, computed)
         leaves = leaves_of(module)
-        rules = rules_of(family, config, kind, _prefix(family, names), leaves)
+        rules = rules_of(family, config, kind, prefix, leaves)
         created = _absent_head(rules, leaves, checkpoint, names) if head != "auto" or num_labels is not None else set()
-        sources, problems = _sources([rule for rule in rules if rule.target not in created], leaves, checkpoint, names)
+        read = [rule for rule in rules if rule.target not in created]
+        sources, problems = _sources(read, leaves, family.optional, checkpoint, names)
         used = {source.tensor for found in sources.values() for source in found}
         left = {modern: name for modern, name in names.items() if name not in used}
         ignored, unknown = _left_over(family, config, kind, left, other_head=head != "auto")
@@ -108,16 +110,15 @@ def load_pretrained(
         if problems:
             more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
             raise UserError("\n  ".join([f"{path}: does not fit its config.json", *problems[:_SHOWN], *more]))
+        place = _placement(sharding)
         flat = {
-            target: _read(checkpoint, found, leaves[target].shape, kept, _place(sharding, target, leaves[target].shape))
+            target: _read(checkpoint, found, leaves[target].shape, kept, place(target, leaves[target].shape))
             for target, found in sources.items()
         }
-    for target, leaf in _initialised(module, created, config, seed).items():
-        flat[target] = jax.device_put(leaf.astype(kept), _place(sharding, target, leaf.shape))
-    for rule in rules:  # what may be missing and is
-        if rule.target not in flat:
-            shape = leaves[rule.target].shape
-            flat[rule.target] = jax.device_put(jnp.zeros(shape, kept), _place(sharding, rule.target, shape))
+    made = _initialised(module, created, config, seed)
+    for target in leaves.keys() - flat.keys():  # what is created, or may be missing and is
+        leaf = made[target] if target in made else jnp.zeros(leaves[target].shape)
+        flat[target] = jax.device_put(leaf.astype(kept), place(target, leaf.shape))
     return Pretrained(
         config=config,
         module=module,
@@ -146,15 +147,19 @@ def _prefix(family: Family, names: dict[str, str]) -> str:
 
 
 def _untied(
-    config: Config, family: Family, kind: HeadKind | None, checkpoint: Checkpoint, names: dict[str, str]
+    config: Config,
+    family: Family,
+    kind: HeadKind | None,
+    prefix: str,
+    checkpoint: Checkpoint,
+    names: dict[str, str],
 ) -> Config:
     """The config, its output layer not tied to the embedding if the checkpoint has two different ones."""
     if kind not in _LM or not config.tie_word_embeddings:
         return config
-    output = next((names.get(r.source) for r in family.heads[kind] if r.target == "head/output/kernel"), None)
+    (matrix,) = (rule for rule in family.heads[kind] if rule.target == "head/output/kernel")
     (table,) = (rule for rule in family.body if rule.target == "token_embedding/embedding")
-    embedding = table.under(_prefix(family, names))
-    stored = next((names[name] for name in (embedding.source, *embedding.others) if name in names), None)
+    output, stored = (_found(rule, names, None) for rule in (matrix, table.under(prefix)))
     if output is None or stored is None:
         return config
     first, second = checkpoint.view(output), checkpoint.view(stored)
@@ -184,15 +189,15 @@ def _absent_head(rules: list[Rule], leaves: Leaves, checkpoint: Checkpoint, name
     absent: set[str] = set()
     for rule in rules:
         if rule.target.startswith("head/"):
-            tensor = _found(rule, names, None)
-            wrong = tensor is None or checkpoint.tensors[tensor].shape != rule.stored_shape(leaves[rule.target].shape)
-            if tensor is None or (wrong and rule.target.startswith("head/output/")):
+            tensor, expected = _found(rule, names, None), rule.stored_shape(leaves[rule.target].shape)
+            may_differ = rule.target.startswith("head/output/")
+            if tensor is None or (may_differ and checkpoint.tensors[tensor].shape != expected):
                 absent.add(rule.target)
     return absent
 
 
 def _sources(
-    rules: list[Rule], leaves: Leaves, checkpoint: Checkpoint, names: dict[str, str]
+    rules: list[Rule], leaves: Leaves, optional: tuple[str, ...], checkpoint: Checkpoint, names: dict[str, str]
 ) -> tuple[dict[str, list[Source]], list[str]]:
     """Where each leaf lies, and what does not fit."""
     sources: dict[str, list[Source]] = {}
@@ -201,7 +206,7 @@ def _sources(
         for name, layer, shape in rule.layers(leaves[rule.target].shape):
             tensor, expected = _found(rule, names, layer), rule.stored_shape(shape)
             if tensor is None:
-                if rule.source not in _OPTIONAL:
+                if rule.source not in optional:
                     problems.append(f"{name} {list(expected)} is missing")
                 continue
             info = checkpoint.tensors[tensor]
@@ -213,9 +218,6 @@ def _sources(
     return sources, list(dict.fromkeys(problems))
 
 
-_OPTIONAL = {name for family in FAMILIES.values() for name in family.optional}
-
-
 def _left_over(
     family: Family, config: Config, kind: HeadKind | None, names: dict[str, str], *, other_head: bool
 ) -> tuple[list[str], list[str]]:
@@ -223,9 +225,11 @@ def _left_over(
 
     Where the head is not the checkpoint's own, all that is outside of the body is another head's.
     """
-    patterns = [*family.ignored, *(re.escape(rule.source) for rules in family.heads.values() for rule in rules)]
     prefixes = {family.prefix, *family.prefixes.values(), ""}
+    heads = {name for rules in family.heads.values() for rule in rules for name in (rule.source, *rule.others)}
     body = {rule.source for rule in (*family.body, *family.more(config))}
+    again = {prefix + name for prefix in prefixes for rule in family.body for name in rule.others}
+    patterns = [*family.ignored, *map(re.escape, sorted(heads | again))]
     if kind == "encoder":
         patterns += [rf"{re.escape(prefix)}decoder\..*" for prefix in prefixes]
     known = re.compile("|".join(patterns))
@@ -249,10 +253,12 @@ def _floating(dtype: Any, name: str) -> np.dtype:
     return kept
 
 
-def _place(sharding: Placement | None, target: str, shape: tuple[int, ...]) -> jax.sharding.Sharding:
-    if sharding is None:
-        return jnp.zeros(()).sharding  # the default device
-    return sharding if isinstance(sharding, jax.sharding.Sharding) else sharding(target, shape)
+def _placement(sharding: Placement | None) -> Callable[[str, tuple[int, ...]], jax.sharding.Sharding]:
+    """The sharding of a leaf by its path and shape."""
+    if callable(sharding):
+        return sharding
+    everywhere = jnp.zeros(()).sharding if sharding is None else sharding  # None: the default device
+    return lambda target, shape: everywhere
 
 
 def _read(
@@ -309,8 +315,7 @@ def _initialised(module: Transformer, wanted: set[str], config: Config, seed: in
     head = jax.jit(lambda key: initial_params(module, key)["head"])(jax.random.key(seed))
     scale = getattr(config, "initializer_range", getattr(config, "init_std", 0.02))
     made: dict[str, jax.Array] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(head):
-        target = "head/" + jax.tree_util.keystr(path, simple=True, separator="/")
+    for target, leaf in flatten_dict({"head": head}, sep="/").items():
         if target in wanted:
             key = jax.random.fold_in(jax.random.key(seed), len(made))
             made[target] = scale * jax.random.normal(key, leaf.shape) if target.endswith("kernel") else leaf

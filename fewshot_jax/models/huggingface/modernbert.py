@@ -91,6 +91,5 @@ MODERNBERT = Family(
         "classification": "ModernBertForSequenceClassification",
         "span": "ModernBertForQuestionAnswering",
     },
-    ignored=(),
     required=("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
 )

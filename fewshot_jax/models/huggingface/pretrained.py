@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.families import FAMILIES
@@ -133,9 +134,9 @@ def build(config: Config, head: HeadKind | None, dtype: Any) -> Transformer:
     """
     try:
         return Transformer(FAMILIES[config.model_type].shape(config, head), dtype)
-    except (TypeError, ValueError, ArithmeticError) as error:  # UserError is a ValueError and passes
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"config.json: {error}") from None
 
 
@@ -156,10 +157,7 @@ def leaves_of(module: Transformer) -> Leaves:
         tree = jax.eval_shape(functools.partial(initial_params, module), jax.random.key(0))
     except (TypeError, ValueError, ArithmeticError, IndexError) as error:
         raise UserError(f"config.json: no model has these sizes ({' '.join(str(error).split())})") from None
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    return flatten_dict(tree, sep="/")
 
 
 def rules_of(family: Family, config: Config, head: HeadKind | None, prefix: str, leaves: Leaves) -> list[Rule]:

@@ -1,19 +1,19 @@
 """Write a model as transformers reads it."""
 
 import shutil
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.mapping import Rule
 from fewshot_jax.models.huggingface.pretrained import Pretrained, leaves_of, rules_of
-from fewshot_jax.models.huggingface.tensors import TensorSource, write_checkpoint
+from fewshot_jax.models.huggingface.writer import TensorSource, write_checkpoint
 
 
 def save_pretrained(
@@ -35,10 +35,7 @@ def save_pretrained(
     path = Path(path)
     family, kind = FAMILIES[pretrained.config.model_type], pretrained.head
     leaves = leaves_of(pretrained.module)
-    params = {
-        jax.tree_util.keystr(where, simple=True, separator="/"): leaf
-        for where, leaf in jax.tree_util.tree_leaves_with_path(pretrained.params)
-    }
+    params = flatten_dict(pretrained.params, sep="/")
     problems = [f"{name} is missing" for name in sorted(leaves.keys() - params.keys())]
     problems += [f"{name} is not a part of the model" for name in sorted(params.keys() - leaves.keys())]
     problems += [
@@ -86,5 +83,4 @@ def _source(name: str, parts: list[tuple[Rule, int | None]], params: dict[str, j
         ]
         return np.ascontiguousarray(np.concatenate(arrays, rule.axis) if len(arrays) > 1 else arrays[0], kept)
 
-    getter: Callable[[], np.ndarray] = get
-    return TensorSource(name, kept, rule.stored_shape(leaf.shape if layer is None else leaf.shape[1:]), getter)
+    return TensorSource(name, kept, rule.stored_shape(leaf.shape if layer is None else leaf.shape[1:]), get)

@@ -112,9 +112,6 @@ T5 = Family(
         "span": "T5ForQuestionAnswering",
         "encoder": "T5EncoderModel",
     },
-    ignored=(
-        r"(transformer\.)?(encoder|decoder)\.embed_tokens\.weight",
-        r"(transformer\.)?decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
-    ),
+    ignored=(r"(transformer\.)?decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
     required=("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"),
 )

@@ -16,7 +16,8 @@ from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import load_file, save_file
 
 from fewshot_jax.errors import UserError
-from fewshot_jax.models.huggingface.tensors import Checkpoint, TensorSource, read_header, write_checkpoint
+from fewshot_jax.models.huggingface.tensors import Checkpoint, read_header
+from fewshot_jax.models.huggingface.writer import TensorSource, write_checkpoint
 
 DTYPES = {
     "BOOL": np.bool_,
