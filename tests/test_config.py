@@ -82,6 +82,8 @@ OTHER = {
         "shots": [2],
         "queries": 7,
         "inner_steps": [0, 2],
+        "tune_rates": [0.5, 1.0],
+        "tune_steps": [3],
         "tasks": 8,
         "at_end": False,
     },

@@ -106,10 +106,12 @@ class Config:
             self.application != "regression" or name not in OF_CLASSES,
             f"learner.name={name}: compares classes, of which regression has none; take maml or one of its relatives",
         )
-        require(
-            not self.evaluation.inner_steps or name not in WITHOUT_A_LOOP,
-            f"evaluation.inner_steps={self.evaluation.inner_steps}: {name} has no inner loop; leave it out",
-        )
+        for more in ("inner_steps", "tune_rates"):
+            value = getattr(self.evaluation, more)
+            require(
+                not value or name not in WITHOUT_A_LOOP,
+                f"evaluation.{more}={value}: {name} has no inner loop; leave it out",
+            )
         require(
             self.inner.params is None or name not in ("anil", "boil"),
             f"inner.params: {name} chooses itself what adapts; leave it out, or take maml",

@@ -1,5 +1,6 @@
 """Evaluation, and the baselines that stand beside the learner."""
 
+import math
 from dataclasses import dataclass
 
 from fewshot_jax.errors import require
@@ -17,6 +18,9 @@ class EvaluationConfig:
         shots: an evaluation for each number of shots (for regression: points).
         queries: query texts per class.
         inner_steps: numbers of inner steps to evaluate after beside `inner.test_steps`, each a row of the table.
+        tune_rates: choose the inner loop of one more row, "tuned", on the validation episodes, for each number
+            of shots: from these multiples of the inner rate (or of the learned rates); empty for no such row.
+        tune_steps: and from these numbers of inner steps.
         tasks: episodes evaluated at once.
         at_end: evaluate on the test classes when training ends.
     """
@@ -28,6 +32,8 @@ class EvaluationConfig:
     shots: tuple[int, ...] = (1, 5)
     queries: int = 10
     inner_steps: tuple[int, ...] = ()
+    tune_rates: tuple[float, ...] = ()
+    tune_steps: tuple[int, ...] = (1, 2, 4)
     tasks: int = 20
     at_end: bool = True
 
@@ -39,6 +45,14 @@ class EvaluationConfig:
         require(
             min(self.inner_steps, default=0) >= 0,
             f"evaluation.inner_steps={self.inner_steps}: expected numbers of steps, zero or more",
+        )
+        require(
+            min(self.tune_rates, default=1) > 0 and max(self.tune_rates, default=1) < math.inf,
+            f"evaluation.tune_rates={self.tune_rates}: expected positive multiples of the inner rate",
+        )
+        require(
+            min(self.tune_steps, default=0) >= 1,
+            f"evaluation.tune_steps={self.tune_steps}: expected numbers of steps, at least 1",
         )
 
 

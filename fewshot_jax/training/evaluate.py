@@ -16,8 +16,8 @@ from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.baselines import CHANCE, floors
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
-from fewshot_jax.evaluation.fine_tuning import Choice, FineTuning
 from fewshot_jax.evaluation.statistics import Estimate, estimate
+from fewshot_jax.evaluation.tuning import Choice, Tuning, adapted, fine_tuned
 from fewshot_jax.training.checkpoints import Checkpoints
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
@@ -26,7 +26,7 @@ from fewshot_jax.types import MetaLearner, MetaParams
 from fewshot_jax.versions import versions
 
 UNTRAINED, MULTI_TASK = "untrained", "multi-task"  # where prototypes and fine-tuning start from
-PROTOTYPES, FINE_TUNED = "prototypes", "fine-tuned"
+PROTOTYPES, FINE_TUNED, TUNED = "prototypes", "fine-tuned", "tuned"
 
 
 class Evaluation(NamedTuple):
@@ -39,7 +39,7 @@ class Evaluation(NamedTuple):
         scores: for each row of the table (the learner first, then the floors)
             the `Estimate` at each number of shots.
         gains: the learner's score minus that of each floor, paired by episode.
-        fine_tuning: what was chosen for the rows that are fine-tuned, at each number of shots.
+        choices: rate and steps of the rows whose loop is chosen on validation episodes, at each number of shots.
         ways: classes of an episode; None where there are none.
         episodes: of the evaluation.
         step: the checkpoint's.
@@ -51,7 +51,7 @@ class Evaluation(NamedTuple):
     score: Score
     scores: dict[str, dict[int, Estimate]]
     gains: dict[str, dict[int, Estimate]]
-    fine_tuning: dict[str, dict[int, Choice]]
+    choices: dict[str, dict[int, Choice]]
     ways: int | None
     episodes: int
     step: int
@@ -73,7 +73,7 @@ class Evaluation(NamedTuple):
             "larger_is_better": self.score.larger_is_better,
             self.score.name.replace(" ", "_"): plain(self.scores),
             "gain": plain(self.gains),
-            "fine_tuning": plain(self.fine_tuning),
+            "choices": plain(self.choices),
             "ways": self.ways,
             "episodes": self.episodes,
             "checkpoint_step": self.step,
@@ -153,8 +153,8 @@ def evaluate(
             chosen.setdefault(name, {})[k] = choice
     if bench.at_edge and not quiet:
         print(
-            f"note: fine-tuning did best at the edge of what was tried ({'; '.join(bench.at_edge)}) and may gain from "
-            "more baselines.steps or other baselines.rates",
+            f"note: rows that did best at the edge of what was tried ({'; '.join(bench.at_edge)}) may gain from other "
+            "rates and steps (baselines.rates and baselines.steps, evaluation.tune_rates and evaluation.tune_steps)",
             file=sys.stderr,
         )
     result = Evaluation(
@@ -163,7 +163,7 @@ def evaluate(
         score=application.score,
         scores=rows,
         gains=gains,
-        fine_tuning=chosen,
+        choices=chosen,
         ways=bench.functions.ways,
         episodes=count,
         step=step,
@@ -196,7 +196,7 @@ class _Bench:
     """What all rows of a table share: the application, the episodes, the key.
 
     Attributes:
-        choices: the last choice of each row that is fine-tuned.
+        choices: the last choice of each row whose loop is chosen.
         at_edge: the rows and numbers of shots whose choice stands at the edge of what was tried.
     """
 
@@ -223,15 +223,16 @@ class _Bench:
         )
 
     def _streams(self, shots: int) -> tuple[Stream, Stream]:
-        """The validation episodes, on which fine-tuning is chosen, and those of the table."""
+        """The validation episodes, on which loops are chosen, and those of the table."""
         test = self.application.stream("test", shots)  # first: what is wrong with it is what the user asked about
         return self.application.stream("validation", shots), test
 
-    def fine_tuned(self, name: str, meta_params: MetaParams, tuning: FineTuning) -> Row:
+    def tuned(self, name: str, meta_params: MetaParams, tuning: Tuning, episodes: int) -> Row:
+        """A row whose loop is chosen on so many validation episodes."""
+
         def scores(shots: int) -> np.ndarray:
             validation, test = self.streams(shots)
-            tried = self.config.baselines.episodes
-            choice = tuning.choose(meta_params, validation, episodes=tried, **self._common)
+            choice = tuning.choose(meta_params, validation, episodes=episodes, **self._common)
             self.choices[name] = choice
             if edge := tuning.at_edge(choice):
                 self.at_edge.append(f"{name}, {shots}-shot: {edge}")
@@ -241,13 +242,22 @@ class _Bench:
 
 
 def _of_learner(bench: _Bench, meta_params: MetaParams) -> dict[str, Row]:
-    """The run's own rows: at its number of inner steps, and at those that the config asks for beside it."""
-    name, learner = bench.config.learner.name, bench.learner()
-    more = {
-        f"{name}, {steps} step{'' if steps == 1 else 's'}": bench.row(learner, meta_params, steps)
-        for steps in bench.config.evaluation.inner_steps
-    }
-    return {name: bench.row(learner, meta_params), **more}
+    """The run's own rows: with its inner loop as trained, and with those that the config asks for beside it."""
+    name, learner, evaluation = bench.config.learner.name, bench.learner(), bench.config.evaluation
+    rows: dict[str, Row] = {name: bench.row(learner, meta_params)}
+    for steps in evaluation.inner_steps:
+        rows[f"{name}, {steps} step{'' if steps == 1 else 's'}"] = bench.row(learner, meta_params, steps)
+    if evaluation.tune_rates:
+        tuning = Tuning(
+            adapted(learner, bench.application.score, rate=bench.config.inner.rate),
+            bench.application.score,
+            rates=evaluation.tune_rates,
+            steps=evaluation.tune_steps,
+            task_chunk=bench.config.learner.task_chunk,
+        )
+        row = f"{name}, {TUNED}"
+        rows[row] = bench.tuned(row, meta_params, tuning, evaluation.validation_episodes)
+    return rows
 
 
 def _prototypes(bench: _Bench, starts: dict[str, MetaParams]) -> dict[str, Row]:
@@ -263,11 +273,11 @@ def _fine_tuned(bench: _Bench, starts: dict[str, MetaParams]) -> dict[str, Row]:
     baselines = bench.config.baselines
     if not baselines.fine_tuning:
         return {}
-    tuning = FineTuning(
-        bench.functions,
+    tuning = Tuning(
+        fine_tuned(bench.functions, bench.application.score),
         bench.application.score,
         rates=baselines.rates,
-        steps=baselines.steps,
+        steps=range(1, baselines.steps + 1),
         task_chunk=bench.config.learner.task_chunk,
     )
     shared = starts[UNTRAINED]["params"].keys() - {JOINT}
@@ -275,7 +285,7 @@ def _fine_tuned(bench: _Bench, starts: dict[str, MetaParams]) -> dict[str, Row]:
     for start, meta_params in starts.items():
         name = f"{start}, {FINE_TUNED}"
         params = {part: meta_params["params"][part] for part in shared}
-        rows[name] = bench.fine_tuned(name, {"params": params}, tuning)
+        rows[name] = bench.tuned(name, {"params": params}, tuning, baselines.episodes)
     return rows
 
 

@@ -96,7 +96,7 @@ def multi_task_of(config: Config) -> Config:
         learner=LearnerConfig(name="multi_task", task_chunk=config.learner.task_chunk),
         episodes=dataclasses.replace(config.episodes, token_remap=0.0),
         inner=InnerConfig(optimizer="adam", rate=middle, steps=baselines.steps),
-        evaluation=dataclasses.replace(config.evaluation, at_end=False, inner_steps=()),
+        evaluation=dataclasses.replace(config.evaluation, at_end=False, inner_steps=(), tune_rates=()),
         baselines=BaselineConfig(fine_tuning=False, multi_task=False),
     )
 

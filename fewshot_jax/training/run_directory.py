@@ -25,7 +25,8 @@ from fewshot_jax.config_file import differences, read_config, write_config
 from fewshot_jax.errors import UserError
 
 # What may change while a run goes on.
-FREE = ("evaluation.episodes", "evaluation.inner_steps", "evaluation.at_end", "baselines.")
+_FREE_OF_EVALUATION = ("episodes", "inner_steps", "tune_rates", "tune_steps", "at_end")
+FREE = (*(f"evaluation.{name}" for name in _FREE_OF_EVALUATION), "baselines.")
 PLANNED = ("gradient", "keep", "keep_blocks", "task_chunk")  # fields of `learner` that a plan fills in
 
 
@@ -140,9 +141,8 @@ class RunDirectory:
     def update(self, config: Config) -> None:
         """Store what may change while a run goes on (`FREE`): episodes and steps of its evaluation, its baselines."""
         stored, wanted = self.config(), config.evaluation
-        evaluation = dataclasses.replace(
-            stored.evaluation, episodes=wanted.episodes, inner_steps=wanted.inner_steps, at_end=wanted.at_end
-        )
+        free = {name: getattr(wanted, name) for name in _FREE_OF_EVALUATION}
+        evaluation = dataclasses.replace(stored.evaluation, **free)
         changed = dataclasses.replace(stored, evaluation=evaluation, baselines=config.baselines)
         if changed != stored:
             self._write_config(changed)

@@ -52,7 +52,7 @@ def test_a_run_is_evaluated_beside_its_floors(folder, tmp_path):
     evaluation = fsj.train(config_of(folder, at_end=True), tmp_path / "run", quiet=True)
     assert list(evaluation.scores) == ["maml", *FLOORS, "chance"]
     assert list(evaluation.gains) == FLOORS
-    assert evaluation.fine_tuning.keys() == {"untrained, fine-tuned", "multi-task, fine-tuned"}
+    assert evaluation.choices.keys() == {"untrained, fine-tuned", "multi-task, fine-tuned"}
     # The patterns differ in half of their pixels, so the pixels alone tell them apart.
     assert evaluation.scores["pixel centroid"][1].mean > 0.9
     run = RunDirectory(tmp_path / "run")
