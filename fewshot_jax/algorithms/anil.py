@@ -3,7 +3,7 @@
 import re
 from typing import Unpack
 
-from fewshot_jax.algorithms.gradient_based import LearnerOptions
+from fewshot_jax.algorithms.gradient_based import LearnerOptions, decide
 from fewshot_jax.algorithms.maml import maml
 from fewshot_jax.types import LossFn, MetaLearner
 
@@ -26,7 +26,7 @@ def anil(loss_fn: LossFn, *, head: str = r"\bhead\b", **options: Unpack[LearnerO
         Raghu, Raghu, Bengio, Vinyals. Rapid Learning or Feature Reuse? Towards
         Understanding the Effectiveness of MAML. ICLR 2020 (section 4).
     """
-    options["inner_params"] = head
+    decide(options, "anil", inner_params=head)
     return maml(loss_fn, **options)
 
 
@@ -46,5 +46,5 @@ def boil(loss_fn: LossFn, *, head: str = r"\bhead\b", **options: Unpack[LearnerO
         Learning. ICLR 2021 (section 3).
     """
     pattern = re.compile(head)
-    options["inner_params"] = lambda path, leaf: pattern.search(path) is None
+    decide(options, "boil", inner_params=lambda path, leaf: pattern.search(path) is None)
     return maml(loss_fn, **options)

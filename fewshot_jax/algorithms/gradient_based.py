@@ -49,6 +49,18 @@ class LearnerOptions(InnerLoopOptions, total=False):
     task_chunk: int | None
 
 
+def decide(options: InnerLoopOptions, learner: str, **values: Any) -> None:
+    """Set the options that a learner itself decides.
+
+    Raises:
+        ValueError: the caller gave one of them.
+    """
+    for name, value in values.items():
+        if options.get(name) is not None:
+            raise ValueError(f"{name}: {learner} decides it itself; leave it out, or build what you want from maml")
+        options[name] = value  # type: ignore[literal-required]
+
+
 class Adapted(NamedTuple):
     """One task after its inner loop.
 

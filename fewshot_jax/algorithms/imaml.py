@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fewshot_jax.algorithms.differentiation import one_for_each_task
-from fewshot_jax.algorithms.gradient_based import Adapted, InnerLoopOptions, adaptation, after_last_step
+from fewshot_jax.algorithms.gradient_based import Adapted, InnerLoopOptions, adaptation, after_last_step, decide
 from fewshot_jax.algorithms.inner_loop import support_key
 from fewshot_jax.algorithms.learned_rates import LearnedRates
 from fewshot_jax.algorithms.meta_batch import mean_gradient
@@ -110,7 +110,7 @@ def imaml(
         raise ValueError(f"cg_steps={cg_steps}: expected a positive number of steps")
     if isinstance(options.get("inner_optimizer"), LearnedRates):
         raise ValueError("imaml has no gradient for learned rates: give an optax transformation as inner_optimizer")
-    options["gradient"] = "reverse"
+    decide(options, "imaml", gradient="reverse")
     parts = adaptation(loss_fn, **options)
 
     def stationarity(inner: Params, operands: PyTree) -> Params:

@@ -5,7 +5,7 @@ from typing import Any, Unpack
 import jax
 
 from fewshot_jax.algorithms.differentiation import Gradient, Keep
-from fewshot_jax.algorithms.gradient_based import InnerOptimizer, LearnerOptions, adaptation, after_last_step
+from fewshot_jax.algorithms.gradient_based import InnerOptimizer, LearnerOptions, adaptation, after_last_step, decide
 from fewshot_jax.algorithms.meta_batch import mean_gradient
 from fewshot_jax.algorithms.partition import Selector
 from fewshot_jax.block_policy import BlockPolicy
@@ -121,5 +121,5 @@ def fomaml(loss_fn: LossFn, **options: Unpack[LearnerOptions]) -> MetaLearner:
     References:
         Finn, Abbeel, Levine. ICML 2017, section 5.2 ("first-order approximation").
     """
-    options["gradient"] = "first_order"
+    decide(options, "fomaml", gradient="first_order")
     return maml(loss_fn, **options)

@@ -2,7 +2,7 @@
 
 from typing import Unpack
 
-from fewshot_jax.algorithms.gradient_based import LearnerOptions
+from fewshot_jax.algorithms.gradient_based import LearnerOptions, decide
 from fewshot_jax.algorithms.learned_rates import learned_rates
 from fewshot_jax.algorithms.maml import maml
 from fewshot_jax.types import LossFn, MetaLearner
@@ -25,11 +25,11 @@ def meta_sgd(loss_fn: LossFn, *, inner_rate: float = 0.01, **options: Unpack[Lea
         at a call replaces all of them.
 
     Raises:
-        ValueError: the rate is not positive, or as in `maml`.
+        ValueError: the rate is not positive, an ``inner_optimizer`` is given, or as in `maml`.
 
     References:
         Li, Zhou, Chen, Li. Meta-SGD: Learning to Learn Quickly for Few-Shot
         Learning. arXiv:1707.09835, 2017. Inner step: equation 2; objective: equation 3.
     """
-    options["inner_optimizer"] = learned_rates(inner_rate, shape="parameter")
+    decide(options, "meta_sgd", inner_optimizer=learned_rates(inner_rate, shape="parameter"))
     return maml(loss_fn, **options)

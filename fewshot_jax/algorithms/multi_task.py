@@ -5,7 +5,7 @@ from typing import Any, Unpack
 import jax
 import jax.numpy as jnp
 
-from fewshot_jax.algorithms.gradient_based import LearnerOptions
+from fewshot_jax.algorithms.gradient_based import LearnerOptions, decide
 from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.algorithms.maml import maml
 from fewshot_jax.algorithms.meta_batch import mean_gradient
@@ -39,7 +39,7 @@ def multi_task(
         (section 3.2, "Baseline": train on all base classes, fine-tune a new head).
         Finn, Abbeel, Levine. ICML 2017, section 5.1 (the "pretrained" baseline of regression).
     """
-    options["gradient"] = "first_order"
+    decide(options, "multi_task", gradient="first_order")
     joint = loss_fn if joint_loss_fn is None else joint_loss_fn
 
     def loss(

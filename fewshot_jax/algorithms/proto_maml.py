@@ -5,7 +5,7 @@ from typing import Any, Unpack
 import jax
 import jax.numpy as jnp
 
-from fewshot_jax.algorithms.gradient_based import LearnerOptions
+from fewshot_jax.algorithms.gradient_based import LearnerOptions, decide
 from fewshot_jax.algorithms.maml import maml
 from fewshot_jax.algorithms.metric import ABSENT, item_mask, prototypes
 from fewshot_jax.algorithms.partition import with_frozen
@@ -58,5 +58,5 @@ def proto_maml(
         embeddings = with_frozen(embed_fn, frozen)(params, support, rng)
         return {**params, head: prototype_head(embeddings, support, ways)}
 
-    options["task_init_fn"] = task_init_fn
+    decide(options, "proto_maml", task_init_fn=task_init_fn)
     return maml(loss_fn, **options)

@@ -5,7 +5,7 @@ from typing import Any, Unpack
 import jax
 import jax.numpy as jnp
 
-from fewshot_jax.algorithms.gradient_based import InnerLoopOptions, adaptation, after_last_step
+from fewshot_jax.algorithms.gradient_based import InnerLoopOptions, adaptation, after_last_step, decide
 from fewshot_jax.algorithms.learned_rates import LearnedRates
 from fewshot_jax.algorithms.maml import maml
 from fewshot_jax.algorithms.meta_batch import over_tasks
@@ -39,7 +39,7 @@ def reptile(loss_fn: LossFn, *, task_chunk: int | None = None, **options: Unpack
     """
     if isinstance(options.get("inner_optimizer"), LearnedRates):
         raise ValueError("reptile has no gradient for learned rates: give an optax transformation as inner_optimizer")
-    options["gradient"] = "first_order"
+    decide(options, "reptile", gradient="first_order")
     parts = adaptation(loss_fn, **options)
 
     def task_direction(

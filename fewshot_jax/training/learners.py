@@ -95,6 +95,7 @@ def _reptile(functions: Functions, config: Config, steps: int) -> MetaLearner:
 
 def _meta_sgd(functions: Functions, config: Config, steps: int) -> MetaLearner:
     options = _second_order(functions, config, steps)
+    del options["inner_optimizer"]
     return meta_sgd(functions.loss_fn, inner_rate=config.inner.rate, **options)
 
 
@@ -129,6 +130,7 @@ def _cavia(functions: Functions, config: Config, steps: int) -> MetaLearner:
 
 def _proto_maml(functions: Functions, config: Config, steps: int) -> MetaLearner:
     options = _second_order(functions, config, steps)
+    del options["task_init_fn"]
     embed_fn, ways = _of_classes(functions)
     return proto_maml(functions.loss_fn, embed_fn=embed_fn, ways=ways, **options)
 

@@ -529,3 +529,21 @@ def test_cavia_needs_a_place_for_the_context():
     support = jax.tree.map(lambda leaf: leaf[0], make_episodes().support)
     with pytest.raises(ValueError, match="as 'context'"):
         learner.adapt({"params": {**cavia_params(), "context": jnp.zeros(2)}}, support, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("build", "option"),
+    [
+        (fsj.fomaml, {"gradient": "mixed"}),
+        (fsj.reptile, {"gradient": "mixed"}),
+        (fsj.imaml, {"gradient": "mixed"}),
+        (fsj.multi_task, {"gradient": "mixed"}),
+        (fsj.anil, {"inner_params": "norm"}),
+        (fsj.boil, {"inner_params": "norm"}),
+        (fsj.meta_sgd, {"inner_optimizer": optax.adam(0.1)}),
+        (functools.partial(fsj.proto_maml, embed_fn=len, ways=2), {"task_init_fn": len}),
+    ],
+)
+def test_an_option_that_a_learner_decides_itself_is_refused(build, option):
+    with pytest.raises(ValueError, match=f"^{next(iter(option))}: .* decides it itself"):
+        build(lambda params, batch, rng: (0.0, {}), **option)
