@@ -26,6 +26,8 @@ VALUES = {
         "queries": 9,
         "tasks": 4,
         "inner_steps": [0, 3],
+        "tune_rates": [1.0],
+        "tune_steps": [2],
     },
     "baselines": {"steps": 2, "rates": [0.01], "episodes": 3},
 }
@@ -92,7 +94,7 @@ def finished(tmp_path_factory):
 def test_a_run_is_evaluated_after_each_number_of_steps_beside_its_floors(finished):
     run, evaluation = finished
     assert list(evaluation.scores) == [
-        *("maml", "maml, 0 steps", "maml, 3 steps", "mean of the support set"),
+        *("maml", "maml, 0 steps", "maml, 3 steps", "maml, tuned", "mean of the support set"),
         *("untrained, fine-tuned", "multi-task, fine-tuned"),
     ]
     assert all(list(row) == [5, 7] for row in evaluation.scores.values())
@@ -106,6 +108,14 @@ def test_a_run_is_evaluated_after_each_number_of_steps_beside_its_floors(finishe
     assert evaluation.scores["maml, 0 steps"][5].mean == pytest.approx(
         evaluation.scores["maml, 0 steps"][7].mean, rel=1.0
     )
+
+
+def test_tuned_over_the_loop_of_training_alone_is_the_row_itself(finished):
+    _, evaluation = finished
+    assert evaluation.choices["maml, tuned"] == {5: (1.0, 2), 7: (1.0, 2)}
+    for shots in (5, 7):
+        tuned, plain = (evaluation.scores[name][shots].mean for name in ("maml, tuned", "maml"))
+        assert tuned == pytest.approx(plain, rel=1e-5)
 
 
 def test_the_smallest_validation_error_chooses_the_checkpoint(finished):
