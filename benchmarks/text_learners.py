@@ -91,7 +91,7 @@ def config_of(data: str, path: Path, variant: str, learner: str) -> Config:
     if learner in LEARNERS:
         sections["evaluation"] = {"every": STEPS // 2, "validation_episodes": 60}
         if learner in TUNED:
-            sections["evaluation"] |= {"tune_rates": (1.0, 0.3, 0.1, 2.0), "tune_steps": (1, 2, 4, 8)}
+            sections["evaluation"] |= {"tune_rates": (1.0, 0.3, 0.1), "tune_steps": (1, 2, 4)}
     if learner in WITHOUT_A_LOOP:
         sections["inner"] = {"params": None}
     return changed(config, sections)
