@@ -53,7 +53,7 @@ def with_lora(problem: Problem, *, rank: int = 8, targets: str = "query|value") 
     loss_fn = problem.loss_fn
 
     def with_path(params: Any, batch: Any, rng: Any, *, frozen: Any) -> Any:
-        with lora(rank=rank, targets=targets):
+        with lora(rank=rank, targets=targets).active():
             return loss_fn(merge(params, frozen), batch, rng)
 
     leaves = {}

@@ -57,7 +57,7 @@ def features_of_texts(model: TextFeatures, *, deterministic: bool = True, lora_r
         deterministic: no dropout.
         lora_rank: of the low-rank path beside the attention's queries and values; 0 for none.
     """
-    adapted: Callable[[], Any] = functools.partial(lora, rank=lora_rank) if lora_rank else nullcontext
+    adapted: Callable[[], Any] = lora(rank=lora_rank).active if lora_rank else nullcontext
 
     def init(rng: Key) -> Params:
         ids = jnp.zeros((1, 2), jnp.int32)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from fewshot_jax import block_policy
+from fewshot_jax.models import prefix
 from fewshot_jax.models.positions import rotate
 
 NormOrder = Literal["pre", "post", "sandwich"]
@@ -246,10 +247,28 @@ class Attention(nn.Module):
         if sight.mask.shape not in allowed:
             raise ValueError(f"mask has shape {sight.mask.shape}, expected {' or '.join(map(str, sorted(allowed)))}")
         attention = functools.partial(attend, scale=shape.score_scale, cap=shape.score_cap)
+        kept = k_BMHK, v_BMHK
+        if prefix.current():
+            k_BMHK, v_BMHK, sight = self._with_prefix(k_BMHK, v_BMHK, sight)
         bias_HLM = None if sight.bias is None else sight.bias[0]
         y_BLHK = recomputed(attention)(q_BLHK, k_BMHK, v_BMHK, sight.mask, bias_HLM)
         out = nn.DenseGeneral(shape.width, axis=(-2, -1), use_bias=shape.out_bias, dtype=self.dtype, name="out")
-        return out(y_BLHK), (k_BMHK, v_BMHK)
+        return out(y_BLHK), kept
+
+    def _with_prefix(self, k_BMHK: jax.Array, v_BMHK: jax.Array, sight: Sight) -> tuple[jax.Array, jax.Array, Sight]:
+        """Learned keys and values before the others, which every position sees; the cache never holds them."""
+        length, items = prefix.current(), k_BMHK.shape[0]
+
+        def before(name: str, x_BMHK: jax.Array) -> jax.Array:
+            rows_PHK = self.param(f"prefix_{name}", nn.initializers.normal(0.02), (length, *x_BMHK.shape[2:]))
+            rows_BPHK = jnp.broadcast_to(rows_PHK.astype(x_BMHK.dtype)[None], (items, *rows_PHK.shape))
+            return jnp.concatenate([rows_BPHK, x_BMHK], axis=1)
+
+        mask = jnp.pad(sight.mask, ((0, 0), (0, 0), (length, 0)), constant_values=True)
+        bias = sight.bias
+        if bias is not None:
+            bias = jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (length, 0)))
+        return before("key", k_BMHK), before("value", v_BMHK), Sight(mask, sight.rotary, bias)
 
 
 class FeedForward(nn.Module):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from fewshot_jax.errors import UserError
+from fewshot_jax.models.adapters import Adapter
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.family import Config, Family
 from fewshot_jax.models.huggingface.mapping import Rule
@@ -52,6 +53,10 @@ class Pretrained:
     ignored: tuple[str, ...] = ()
     created: tuple[str, ...] = ()
     path: Path | None = None
+
+    def split(self, adapter: Adapter, *, seed: int = 0) -> tuple[Params, Params]:
+        """Trained and frozen parameters for an adapter, whose new ones are initialised; see `Adapter.split`."""
+        return adapter.split(self.params, functools.partial(initial_params, self.module, jax.random.key(seed)))
 
     @functools.cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase | None":

@@ -1,0 +1,223 @@
+"""Adapters: what is trained and what is frozen, what a new one changes, and each against its formula by hand."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict
+
+import fewshot_jax as fsj
+from fewshot_jax.models.adapters import combined, join, only, trainable
+from fewshot_jax.models.bottleneck import bottleneck
+from fewshot_jax.models.generation import generate
+from fewshot_jax.models.layers import Attention, BlockShape, Sight, attend
+from fewshot_jax.models.lora import lora
+from fewshot_jax.models.prefix import prefix
+from tests.models.huggingface.tiny import VOCABULARY, tiny
+
+ADAPTERS = {
+    "lora": lora(rank=2),
+    "prefix": prefix(length=3),
+    "bottleneck": bottleneck(width=2),
+    "norms": only("norm"),
+    "head": only("^head/"),
+    "lora and head": combined(lora(rank=2), only("^head/")),
+    "all at once": combined(lora(rank=2), prefix(length=3), bottleneck(width=2), only("norm|^head/")),
+}
+IDS = jnp.asarray(np.random.default_rng(0).integers(3, VOCABULARY, (4, 6)))
+MASK = jnp.arange(6)[None] < jnp.array([6, 4, 5, 1])[:, None]
+every_adapter = pytest.mark.parametrize("name", ADAPTERS)
+
+
+def perturbed(tree, scale=0.3):
+    """Values of their own for all leaves."""
+    leaves, structure = jax.tree.flatten(tree)
+    rng = np.random.default_rng(1)
+    return jax.tree.unflatten(structure, [leaf + jnp.float32(rng.normal(0, scale, leaf.shape)) for leaf in leaves])
+
+
+@functools.cache
+def parts(family, head, name):
+    pretrained = tiny(family, head)
+    return pretrained, *pretrained.split(ADAPTERS[name])
+
+
+@every_adapter
+def test_two_trees_share_no_leaf_and_make_up_the_model_and_what_is_new(name):
+    pretrained, trained, frozen = parts("bert", "classification", name)
+    own, rest, base = (set(flatten_dict(tree, sep="/")) for tree in (trained, frozen, pretrained.params))
+    assert own
+    assert not own & rest
+    assert base <= own | rest
+    new = own - base
+    assert all(any(word in path for word in ("lora_", "prefix_", "bottleneck_")) for path in new)
+    assert set(flatten_dict(join(trained, frozen), sep="/")) == own | rest
+    counts = trainable(trained, frozen)
+    assert counts.trained == sum(leaf.size for leaf in jax.tree.leaves(trained))
+    assert counts.total - counts.trained == sum(leaf.size for leaf in jax.tree.leaves(frozen))
+    assert str(counts).startswith(f"{counts.trained:,} of {counts.total:,} parameters are trained (")
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        *(("bert", name) for name in ("lora", "bottleneck", "norms", "head", "lora and head")),
+        *((family, name) for family in ("gemma2", "t5", "modernbert") for name in ("lora", "bottleneck")),
+    ],
+)
+def test_a_new_one_changes_nothing(family, name):
+    pretrained, trained, frozen = parts(family, "classification", name)
+    more = _decoder(family)
+    given = jax.jit(ADAPTERS[name].bind(pretrained.module))(trained, frozen, IDS, MASK, **more)
+    plain = jax.jit(pretrained.module.apply)({"params": pretrained.params}, IDS, MASK, **more)
+    np.testing.assert_allclose(given.logits, plain.logits, rtol=1e-6)
+
+
+def _decoder(family):
+    return {"decoder_input_ids": IDS[:, ::-1]} if family == "t5" else {}
+
+
+@every_adapter
+def test_every_trained_leaf_has_a_gradient_and_changes_the_output(name):
+    pretrained, trained, frozen = parts("bert", "classification", name)
+    apply, trained = ADAPTERS[name].bind(pretrained.module), perturbed(trained)
+    weights = jnp.asarray(np.random.default_rng(2).normal(size=(4, 2)), jnp.float32)
+    loss = jax.jit(lambda trained: jnp.sum(weights * apply(trained, frozen, IDS, MASK).logits ** 2))
+    for path, grad in flatten_dict(jax.grad(loss)(trained), sep="/").items():
+        # The last layer's tokens but the first are read by nobody, and a bias of keys by no softmax.
+        assert "key/bias" in path or jnp.abs(grad).max() > 0, path
+
+
+def test_a_bottleneck_is_two_dense_layers_after_another():
+    layer = nn.DenseGeneral((2, 3), axis=-1)
+    x = jax.random.normal(jax.random.key(0), (4, 5))
+    with bottleneck(width=2, targets="").active():
+        params = perturbed(layer.init(jax.random.key(1), x)["params"])
+        given = layer.apply({"params": params}, x)
+    y = layer.apply({"params": {name: params[name] for name in ("kernel", "bias")}}, x).reshape(4, 6)
+    hidden = jax.nn.gelu(y @ params["bottleneck_down"] + params["bottleneck_down_bias"][None])
+    expected = y + hidden @ params["bottleneck_up"] + params["bottleneck_up_bias"][None]
+    np.testing.assert_allclose(given.reshape(4, 6), expected, rtol=1e-5)
+
+
+def test_a_prefix_is_keys_and_values_before_the_others():
+    """Attention by hand: the projections of the module, the prefix before them, the mask open there."""
+    layer = Attention(BlockShape(width=8, heads=4, kv_heads=2, mlp_width=8))
+    x = jax.random.normal(jax.random.key(0), (2, 5, 8))
+    mask = jnp.tril(jnp.ones((5, 5), bool))[None] & (jnp.arange(5)[None, None] < jnp.array([5, 3])[:, None, None])
+    with prefix(length=3).active():
+        params = perturbed(layer.init(jax.random.key(1), x, Sight(mask))["params"])
+        given, kept = layer.apply({"params": params}, x, Sight(mask))
+    assert kept[0].shape == (2, 5, 2, 2), "the cache does not hold the prefix"
+    assert params["prefix_key"].shape == (3, 2, 2)
+
+    def project(name):
+        return jnp.einsum("bld,dhk->blhk", x, params[name]["kernel"]) + params[name]["bias"][None, None]
+
+    def before(name):
+        return jnp.concatenate([jnp.stack([params[f"prefix_{name}"]] * 2), project(name)], 1)
+
+    whole = jnp.concatenate([jnp.ones((2, 5, 3), bool), mask], -1)
+    y = attend(project("query"), before("key"), before("value"), whole)
+    expected = jnp.einsum("blhk,hkd->bld", y, params["out"]["kernel"]) + params["out"]["bias"][None, None]
+    np.testing.assert_allclose(given, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [("gpt2", "prefix"), ("gemma2", "all at once"), ("t5", "prefix"), ("llama", "lora")]
+)
+def test_generation_with_a_cache_is_generation_without(family, name):
+    """Greedy, against the whole sequence at once."""
+    pretrained, trained, frozen = parts(family, "causal_lm", name)
+    trained, adapter = perturbed(trained), ADAPTERS[name]
+    with adapter.active():
+        run = jax.jit(functools.partial(generate, pretrained.module, max_new_tokens=5))
+        ids = run(join(trained, frozen), IDS).ids
+    apply = jax.jit(adapter.bind(pretrained.module))
+    begin = jnp.zeros((4, 1), IDS.dtype) if family == "t5" else IDS
+    # Teacher forcing: each generated token is the most probable one after those before it, with no cache.
+    whole = jnp.concatenate([begin, ids[:, :-1]], 1)
+    rows = {"decoder_input_ids": whole} if family == "t5" else {}
+    logits = apply(trained, frozen, IDS if family == "t5" else whole, **rows).logits
+    np.testing.assert_array_equal(ids, logits[:, -5:].argmax(-1))
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("family", ["llama", "bart"])
+def test_each_task_generates_with_its_own_adapted_parameters_under_vmap(family, beams):
+    pretrained, trained, frozen = parts(family, "causal_lm", "lora and head" if family == "llama" else "lora")
+    adapter = ADAPTERS["lora and head" if family == "llama" else "lora"]
+    tasks = [perturbed(trained, scale) for scale in (0.0, 0.2, 0.5)]
+    prompts = [jnp.roll(IDS, i, 0) for i in range(3)]
+
+    def answer(trained, ids):
+        with adapter.active():
+            return generate(
+                pretrained.module, join(trained, frozen), ids, MASK, max_new_tokens=6, eos_id=2, beams=beams
+            )
+
+    together = jax.jit(jax.vmap(answer))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks), jnp.stack(prompts))
+    for i, (task, ids) in enumerate(zip(tasks, prompts, strict=True)):
+        alone = jax.jit(answer)(task, ids)
+        np.testing.assert_array_equal(together.ids[i], alone.ids)
+        np.testing.assert_allclose(together.score[i], alone.score, rtol=1e-4)
+    assert not np.array_equal(together.score[0], together.score[2])
+
+
+def test_each_task_samples_with_its_own_key_under_vmap():
+    pretrained = tiny("gpt2", "causal_lm")
+    sample = jax.jit(lambda key: generate(pretrained.module, pretrained.params, IDS, max_new_tokens=6, rng=key).ids)
+    keys = jax.random.split(jax.random.key(0), 3)
+    together = jax.vmap(sample)(keys)
+    for ids, key in zip(together, keys, strict=True):
+        np.testing.assert_array_equal(ids, sample(key))
+
+
+@pytest.mark.parametrize(
+    ("name", "learner"),
+    [
+        *((name, "maml") for name in ADAPTERS),
+        *(("lora and head", learner) for learner in ("reptile", "meta_sgd", "imaml", "maml_plus_plus")),
+    ],
+)
+def test_its_tree_is_what_learners_adapt_and_train(name, learner):
+    pretrained, trained, frozen = parts("bert", "classification", name)
+    apply = ADAPTERS[name].bind(pretrained.module)
+
+    def loss_fn(params, batch, rng, *, frozen):
+        logits = apply(params, frozen, batch["input_ids"], batch["attention_mask"]).logits
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), {}
+
+    made = getattr(fsj, learner)(loss_fn, inner_steps=2)
+    meta_params = made.init(trained, jax.random.key(0))
+    batch = {"input_ids": jnp.stack([IDS, IDS]), "attention_mask": jnp.stack([MASK, MASK])}
+    batch["label"] = jnp.array([[0, 1, 0, 1], [1, 0, 0, 1]])
+    grads, metrics = jax.jit(made.grad)(meta_params, fsj.Episode(batch, batch), jax.random.key(1), frozen=frozen)
+    assert jax.tree.structure(grads) == jax.tree.structure(meta_params)
+    assert np.isfinite(metrics["loss"])
+    assert sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(grads["params"])) > 0
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: lora(rank=0), "rank=0"),
+        (lambda: prefix(length=0), "length=0"),
+        (lambda: bottleneck(width=0), "width=0"),
+        (lambda: bottleneck(width=1, targets="("), "not a regular expression"),
+        (lambda: only("("), "not a regular expression"),
+        (lambda: combined(), "at least one"),
+        (
+            lambda: tiny("bert", None).split(only("^head/")),
+            r"only\('\^head/'\): nothing to train; the layers are .*attention",
+        ),
+        (lambda: join({"a": 1}, {"a": 2}), "share a"),
+    ],
+)
+def test_a_mistake_is_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
