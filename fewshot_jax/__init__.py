@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fewshot_jax.config_file import read_config
     from fewshot_jax.data.episodes import episodes
     from fewshot_jax.models.huggingface.load import load_pretrained
+    from fewshot_jax.models.huggingface.peft import load_adapter, save_adapter
     from fewshot_jax.models.huggingface.save import save_pretrained
     from fewshot_jax.training.evaluate import evaluate
     from fewshot_jax.training.loop import train
@@ -52,6 +53,7 @@ __all__ = [
     "imaml",
     "learned_rates",
     "load",
+    "load_adapter",
     "load_pretrained",
     "maml",
     "maml_plus_plus",
@@ -64,6 +66,7 @@ __all__ = [
     "r2d2",
     "read_config",
     "reptile",
+    "save_adapter",
     "save_pretrained",
     "train",
 ]
@@ -76,9 +79,11 @@ _LAZY = {
     "episodes": "fewshot_jax.data.episodes",
     "evaluate": "fewshot_jax.training.evaluate",
     "load": "fewshot_jax.adaptation.classifier",
+    "load_adapter": "fewshot_jax.models.huggingface.peft",
     "load_pretrained": "fewshot_jax.models.huggingface.load",
     "plan": "fewshot_jax.training.plan",
     "read_config": "fewshot_jax.config_file",
+    "save_adapter": "fewshot_jax.models.huggingface.peft",
     "save_pretrained": "fewshot_jax.models.huggingface.save",
     "train": "fewshot_jax.training.loop",
 }

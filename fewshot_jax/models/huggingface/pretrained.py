@@ -165,6 +165,11 @@ def leaves_of(module: Transformer) -> Leaves:
     return flatten_dict(tree, sep="/")
 
 
+def prefix_of(family: Family, head: HeadKind | None) -> str:
+    """The prefix of the body's names in what transformers writes."""
+    return "" if head in (None, "pooler") else family.prefixes.get(head, family.prefix)
+
+
 def rules_of(family: Family, config: Config, head: HeadKind | None, prefix: str, leaves: Leaves) -> list[Rule]:
     """The rules of a model's leaves, one for each."""
     body = (rule.under(prefix) for rule in (*family.body, *family.more(config)))

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.mapping import Rule
-from fewshot_jax.models.huggingface.pretrained import Pretrained, leaves_of, rules_of
+from fewshot_jax.models.huggingface.pretrained import Pretrained, leaves_of, prefix_of, rules_of
 from fewshot_jax.models.huggingface.writer import TensorSource, write_checkpoint
 
 
@@ -46,9 +46,8 @@ def save_pretrained(
     if problems:
         raise ValueError("params do not fit the module: " + "; ".join(problems))
     tokenizer = pretrained.tokenizer  # read before anything is written: it may be broken
-    prefix = "" if kind in (None, "pooler") else family.prefixes.get(kind, family.prefix)
     whole: dict[str, list[tuple[Rule, int | None]]] = {}
-    for rule in rules_of(family, pretrained.config, kind, prefix, leaves):
+    for rule in rules_of(family, pretrained.config, kind, prefix_of(family, kind), leaves):
         for name, layer, _ in rule.layers(leaves[rule.target].shape):
             whole.setdefault(name, []).append((rule, layer))
     whole |= {copy: whole[name] for copy, name in family.copies.items() if name in whole and copy not in whole}
