@@ -104,13 +104,13 @@ class TokenizerConfig:
     """The tokenizer, trained on the texts of the training classes.
 
     Attributes:
-        kind: "wordpiece", or "word" for whole words.
+        kind: "wordpiece", "word" for whole words, or "bpe" for pairs of bytes.
         vocab_size: most entries.
         max_length: longest text in tokens; longer ones are cut.
         buckets: lengths that batches are padded to; each costs a compilation.
     """
 
-    kind: Literal["wordpiece", "word"] = "wordpiece"
+    kind: Literal["wordpiece", "word", "bpe"] = "wordpiece"
     vocab_size: int = 4096
     max_length: int = 32
     buckets: tuple[int, ...] = (16, 32)

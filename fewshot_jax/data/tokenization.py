@@ -1,7 +1,7 @@
 """Tokenizers of our own: trained on texts, saved so that transformers loads them.
 
-They normalise and split as BERT does and put [CLS] before a text, nothing after it: the
-representation of a text is read there, and a text can be cut anywhere.
+They put [CLS] before a text, nothing after it: the representation of a text is read there, and a text can
+be cut anywhere. Words and their pieces are split as BERT splits them, bytes as GPT-2 does.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -21,24 +21,26 @@ if TYPE_CHECKING:
 # Their ids are their positions; models rely on padding being 0.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _PAD, _UNK, _CLS, _SEP, _MASK = SPECIAL_TOKENS
+TokenizerKind = Literal["wordpiece", "word", "bpe"]
 _MAX_ALPHABET = 1000  # as in BERT: rarer characters become [UNK]
 
 
 def train_tokenizer(
     texts: Iterable[str],
     *,
-    kind: Literal["wordpiece", "word"] = "wordpiece",
+    kind: TokenizerKind = "wordpiece",
     vocab_size: int = 4096,
-    lowercase: bool = True,
+    lowercase: bool | None = None,
     min_frequency: int = 2,
 ) -> "Tokenizer":
     """Train a tokenizer; the same texts give the same one in every process.
 
     Args:
         texts: the texts.
-        kind: "wordpiece" splits rare words into pieces, "word" makes them [UNK].
-        vocab_size: the largest number of tokens, `SPECIAL_TOKENS` included.
-        lowercase: whether to lowercase and strip accents.
+        kind: "wordpiece" splits rare words into pieces, "word" makes them [UNK]; "bpe" merges bytes,
+            knows every text and gives it back unchanged when it decodes, as a model that writes needs.
+        vocab_size: the largest number of tokens, `SPECIAL_TOKENS` included, of "bpe" the 256 bytes too.
+        lowercase: whether to lowercase and strip accents; None for yes, but for "bpe".
         min_frequency: how often a word, or a pair of pieces, must occur to be a token.
 
     Returns:
@@ -46,18 +48,64 @@ def train_tokenizer(
 
     Raises:
         UserError: an argument is out of range, or there is no text.
-    """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+    References:
+        Schuster, Nakajima. Japanese and Korean Voice Search. ICASSP 2012 (WordPiece).
+        Sennrich, Haddow, Birch. Neural Machine Translation of Rare Words with Subword Units. ACL 2016
+        (section 3.2); over bytes: Radford et al. Language Models are Unsupervised Multitask Learners. 2019.
+    """
     texts = list(texts)
-    if kind not in ("wordpiece", "word"):
-        raise UserError(f"tokenizer kind '{kind}': choose 'wordpiece' or 'word'.")
-    if vocab_size <= len(SPECIAL_TOKENS) + 1:
-        raise UserError(f"vocab_size is {vocab_size}: choose at least {len(SPECIAL_TOKENS) + 2}.")
+    if kind not in get_args(TokenizerKind):
+        raise UserError(f"tokenizer kind '{kind}': choose {' or '.join(map(repr, get_args(TokenizerKind)))}.")
+    least = len(SPECIAL_TOKENS) + (256 if kind == "bpe" else 2)
+    if vocab_size < least:
+        raise UserError(f"vocab_size is {vocab_size}: choose at least {least}.")
     if min_frequency < 1:
         raise UserError(f"min_frequency is {min_frequency}: choose at least 1.")
     if not any(text.strip() for text in texts):
         raise UserError("there is no text to train a tokenizer on: give at least one.")
+    from tokenizers import processors
+
+    if kind == "bpe":
+        tokenizer = _bytes(texts, vocab_size, bool(lowercase), min_frequency)
+    else:
+        tokenizer = _words(texts, kind, vocab_size, lowercase is not False, min_frequency)
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{_CLS} $A",
+        pair=f"{_CLS} $A {_SEP} $B:1",
+        special_tokens=[(token, SPECIAL_TOKENS.index(token)) for token in (_CLS, _SEP)],
+    )
+    return tokenizer
+
+
+def _bytes(texts: Sequence[str], vocab_size: int, lowercase: bool, min_frequency: int) -> "Tokenizer":
+    """Byte-pair encoding, whose alphabet is fixed: nothing here depends on the order of a hash map."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    if lowercase:
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.Lowercase(), normalizers.NFD(), normalizers.StripAccents()]
+        )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _words(
+    texts: Sequence[str], kind: TokenizerKind, vocab_size: int, lowercase: bool, min_frequency: int
+) -> "Tokenizer":
+    """Words, or their pieces, split as BERT splits them."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     blank = Tokenizer(models.WordLevel({}, unk_token=_UNK))
     blank.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
@@ -71,12 +119,6 @@ def train_tokenizer(
         tokenizer.decoder = decoders.WordPiece()
     tokenizer.normalizer = blank.normalizer
     tokenizer.pre_tokenizer = blank.pre_tokenizer
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{_CLS} $A",
-        pair=f"{_CLS} $A {_SEP} $B:1",
-        special_tokens=[(token, vocabulary[token]) for token in (_CLS, _SEP)],
-    )
     return tokenizer
 
 

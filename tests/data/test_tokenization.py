@@ -17,7 +17,7 @@ from fewshot_jax.data.tokenization import (
 )
 from fewshot_jax.errors import UserError
 
-KINDS = ("wordpiece", "word")
+KINDS = ("wordpiece", "word", "bpe")
 
 
 def tied_texts():
@@ -28,7 +28,7 @@ def tied_texts():
     return [" ".join(words[i : i + 5]) for i in range(0, len(words), 5)]
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=["wordpiece", "word"])
 def tokenizer(request):
     texts = ["Please BOOK the café, now!", "please cancel the booking", "book the table now"]
     return train_tokenizer(texts, kind=request.param, vocab_size=120, min_frequency=1)
@@ -61,8 +61,9 @@ def test_case_is_kept_on_request():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("vocab_size", [7, 40, 200, 1000])
+@pytest.mark.parametrize("vocab_size", [7, 40, 270, 1000])
 def test_the_vocabulary_keeps_to_its_size(kind, vocab_size):
+    vocab_size = max(vocab_size, 261) if kind == "bpe" else vocab_size
     tokenizer = train_tokenizer(tied_texts(), kind=kind, vocab_size=vocab_size, min_frequency=1)
     assert tokenizer.get_vocab_size() <= vocab_size
     assert kind == "wordpiece" or tokenizer.get_vocab_size() == vocab_size
@@ -155,7 +156,8 @@ def test_a_directory_without_a_tokenizer_is_named(tmp_path):
     ("texts", "options", "message"),
     [
         ([" "], {}, "there is no text"),
-        (["a"], {"kind": "bpe"}, "tokenizer kind 'bpe': choose 'wordpiece' or 'word'"),
+        (["a"], {"kind": "char"}, "tokenizer kind 'char': choose 'wordpiece' or 'word' or 'bpe'"),
+        (["a"], {"kind": "bpe", "vocab_size": 260}, "vocab_size is 260: choose at least 261"),
         (["a"], {"vocab_size": 6}, "vocab_size is 6: choose at least 7"),
         (["a"], {"min_frequency": 0}, "min_frequency is 0: choose at least 1"),
     ],
@@ -168,3 +170,19 @@ def test_a_wrong_argument_is_refused(texts, options, message):
 def test_a_max_length_without_room_for_text_is_refused(tokenizer):
     with pytest.raises(UserError, match="max_length is 1: choose at least 2"):
         encode(tokenizer, ["book"], max_length=1)
+
+
+def test_bytes_give_every_text_back_and_frequent_words_are_one_token(tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = train_tokenizer(["the cat sat on the mat", "the dog"] * 3, kind="bpe", vocab_size=300)
+    for text in ("The  CAT\n sat,", "nie gesehen: ß 中文 🙂", " ", ""):
+        ids = tokenizer.encode(text).ids
+        assert ids[0] == SPECIAL_TOKENS.index("[CLS]")
+        assert tokenizer.decode(ids) == text
+    assert "Ġthe" in tokenizer.get_vocab()
+    assert len(tokenizer.encode("on the mat").ids) < len("on the mat")
+    save_tokenizer(tokenizer, tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path)("the cat 🙂").input_ids == tokenizer.encode("the cat 🙂").ids
+    lower = train_tokenizer(["the cat"], kind="bpe", vocab_size=261, lowercase=True)
+    assert lower.decode(lower.encode("THE CAFÉ").ids) == "the cafe"

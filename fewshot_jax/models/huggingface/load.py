@@ -1,6 +1,7 @@
 """Read a Hugging Face checkpoint straight into a parameter tree: its dtype, its sharding, one tensor at a time."""
 
 import copy
+import mmap
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -32,6 +33,8 @@ from fewshot_jax.models.transformer import HeadKind, Transformer
 Placement = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 _LM: tuple[HeadKind, ...] = ("masked_lm", "causal_lm")
 _SHOWN = 20  # mismatches in a message
+_CACHE_LINE = 64  # bytes
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
 
 
 class Source(NamedTuple):
@@ -268,7 +271,7 @@ def _read(
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
         assert index is not None
-        out = _aligned(tuple(len(range(*i.indices(n))) for i, n in zip(index, shape, strict=True)), dtype)
+        out = _pages(tuple(len(range(*i.indices(n))) for i, n in zip(index, shape, strict=True)), dtype)
         if sources[0].layer is None:
             (source,) = sources
             _copy(out, source.rule.to_leaf(checkpoint.view(source.tensor), shape)[index])
@@ -287,24 +290,27 @@ def _read(
     return jax.make_array_from_callback(shape, place, part)
 
 
-def _aligned(shape: tuple[int, ...], dtype: np.dtype, boundary: int = 64) -> np.ndarray:
-    """An empty array that a CPU device can take over as it is, which it does from such an address only."""
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    raw = np.empty(size + boundary, np.uint8)
-    start = -raw.ctypes.data % boundary
-    return raw[start : start + size].view(dtype).reshape(shape)
+def _pages(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros in pages of their own: from such an address a CPU device can take an array over as it is.
+
+    Not numpy's memory, for which it asks huge pages: a virtual machine may have to fetch those from its host first.
+    """
+    count = int(np.prod(shape, dtype=np.int64))
+    pages = mmap.mmap(-1, max(count * dtype.itemsize, 1), **_PRIVATE)
+    return np.frombuffer(pages, dtype, count=count).reshape(shape)
 
 
-def _copy(out: np.ndarray, view: np.ndarray, block: int = 64) -> None:
-    """Copy and cast. A transposed matrix goes in blocks of columns, so that few pages are read at a time."""
+def _copy(out: np.ndarray, view: np.ndarray) -> None:
+    """Copy and cast. A transposed matrix goes in blocks of columns that fill one cache line of the output."""
     if view.ndim < 2 or view.strides[-1] <= view.strides[0]:
         out[...] = view
     elif view.ndim == 3 and view.strides[0] < view.strides[1]:  # [inputs, heads, features]: columns have two axes
         for head in range(view.shape[1]):
-            _copy(out[:, head], view[:, head], block)
+            _copy(out[:, head], view[:, head])
     else:
-        for start in range(0, view.shape[-1], block):
-            out[..., start : start + block] = view[..., start : start + block]
+        columns = max(1, _CACHE_LINE // out.itemsize)
+        for start in range(0, view.shape[-1], columns):
+            out[..., start : start + columns] = view[..., start : start + columns]
 
 
 def _initialised(module: Transformer, wanted: set[str], config: Config, seed: int) -> dict[str, jax.Array]:
