@@ -55,6 +55,7 @@ OTHER = {
         "ngram_width": 6,
         "context_width": 3,
         "lora_rank": 2,
+        "compute_dtype": "bfloat16",
     },
     "learner": {
         "name": "cavia",

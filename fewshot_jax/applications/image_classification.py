@@ -41,7 +41,8 @@ def features_of_images(model: ConvFeatures, shape: tuple[int, ...]) -> Features:
 
     def apply(params: Params, batch: Batch, rng: Key) -> jax.Array:
         del rng
-        return cast(jax.Array, model.apply({"params": params["features"]}, batch["image"], batch.get("mask")))
+        vectors = cast(jax.Array, model.apply({"params": params["features"]}, batch["image"], batch.get("mask")))
+        return vectors.astype(jnp.promote_types(vectors.dtype, jnp.float32))
 
     return Features(lambda rng: model.init(rng, blank)["params"], apply, width)
 
@@ -97,6 +98,7 @@ class ImageClassification(ClassApplication):
             layers=config.model.layers,
             downsample=config.model.downsample,
             norm=config.model.conv_norm,
+            dtype=jnp.dtype(config.model.compute_dtype),
         )
         return classification(
             features_of_images(model, self.splits["train"].images.shape[1:]),

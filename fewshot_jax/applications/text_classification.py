@@ -94,6 +94,7 @@ def text_features(config: ModelConfig, *, vocab_size: int, max_length: int) -> T
         norm=config.norm,
         dropout=config.dropout,
         context_width=config.context_width,
+        dtype=jnp.dtype(config.compute_dtype),
     )
     return TextFeatures(encoder, initial_scale=config.feature_scale, ngram_width=config.ngram_width)
 

@@ -53,7 +53,7 @@ FOREIGN: dict[Application, dict[str, tuple[str, ...]]] = {
         ),
         "episodes": ("ways", "min_ways", "min_shots", "within_group", "token_dropout", "token_remap", "ngram_dropout"),
         "tokenizer": ("kind", "vocab_size", "max_length", "buckets"),
-        "model": (*_TEXT_MODEL, *_IMAGE_MODEL),
+        "model": (*_TEXT_MODEL, *_IMAGE_MODEL, "compute_dtype"),
         "evaluation": ("ways",),
     },
 }

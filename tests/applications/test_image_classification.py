@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -115,3 +116,18 @@ def test_other_data_is_another_fingerprint(folder, tmp_path):
 def test_a_wrong_config_is_refused(folder, sections, message):
     with pytest.raises(fsj.UserError, match=message):
         build_application(config_of(folder, **sections))
+
+
+def test_bf16_is_an_option_of_a_run(folder, tmp_path):
+    fsj.train(
+        config_of(folder, "protonet", model={"width": 4, "compute_dtype": "bfloat16"}), tmp_path / "run", quiet=True
+    )
+    run = RunDirectory(tmp_path / "run")
+    application = ImageClassification.build(run.config())
+    functions = application.functions(training=True)
+    params = functions.init_params(jax.random.key(0))
+    episode = application.training_stream()(0, 1)
+    support = jax.tree.map(lambda leaf: leaf[0], episode.support)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    assert functions.embed_fn(params, support, None).dtype == jnp.float32
+    assert "bf16" in str(jax.make_jaxpr(functions.embed_fn)(params, support, None))

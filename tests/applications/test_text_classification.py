@@ -221,3 +221,25 @@ def test_meta_training_lowers_the_loss_of_new_tasks(meta_params):
     loss_after, accuracy_after = of_new_tasks(params)
     assert loss_after < loss_before - 0.1
     assert accuracy_after > accuracy_before
+
+
+def test_bf16_is_what_the_encoder_computes_in_and_nothing_else_has():
+    """Parameters, features, loss and gradients are float32, and near those of float32."""
+    results = {}
+    for name in ("float32", "bfloat16"):
+        application, learner = make(model=MODEL.clone(encoder=MODEL.encoder.clone(dtype=jnp.dtype(name))))
+        meta_params = learner.init(jax.jit(application.init_params)(jax.random.key(0)), jax.random.key(1))
+        episodes = jax.tree.map(lambda leaf: leaf[None], fsj.Episode(batch([0, 1, 2]), batch([0, 1, 2], seed=1)))
+        grads, metrics = learner.grad(meta_params, episodes, jax.random.key(2))
+        features = application.embed_fn(meta_params["params"], batch([0, 1]), jax.random.key(3))
+        results[name] = features, metrics["loss"], grads
+        assert {leaf.dtype for leaf in jax.tree.leaves((meta_params, results[name]))} == {jnp.dtype("float32")}
+        program = str(jax.make_jaxpr(application.embed_fn)(meta_params["params"], batch([0, 1]), jax.random.key(3)))
+        assert ("bf16" in program) == (name == "bfloat16")
+    (ours, loss, grads), (exact, exact_loss, exact_grads) = results["bfloat16"], results["float32"]
+    np.testing.assert_allclose(ours, exact, atol=0.05 * float(jnp.abs(exact).max()))
+    assert float(loss) == pytest.approx(float(exact_loss), rel=0.05)
+    flat, exact_flat = (
+        jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)]) for tree in (grads, exact_grads)
+    )
+    assert float(flat @ exact_flat / jnp.linalg.norm(flat) / jnp.linalg.norm(exact_flat)) > 0.98
