@@ -41,7 +41,8 @@ LEARNERS = {
 SHORT = {
     "fomaml": {},
     "boil": {"inner": {"params": None, "rate": 0.01}, **PROTOTYPES},
-    "reptile": {},
+    # Its outer step moves only what adapts, so all parameters do, by Adam as in its paper.
+    "reptile": {"inner": {"params": None, "optimizer": "adam", "rate": 0.003, "steps": 5, "test_steps": 5}},
     "maml_plus_plus": {},
     "imaml": {"learner": {"proximal": 2.0}},
     "cavia": {"model": {"context_width": 16}, "inner": {"params": None}},
