@@ -32,11 +32,13 @@ class Adapter(NamedTuple):
         name: as in ``"lora(rank=8)"``.
         trained: regular expression searched in the paths of the trained leaves.
         active: a new context; modules that are initialised or applied inside it have the new parameters.
+        scale: what LoRA's products are multiplied by; None for an adapter without LoRA.
     """
 
     name: str
     trained: str
     active: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    scale: float | None = None
 
     def split(self, params: Params, init: Callable[[], Params]) -> tuple[Params, Params]:
         """Trained and frozen parameters, the new ones initialised.
@@ -119,10 +121,13 @@ def combined(*adapters: Adapter) -> Adapter:
     """Several adapters at once: LoRA and the head, say.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or more than one LoRA, whose leaves have the same names.
     """
     if not adapters:
         raise ValueError("combined() needs at least one adapter")
+    scales = [adapter.scale for adapter in adapters if adapter.scale is not None]
+    if len(scales) > 1:
+        raise ValueError("combined() takes one lora(): give it the targets of both")
 
     @contextlib.contextmanager
     def active() -> Iterator[None]:
@@ -132,7 +137,8 @@ def combined(*adapters: Adapter) -> Adapter:
             yield
 
     names = ", ".join(adapter.name for adapter in adapters)
-    return Adapter(f"combined({names})", "|".join(f"({adapter.trained})" for adapter in adapters), active)
+    pattern = "|".join(f"({adapter.trained})" for adapter in adapters)
+    return Adapter(f"combined({names})", pattern, active, *scales)
 
 
 class Counts(NamedTuple):

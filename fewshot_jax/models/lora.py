@@ -51,20 +51,24 @@ def lora(*, rank: int, alpha: float | None = None, targets: str = "query|value")
         with _active((rank, alpha, targets)), changed(pattern, change):
             yield
 
-    return Adapter(f"lora(rank={rank}, targets={targets!r})", f"{A}$|{B}$", active)
+    return Adapter(f"lora(rank={rank}, targets={targets!r})", f"{A}$|{B}$", active, scale)
 
 
-def merge_lora(params: Params, *, alpha: float | None = None) -> Params:
+def merge_lora(params: Params, adapter: Adapter) -> Params:
     """Fold the low-rank change into the kernels: a tree without LoRA leaves that computes the same.
 
     Args:
         params: a nested dict with LoRA leaves.
-        alpha: as given to ``lora``.
+        adapter: what they were trained with.
+
+    Raises:
+        ValueError: the adapter has no LoRA.
     """
+    if adapter.scale is None:
+        raise ValueError(f"{adapter.name} has no LoRA to merge")
     flat: dict[Any, Any] = flatten_dict(params)
     for path in [path for path in flat if path[-1] == A]:
         a, b = flat.pop(path), flat.pop((*path[:-1], B))
         kernel = (*path[:-1], "kernel")
-        scale = 1.0 if alpha is None else alpha / a.shape[-1]
-        flat[kernel] = flat[kernel] + scale * (a @ b).reshape(flat[kernel].shape)
+        flat[kernel] = flat[kernel] + adapter.scale * (a @ b).reshape(flat[kernel].shape)
     return unflatten_dict(flat)

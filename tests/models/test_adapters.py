@@ -211,6 +211,7 @@ def test_its_tree_is_what_learners_adapt_and_train(name, learner):
         (lambda: bottleneck(width=1, targets="("), "not a regular expression"),
         (lambda: only("("), "not a regular expression"),
         (lambda: combined(), "at least one"),
+        (lambda: combined(lora(rank=1), lora(rank=2, targets="out")), "takes one lora"),
         (
             lambda: tiny("bert", None).split(only("^head/")),
             r"only\('\^head/'\): nothing to train; the layers are .*attention",

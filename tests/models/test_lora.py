@@ -46,7 +46,7 @@ def test_before_training_it_changes_nothing():
 @pytest.mark.parametrize("alpha", [None, 5.0])
 def test_it_is_a_change_of_rank_r_of_each_kernel(alpha):
     params = perturb(initialise()[1])
-    merged = merge_lora(params, alpha=alpha)
+    merged = merge_lora(params, lora(rank=2, alpha=alpha, targets=EVERY))
     changed = ENCODER.apply({"params": merged}, IDS, MASK)
     np.testing.assert_allclose(apply(params, alpha=alpha), changed, atol=2e-5)
     assert jnp.abs(changed - apply(initialise()[1])).max() > 0.1
@@ -77,7 +77,7 @@ def test_a_dense_layer_outside_a_scan_and_one_that_contracts_two_axes():
     with lora(rank=2, targets="both|last").active():
         params = perturb(Model().init(jax.random.key(1), x)["params"])
         given = Model().apply({"params": params}, x)
-    np.testing.assert_allclose(given, Model().apply({"params": merge_lora(params)}, x), atol=1e-5)
+    np.testing.assert_allclose(given, Model().apply({"params": merge_lora(params, lora(rank=2))}, x), atol=1e-5)
 
 
 @pytest.mark.parametrize(

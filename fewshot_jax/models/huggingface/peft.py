@@ -4,9 +4,9 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,56 +15,31 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.models.adapters import Adapter, combined, only
 from fewshot_jax.models.huggingface.families import FAMILIES
-from fewshot_jax.models.huggingface.mapping import LAYER, Rule
-from fewshot_jax.models.huggingface.pretrained import Leaves, Pretrained, leaves_of, prefix_of, rules_of
+from fewshot_jax.models.huggingface.lora_matrices import (
+    ROOT,
+    dense_layers,
+    described,
+    fits,
+    leaves_of_pairs,
+    model_rules,
+    stacked,
+    taken,
+)
+from fewshot_jax.models.huggingface.mapping import Rule
+from fewshot_jax.models.huggingface.pretrained import Pretrained, prefix_of
 from fewshot_jax.models.huggingface.tensors import Checkpoint
 from fewshot_jax.models.huggingface.writer import TensorSource, write_checkpoint
 from fewshot_jax.models.lora import A, B, lora
 from fewshot_jax.types import Params
 
-_STEM, _CONFIG, _ROOT = "adapter_model", "adapter_config.json", "base_model.model."
+_STEM, _CONFIG = "adapter_model", "adapter_config.json"
 _SHOWN = 20  # mismatches in a message
 _TASKS = {"classification": "SEQ_CLS", "span": "QUESTION_ANS", "causal_lm": "CAUSAL_LM"}
 # Fields of a config that would mean more than plain LoRA, and what they may be.
 _PLAIN = {"peft_type": "LORA", "use_dora": False, "bias": "none", "lora_bias": False, "alora_invocation_tokens": None}
 
 
-class _Dense(NamedTuple):
-    """A dense layer of the checkpoint, and the layers of ours that it is.
-
-    Attributes:
-        module: its name, with `LAYER` where there are several.
-        layers: how many; None for one that has no number.
-        inputs: of the matrix.
-        outputs: of each of our layers.
-        targets: our layers; several where their outputs are parts of one matrix.
-    """
-
-    module: str
-    layers: int | None
-    inputs: int
-    outputs: int
-    targets: tuple[str, ...]
-
-    @property
-    def regex(self) -> str:
-        """Of the names of all layers."""
-        return re.escape(self.module).replace(re.escape(LAYER), r"\d+")
-
-    def each(self) -> Iterator[tuple[int, str]]:
-        """Number and name of each layer."""
-        return ((i, self.module.replace(LAYER, str(i))) for i in range(self.layers or 1))
-
-
-class _Pair(NamedTuple):
-    """One layer's LoRA as peft has it: ``a [r, in]``, ``b [out, r]``, and what their product is multiplied by."""
-
-    a: np.ndarray
-    b: np.ndarray
-    scale: float
-
-
-def save_adapter(path: str | Path, pretrained: Pretrained, trained: Params, *, alpha: float | None = None) -> None:
+def save_adapter(path: str | Path, pretrained: Pretrained, trained: Params, adapter: Adapter) -> None:
     """Write trained LoRA matrices and the head as peft reads them.
 
     The head is written always: the trained one, or that of ``pretrained``; but for a head of a language
@@ -76,7 +51,7 @@ def save_adapter(path: str | Path, pretrained: Pretrained, trained: Params, *, a
         path: the directory, made if need be; files of the same names are replaced.
         pretrained: the base model.
         trained: LoRA leaves, and perhaps the head's, as `Adapter.split` gives them.
-        alpha: as given to ``lora``.
+        adapter: what they were trained with.
 
     Raises:
         ValueError: ``trained`` holds no LoRA leaves, or others than those and the head's.
@@ -86,37 +61,35 @@ def save_adapter(path: str | Path, pretrained: Pretrained, trained: Params, *, a
         The format: https://huggingface.co/docs/peft, "Checkpoint format".
     """
     path, flat = Path(path), flatten_dict(trained, sep="/")
-    every = _denses(pretrained)
+    every = dense_layers(pretrained)
     known = {f"{target}/{leaf}" for dense in every for target in dense.targets for leaf in (A, B)}
     known |= {rule.target for rule in _head_rules(pretrained)}
     if strange := sorted(flat.keys() - known):
         raise ValueError(f"peft's LoRA format holds LoRA matrices and the head alone, not {', '.join(strange)}")
-    stacked = {
-        dense: _stacked(dense, flat) for dense in every if any(f"{target}/{A}" in flat for target in dense.targets)
-    }
-    if not stacked:
-        raise ValueError("trained has no LoRA leaves")
+    pairs = {dense: stacked(dense, flat) for dense in every if any(f"{target}/{A}" in flat for target in dense.targets)}
+    if not pairs:
+        raise ValueError(f"trained has no LoRA leaves, which {adapter.name} should have made")
+    if adapter.scale is None:
+        raise ValueError(f"trained has LoRA leaves, of which {adapter.name} knows nothing")
     tensors = [
         _tensor(f"{name}.lora_{side}.weight", array[i])
-        for dense, pair in stacked.items()
+        for dense, pair in pairs.items()
         for side, array in zip("AB", pair, strict=True)
         for i, name in dense.each()
     ]
     head = _head(pretrained, flat)
     tensors += [_tensor(name, array) for name, array in head.items()]
-    ranks = {dense.regex: a.shape[1] for dense, (a, _) in stacked.items()}
+    ranks = {dense.regex: a.shape[1] for dense, (a, _) in pairs.items()}
     ((rank, _),) = Counter(ranks.values()).most_common(1)
-    own = next(leaf.shape[-1] for name, leaf in flat.items() if name.endswith(f"/{A}"))
-    scale = 1.0 if alpha is None else alpha / own
     other = {regex: r for regex, r in ranks.items() if r != rank}
     config = {
         "peft_type": "LORA",
         "task_type": "SEQ_2_SEQ_LM" if _writes_answers(pretrained) else _TASKS.get(pretrained.head or ""),
         "base_model_name_or_path": None if pretrained.path is None else str(pretrained.path),
         "r": rank,
-        "lora_alpha": _whole(scale * rank),
+        "lora_alpha": _whole(adapter.scale * rank),
         "rank_pattern": other,
-        "alpha_pattern": {regex: _whole(scale * r) for regex, r in other.items()},
+        "alpha_pattern": {regex: _whole(adapter.scale * r) for regex, r in other.items()},
         "target_modules": "|".join(f"({regex})" for regex in ranks),
         "modules_to_save": sorted({_module(pretrained, name) for name in head}) or None,
         "fan_in_fan_out": pretrained.config.model_type == "gpt2",
@@ -151,7 +124,7 @@ def load_adapter(path: str | Path, pretrained: Pretrained) -> tuple[Params, Adap
     with Checkpoint(path, stem=_STEM) as checkpoint:
         found = {name: checkpoint.view(name) for name in checkpoint.tensors}
         problems: list[str] = []
-        pairs = {dense: _pairs(dense, config, found, problems) for dense in _denses(pretrained)}
+        pairs = {dense: taken(dense, config, found, problems) for dense in dense_layers(pretrained)}
         pairs = {dense: of_layer for dense, of_layer in pairs.items() if of_layer}
         head = _read_head(pretrained, found, problems)  # what is left in `found` nobody knows
         problems += [
@@ -166,53 +139,12 @@ def load_adapter(path: str | Path, pretrained: Pretrained) -> tuple[Params, Adap
         ((scale, _),) = Counter(pair.scale for pair in every).most_common(1)
         flat = dict(head)
         for dense, of_layer in pairs.items():
-            flat |= _leaves(dense, of_layer, rank, scale)
+            flat |= leaves_of_pairs(dense, of_layer, rank, scale)
     targets = sorted(target for dense in pairs for target in dense.targets)
     adapter = lora(rank=rank, alpha=scale * rank, targets="|".join(f"^{re.escape(target)}$" for target in targets))
     if head:
         adapter = combined(adapter, only("|".join(f"^{re.escape(name)}$" for name in sorted(head))))
     return unflatten_dict({name: jnp.asarray(leaf) for name, leaf in flat.items()}, sep="/"), adapter
-
-
-def _rules(pretrained: Pretrained) -> tuple[list[Rule], Leaves]:
-    family, leaves = FAMILIES[pretrained.config.model_type], leaves_of(pretrained.module)
-    return rules_of(family, pretrained.config, pretrained.head, prefix_of(family, pretrained.head), leaves), leaves
-
-
-def _denses(pretrained: Pretrained) -> list[_Dense]:
-    """The dense layers of the body."""
-    rules, leaves = _rules(pretrained)
-    modules: dict[str, list[Rule]] = {}
-    for rule in rules:
-        if rule.target.endswith("/kernel") and not rule.target.startswith("head/"):
-            modules.setdefault(rule.source.removesuffix(".weight"), []).append(rule)
-    denses = []
-    for module, parts in modules.items():
-        parts.sort(key=lambda rule: rule.part)
-        layered, shape = parts[0].layered, leaves[parts[0].target].shape
-        inner = shape[1:] if layered else shape
-        inputs = math.prod(inner[: parts[0].inputs])
-        targets = tuple(rule.target.removesuffix("/kernel") for rule in parts)
-        denses.append(_Dense(module, shape[0] if layered else None, inputs, math.prod(inner) // inputs, targets))
-    return denses
-
-
-def _stacked(dense: _Dense, flat: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """``a [layers, R, in]`` and ``b [layers, out, R]`` of a layer of the checkpoint, whose parts are blocks of b."""
-
-    def leaf(name: str) -> np.ndarray:
-        array = np.asarray(flat[name])
-        return (array if dense.layers else array[None]).swapaxes(-1, -2)
-
-    present = [(part, target) for part, target in enumerate(dense.targets) if f"{target}/{A}" in flat]
-    a = np.concatenate([leaf(f"{target}/{A}") for _, target in present], axis=1)
-    b = np.zeros((a.shape[0], len(dense.targets) * dense.outputs, a.shape[1]), a.dtype)
-    column = 0
-    for part, target in present:
-        block = leaf(f"{target}/{B}")
-        b[:, part * dense.outputs : (part + 1) * dense.outputs, column : column + block.shape[2]] = block
-        column += block.shape[2]
-    return a, b
 
 
 def _whole(number: float) -> float:
@@ -221,11 +153,11 @@ def _whole(number: float) -> float:
 
 
 def _tensor(name: str, array: np.ndarray) -> TensorSource:
-    return TensorSource(_ROOT + name, array.dtype, array.shape, lambda: array)
+    return TensorSource(ROOT + name, array.dtype, array.shape, lambda: array)
 
 
 def _head_rules(pretrained: Pretrained) -> list[Rule]:
-    return [rule for rule in _rules(pretrained)[0] if rule.target.startswith("head/")]
+    return [rule for rule in model_rules(pretrained)[0] if rule.target.startswith("head/")]
 
 
 def _head(pretrained: Pretrained, flat: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -298,77 +230,24 @@ def _read_config(file: Path) -> dict[str, Any]:
     return {"r": raw["r"], "lora_alpha": raw["lora_alpha"], "rslora": bool(raw.get("use_rslora")), **patterns}
 
 
-def _matching(pattern: Mapping[str, Any], name: str, default: Any) -> Any:
-    """The entry of a pattern for a module, which names it in full or by its end."""
-    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", name)), default)
-
-
-def _pairs(
-    dense: _Dense, config: Mapping[str, Any], found: dict[str, np.ndarray], problems: list[str]
-) -> dict[int, _Pair]:
-    """The LoRA of each layer that has one, taken out of what was found."""
-    pairs: dict[int, _Pair] = {}
-    for layer, name in dense.each():
-        rank = _matching(config["rank_pattern"], name, config["r"])
-        alpha = _matching(config["alpha_pattern"], name, config["lora_alpha"])
-        shapes = {"A": (rank, dense.inputs), "B": (len(dense.targets) * dense.outputs, rank)}
-        given = {side: found.pop(f"{_ROOT}{name}.lora_{side}.weight", None) for side in shapes}
-        if all(array is None for array in given.values()):
-            continue
-        wrong = [
-            f"{_ROOT}{name}.lora_{side}.weight {list(shape)} is missing"
-            if (array := given[side]) is None
-            else f"{_ROOT}{name}.lora_{side}.weight has {_described(array)}, expected shape {list(shape)}"
-            for side, shape in shapes.items()
-            if not _fits(given[side], shape)
-        ]
-        problems += wrong
-        if not wrong:
-            a, b = (np.asarray(array) for array in given.values())
-            pairs[layer] = _Pair(a, b, alpha / (math.sqrt(rank) if config["rslora"] else rank))
-    return pairs
-
-
-def _fits(array: np.ndarray | None, shape: tuple[int, ...]) -> bool:
-    return array is not None and array.shape == shape and jnp.issubdtype(array.dtype, jnp.floating)
-
-
-def _described(array: np.ndarray) -> str:
-    return f"shape {list(array.shape)} and dtype {array.dtype}"
-
-
-def _leaves(dense: _Dense, of_layer: Mapping[int, _Pair], rank: int, scale: float) -> dict[str, np.ndarray]:
-    """Our leaves, of one rank and scale: smaller ranks have zeros beside them, another scale goes into ``b``."""
-    leaves: dict[str, np.ndarray] = {}
-    for part, target in enumerate(dense.targets):
-        a = np.zeros((dense.layers or 1, dense.inputs, rank), np.float32)
-        b = np.zeros((dense.layers or 1, rank, dense.outputs), np.float32)
-        for layer, pair in of_layer.items():
-            rows = pair.b[part * dense.outputs : (part + 1) * dense.outputs].astype(np.float32)
-            a[layer, :, : len(pair.a)] = pair.a.T
-            b[layer, : len(pair.a)] = rows.T * (pair.scale / scale if pair.scale != scale else 1)
-        leaves |= {f"{target}/{name}": leaf if dense.layers else leaf[0] for name, leaf in ((A, a), (B, b))}
-    return leaves
-
-
 def _read_head(pretrained: Pretrained, found: dict[str, np.ndarray], problems: list[str]) -> dict[str, np.ndarray]:
     """The head's leaves, taken out of what was found."""
-    leaves = _rules(pretrained)[1]
+    leaves = model_rules(pretrained)[1]
     head: dict[str, np.ndarray] = {}
     stored: dict[str, np.ndarray] = {}
     for rule in _head_rules(pretrained):
-        array, shape = found.pop(_ROOT + rule.source, None), leaves[rule.target].shape
+        array, shape = found.pop(ROOT + rule.source, None), leaves[rule.target].shape
         if array is None:
             continue
-        if _fits(array, rule.stored_shape(shape)):
+        if fits(array, rule.stored_shape(shape)):
             stored[rule.source], head[rule.target] = array, rule.to_leaf(array, shape).astype(np.float32)
         else:
             problems.append(
-                f"{_ROOT}{rule.source} has {_described(array)}, expected shape {list(rule.stored_shape(shape))}: "
+                f"{ROOT}{rule.source} has {described(array)}, expected shape {list(rule.stored_shape(shape))}: "
                 "load the base model with the adapter's head (head=, num_labels=)"
             )
     for name, copy in _copies(pretrained, stored).items():
-        array = found.pop(_ROOT + name, None)
+        array = found.pop(ROOT + name, None)
         if array is not None and not np.array_equal(array, copy):
-            problems.append(f"{_ROOT}{name} is not what it copies in the base model")
+            problems.append(f"{ROOT}{name} is not what it copies in the base model")
     return head

@@ -45,7 +45,7 @@ def test_what_is_saved_computes_the_same_when_it_is_loaded(family, kind, targets
     if with_head:
         adapter = combined(adapter, only("^head/"))
     trained = perturbed(pretrained.split(adapter)[0])
-    fsj.save_adapter(tmp_path, pretrained, trained, alpha=alpha)
+    fsj.save_adapter(tmp_path, pretrained, trained, adapter)
     again, read = fsj.load_adapter(tmp_path, pretrained)
     given, expected = run(pretrained, again, read), run(pretrained, trained, adapter)
     np.testing.assert_allclose(given.logits, expected.logits, rtol=1e-5, atol=1e-5)
@@ -57,7 +57,8 @@ def test_what_is_saved_computes_the_same_when_it_is_loaded(family, kind, targets
 
 def write(path, **fields):
     pretrained = tiny("bert", "classification")
-    fsj.save_adapter(path, pretrained, perturbed(pretrained.split(lora(rank=2))[0]))
+    adapter = lora(rank=2)
+    fsj.save_adapter(path, pretrained, perturbed(pretrained.split(adapter)[0]), adapter)
     file = path / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
     return pretrained
@@ -114,4 +115,4 @@ def test_another_model_or_another_head_is_refused_with_all_names(tmp_path):
 def test_what_the_format_cannot_hold_is_refused(adapter, message, tmp_path):
     pretrained = tiny("bert", "classification")
     with pytest.raises(ValueError, match=message):
-        fsj.save_adapter(tmp_path, pretrained, pretrained.split(adapter)[0])
+        fsj.save_adapter(tmp_path, pretrained, pretrained.split(adapter)[0], adapter)
