@@ -225,8 +225,8 @@ def _read_config(file: Path) -> dict[str, Any]:
     for name, value in numbers:
         whole = name == "r" or name.startswith("rank")
         kinds = (int,) if whole else (int, float)
-        good = type(value) in kinds and math.isfinite(value) and (value >= 1 if whole else True)
-        require(good, f"{file}: {name}={value!r}: expected a {'positive integer' if whole else 'number'}")
+        good = type(value) in kinds and math.isfinite(value) and value > 0
+        require(good, f"{file}: {name}={value!r}: expected a positive {'integer' if whole else 'number'}")
     return {"r": raw["r"], "lora_alpha": raw["lora_alpha"], "rslora": bool(raw.get("use_rslora")), **patterns}
 
 

@@ -72,10 +72,11 @@ def write(path, **fields):
         ({"bias": "all"}, "bias='all' is not supported"),
         ({"r": 0}, "r=0: expected a positive integer"),
         ({"r": None}, "r=None: expected a positive integer"),
-        ({"lora_alpha": "much"}, "lora_alpha='much': expected a number"),
+        ({"lora_alpha": "much"}, "lora_alpha='much': expected a positive number"),
+        ({"lora_alpha": 0}, "lora_alpha=0: expected a positive number"),
         ({"rank_pattern": {"(": 2}}, "not a regular expression"),
         ({"rank_pattern": [2]}, "rank_pattern is not a JSON object"),
-        ({"alpha_pattern": {"query": None}}, "expected a number"),
+        ({"alpha_pattern": {"query": None}}, "expected a positive number"),
         ({"r": 3}, r"does not fit the model\n.*lora_A.weight has shape \[2, 16\].* expected shape \[3, 16\]"),
     ],
 )

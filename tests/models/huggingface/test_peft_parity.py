@@ -29,7 +29,6 @@ CASES = [
     ("t5", "causal_lm", ["q", "v"], "query|value"),
     ("bart", "classification", ["q_proj", "fc1"], "query|up"),
 ]
-every_case = pytest.mark.parametrize(("family", "kind", "theirs", "targets"), CASES)
 
 
 def outputs(model, given):
@@ -49,13 +48,21 @@ def run(pretrained, adapter, trained, given):
     return jax.jit(adapter.bind(pretrained.module))(trained, frozen, **jax.tree.map(jnp.asarray, given))
 
 
-@every_case
-@pytest.mark.parametrize("special", [{}, {"use_rslora": True, "layers_to_transform": [1]}], ids=["plain", "special"])
-def test_what_peft_writes_gives_its_outputs_here(family, kind, theirs, targets, special, tmp_path):
-    if special and theirs == "all-linear":
-        special = {"rank_pattern": {"q_proj": 2, "layers.1.mlp.up_proj": 5}, "alpha_pattern": {"v_proj": 3}}
-    if special and family == "t5":
-        special = {"use_rslora": True}
+SPECIAL = {
+    "gpt2": {"use_rslora": True, "layers_to_transform": [1]},
+    "llama": {"rank_pattern": {"q_proj": 2, "layers.1.mlp.up_proj": 5}, "alpha_pattern": {"v_proj": 3}},
+    "bart": {"use_rslora": True, "rank_pattern": {"fc1": 4}},
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "theirs", "special"),
+    [
+        *((family, kind, theirs, {}) for family, kind, theirs, _ in CASES),
+        *((family, kind, theirs, SPECIAL[family]) for family, kind, theirs, _ in CASES if family in SPECIAL),
+    ],
+)
+def test_what_peft_writes_gives_its_outputs_here(family, kind, theirs, special, tmp_path):
     base = torch_model(family, kind)
     pretrained = fsj.load_pretrained(saved(base, tmp_path / "base"))
     task = {"classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}.get(kind) if family != "t5" else "SEQ_2_SEQ_LM"
@@ -74,9 +81,11 @@ def test_what_peft_writes_gives_its_outputs_here(family, kind, theirs, targets, 
     compare(run(pretrained, adapter, trained, given), expected, given)
 
 
-@every_case
-@pytest.mark.parametrize("alpha", [None, 3.0])
-def test_what_is_written_here_gives_its_outputs_in_peft(family, kind, theirs, targets, alpha, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "kind", "targets", "alpha"),
+    [(family, kind, targets, (None, 3.0)[i % 2]) for i, (family, kind, _, targets) in enumerate(CASES)],
+)
+def test_what_is_written_here_gives_its_outputs_in_peft(family, kind, targets, alpha, tmp_path):
     base = torch_model(family, kind)
     pretrained = fsj.load_pretrained(saved(base, tmp_path / "base"))
     adapter = lora(rank=2, alpha=alpha, targets=targets)
