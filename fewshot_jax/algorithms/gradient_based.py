@@ -53,11 +53,12 @@ def decide(options: InnerLoopOptions, learner: str, **values: Any) -> None:
     """Set the options that a learner itself decides.
 
     Raises:
-        ValueError: the caller gave one of them.
+        ValueError: the caller gave another value, which no default is.
     """
     for name, value in values.items():
-        if options.get(name) is not None:
-            raise ValueError(f"{name}: {learner} decides it itself; leave it out, or build what you want from maml")
+        given = options.get(name)
+        if given is not None and given != "auto" and given is not value and given != value:
+            raise ValueError(f"{name}: {learner} decides it itself; leave it out, or take maml")
         options[name] = value  # type: ignore[literal-required]
 
 

@@ -47,7 +47,7 @@ class EvaluationConfig:
             f"evaluation.inner_steps={self.inner_steps}: expected numbers of steps, zero or more",
         )
         require(
-            min(self.tune_rates, default=1) > 0 and max(self.tune_rates, default=1) < math.inf,
+            all(0 < rate < math.inf for rate in self.tune_rates),
             f"evaluation.tune_rates={self.tune_rates}: expected positive multiples of the inner rate",
         )
         require(
@@ -79,6 +79,9 @@ class BaselineConfig:
     episodes: int = 60
 
     def __post_init__(self) -> None:
-        require(bool(self.rates) and min(self.rates) > 0, f"baselines.rates={self.rates}: expected positive numbers")
+        require(
+            bool(self.rates) and all(0 < rate < math.inf for rate in self.rates),
+            f"baselines.rates={self.rates}: expected positive numbers",
+        )
         for name in ("steps", "episodes"):
             require(getattr(self, name) >= 1, f"baselines.{name}={getattr(self, name)}: expected at least 1")

@@ -34,8 +34,8 @@ class LearnerConfig:
     Attributes:
         name: of the algorithm; with an inner loop, from "maml" to "proto_maml", or without one. "multi_task"
             learns nothing about adapting: joint training on all classes, the baseline of every other.
-        gradient: how the inner gradient is differentiated: "auto", "mixed", "reverse" or "first_order"; to be
-            chosen for maml, anil, boil, meta_sgd, maml_plus_plus, cavia and proto_maml.
+        gradient: how the inner gradient is differentiated: "auto", "mixed", "reverse" or "first_order"; read by
+            maml, anil, boil, meta_sgd, maml_plus_plus, cavia and proto_maml alone.
         keep: what an inner step keeps for its backward pass: "all", "gradients", "carry", "sqrt";
             None for what suits the gradient.
         keep_blocks: what a transformer block keeps: "all", "matmul" or "boundary"; None likewise.
@@ -79,10 +79,6 @@ class LearnerConfig:
         require(
             self.memory_budget is None or (self.memory_budget > 0 and self.plan),
             f"learner.memory_budget={self.memory_budget}: expected a positive number of MiB, and learner.plan",
-        )
-        require(
-            self.gradient == "auto" or self.name in SECOND_ORDER,
-            f"learner.gradient={self.gradient}: {self.name} has no choice of it; leave it out",
         )
         for name in ("temperature", "proximal"):
             require(getattr(self, name) > 0, f"learner.{name}={getattr(self, name)}: expected a positive number")

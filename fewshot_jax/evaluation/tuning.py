@@ -141,12 +141,12 @@ class Tuning:
         return Choice(self._rates[int(rate)], self._steps[int(step)])
 
     def at_edge(self, choice: Choice) -> str | None:
-        """ "most steps", "smallest rate" or "largest rate" where one beyond it might be better still; None if not.
+        """ "most steps", "smallest rate" or the like where one beyond it might be better still; None if not.
 
-        Of one or two rates each is an edge, which says nothing.
+        Of one or two rates or numbers of steps each is an edge, which says nothing.
         """
-        if choice.steps == max(self._steps):
-            return "most steps"
+        if len(self._steps) > 2 and choice.steps in (max(self._steps), min(self._steps)) and choice.steps > 1:
+            return "most steps" if choice.steps == max(self._steps) else "fewest steps"
         rates = sorted(self._rates)
         return {rates[0]: "smallest rate", rates[-1]: "largest rate"}.get(choice.rate) if len(rates) > 2 else None
 

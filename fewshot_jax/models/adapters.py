@@ -15,30 +15,79 @@ over tasks it stays one shared copy, and no optimizer sees it.
 import contextlib
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from fewshot_jax.models.dense import Param, changed_dense
 from fewshot_jax.types import Params
 
 
-class Adapter(NamedTuple):
-    """Which parameters are trained, and what they do.
+@dataclass(frozen=True, kw_only=True)
+class Addition:
+    """Parameters that are added to a model.
+
+    Attributes:
+        order: of several in one model; no two of one kind.
+        leaves: regular expression that the names of its leaves match in full.
+    """
+
+    order: ClassVar[int]
+    leaves: ClassVar[str]
+
+    def has(self, path: str) -> bool:
+        """Whether a leaf is one of its own."""
+        return re.fullmatch(self.leaves, path.rpartition("/")[2]) is not None
+
+    def misfit(self, layer: str, leaf: str, shape: tuple[int, ...]) -> str | None:
+        """Why it would not use a leaf of one of its names in a layer; None if it does."""
+        raise NotImplementedError
+
+    def change(self, path: str, x: jax.Array, y: jax.Array, param: Param) -> jax.Array:
+        """The output of a dense layer, given its path, input ``[..., in]`` and own output ``[..., out]``."""
+        del path, x, param
+        return y
+
+
+_active = jax.make_user_context(())  # a part of jit's cache key: no trace from outside is met inside
+
+
+def current() -> tuple[Addition, ...]:
+    """What is added to a module that is traced now, in order."""
+    return _active.value
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Which parameters are trained, and what is added to a model to have them.
 
     Attributes:
         name: as in ``"lora(rank=8)"``.
-        trained: regular expression searched in the paths of the trained leaves.
-        active: a new context; modules that are initialised or applied inside it have the new parameters.
-        scale: what LoRA's products are multiplied by; None for an adapter without LoRA.
+        added: what is added, in order.
+        own: regular expressions searched in the paths of the model's own trained leaves.
     """
 
     name: str
-    trained: str
-    active: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
-    scale: float | None = None
+    added: tuple[Addition, ...] = ()
+    own: tuple[str, ...] = ()
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """A context; modules that are initialised or applied inside it have the new parameters, and no others."""
+        with _active(self.added), changed_dense([addition.change for addition in self.added]):
+            yield
+
+    def is_new(self, path: str) -> bool:
+        """Whether a leaf is one of those added."""
+        return any(addition.has(path) for addition in self.added)
+
+    def is_trained(self, path: str) -> bool:
+        """Whether a leaf is trained."""
+        return self.is_new(path) or any(re.search(pattern, path) for pattern in self.own)
 
     def split(self, params: Params, init: Callable[[], Params]) -> tuple[Params, Params]:
         """Trained and frozen parameters, the new ones initialised.
@@ -48,32 +97,71 @@ class Adapter(NamedTuple):
             init: initialises the same model or a part of it; only what is new is computed.
 
         Returns:
-            Two nested dicts that share no leaf; `join` makes one of them.
+            Two nested dicts that share no leaf; `join` makes one of them. The trained leaves are copies.
 
         Raises:
-            ValueError: nothing would be trained, or ``params`` is not of the model that ``init`` makes.
+            ValueError: a part of the adapter trains nothing, or ``params`` is not of the model that ``init`` makes.
         """
         flat = flatten_dict(params, sep="/")
         with self.active():
-            new = flatten_dict(jax.eval_shape(init), sep="/").keys() - flat.keys()
+            shapes = flatten_dict(jax.eval_shape(init), sep="/")
+            new = shapes.keys() - flat.keys()
             made = jax.jit(lambda: {path: leaf for path, leaf in flatten_dict(init(), sep="/").items() if path in new})
-            flat |= made()
-        if strange := sorted(path for path in new if not re.search(self.trained, path)):
-            raise ValueError(f"{self.name}: params lacks {', '.join(strange)}, which the model has")
-        trained = {path for path in flat if re.search(self.trained, path)}
-        if not trained:
+            problems = [f"lacks {path}" for path in sorted(new) if not self.is_new(path)]
+            problems += [
+                f"has {path} of shape {flat[path].shape}, not {leaf.shape}"
+                for path, leaf in shapes.items()
+                if path in flat and flat[path].shape != leaf.shape
+            ]
+            if problems:
+                raise ValueError(f"{self.name}: params is not of this model, it {', '.join(problems)}")
+            whole = {**flat, **made()}
+        unused = [str(addition) for addition in self.added if not any(map(addition.has, whole))]
+        unused += [repr(pattern) for pattern in self.own if not any(re.search(pattern, path) for path in whole)]
+        if unused:
             layers = sorted({path.rpartition("/")[0] for path in flat})
-            raise ValueError(f"{self.name}: nothing to train; the layers are {', '.join(layers)}")
-        parts = ({path: leaf for path, leaf in flat.items() if (path in trained) is side} for side in (True, False))
-        first, second = (unflatten_dict(part, sep="/") for part in parts)
-        return first, second
+            raise ValueError(f"{self.name}: {' and '.join(unused)} match no layer; there are {', '.join(layers)}")
+        trained = {path for path in whole if self.is_trained(path)}
+        # Copies, because a training step may donate what it trains.
+        first = {path: jnp.copy(whole[path]) for path in sorted(trained)}
+        second = {path: leaf for path, leaf in whole.items() if path not in trained}
+        return unflatten_dict(first, sep="/"), unflatten_dict(second, sep="/")
 
-    def bind(self, module: nn.Module) -> Callable[..., Any]:
-        """``(trained, frozen, *args, **keywords)`` to ``module.apply({"params": ...}, *args, **keywords)``."""
+    def check(self, trained: Params) -> None:
+        """Raise a ValueError that names all leaves of a trained tree that are not this adapter's."""
+        problems = []
+        for path, leaf in flatten_dict(trained, sep="/").items():
+            layer, _, name = path.rpartition("/")
+            users = [addition for addition in self.added if addition.has(path)]
+            misfits = [addition.misfit(layer, name, leaf.shape) for addition in users]
+            if misfits and None not in misfits:
+                problems.append(f"{path} ({misfits[0]})")
+            elif not users and not self.is_trained(path):
+                problems.append(f"{path} (not trained by it)")
+        if problems:
+            raise ValueError(f"{self.name} did not make these parameters: {', '.join(problems)}")
+
+    def bind(self, model: nn.Module | Callable[..., Any]) -> Callable[..., Any]:
+        """A model as a function of trained and frozen parameters.
+
+        Args:
+            model: a module, or a function ``(params, *args, **keywords)`` of its parameters, such as
+                ``functools.partial(generate, module)``.
+
+        Returns:
+            ``(trained, frozen, *args, **keywords)``: what ``module.apply({"params": ...}, *args, **keywords)``
+            or the function gives. It raises a ValueError if the trained tree is not this adapter's.
+        """
+        if isinstance(model, nn.Module):
+            module = model
+            fn: Callable[..., Any] = lambda params, *args, **kw: module.apply({"params": params}, *args, **kw)  # noqa: E731
+        else:
+            fn = model
 
         def apply(trained: Params, frozen: Params, *args: Any, **keywords: Any) -> Any:
+            self.check(trained)
             with self.active():
-                return module.apply({"params": join(trained, frozen)}, *args, **keywords)
+                return fn(join(trained, frozen), *args, **keywords)
 
         return apply
 
@@ -90,16 +178,17 @@ def join(trained: Params, frozen: Params) -> Params:
     return unflatten_dict({**second, **first}, sep="/")
 
 
-def checked_pattern(pattern: str, name: str) -> re.Pattern[str]:
-    """A regular expression.
+def checked_pattern(pattern: str, name: str) -> str:
+    """The pattern.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is no regular expression.
     """
     try:
-        return re.compile(pattern)
+        re.compile(pattern)
     except re.error as error:
         raise ValueError(f"{name}={pattern!r}: not a regular expression ({error})") from None
+    return pattern
 
 
 def only(pattern: str) -> Adapter:
@@ -113,32 +202,22 @@ def only(pattern: str) -> Adapter:
         Zhao et al. Tuning LayerNorm in Attention: Towards Efficient Multi-Modal LLM Finetuning. ICLR 2024.
         Ben Zaken, Ravfogel, Goldberg. BitFit. ACL 2022 (biases).
     """
-    checked_pattern(pattern, "pattern")
-    return Adapter(f"only({pattern!r})", pattern)
+    return Adapter(f"only({pattern!r})", own=(checked_pattern(pattern, "pattern"),))
 
 
 def combined(*adapters: Adapter) -> Adapter:
-    """Several adapters at once: LoRA and the head, say.
+    """Several adapters at once: LoRA and the head, say. The order of the arguments says nothing.
 
     Raises:
-        ValueError: there is none, or more than one LoRA, whose leaves have the same names.
+        ValueError: there is none, or two add parameters of one kind.
     """
     if not adapters:
         raise ValueError("combined() needs at least one adapter")
-    scales = [adapter.scale for adapter in adapters if adapter.scale is not None]
-    if len(scales) > 1:
-        raise ValueError("combined() takes one lora(): give it the targets of both")
-
-    @contextlib.contextmanager
-    def active() -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for adapter in adapters:
-                stack.enter_context(adapter.active())
-            yield
-
-    names = ", ".join(adapter.name for adapter in adapters)
-    pattern = "|".join(f"({adapter.trained})" for adapter in adapters)
-    return Adapter(f"combined({names})", pattern, active, *scales)
+    name = f"combined({', '.join(adapter.name for adapter in adapters)})"
+    added = sorted((addition for adapter in adapters for addition in adapter.added), key=lambda one: one.order)
+    if len({addition.order for addition in added}) < len(added):
+        raise ValueError(f"{name}: two of one kind; take one, with the targets of both")
+    return Adapter(name, tuple(added), tuple(pattern for adapter in adapters for pattern in adapter.own))
 
 
 class Counts(NamedTuple):

@@ -1,23 +1,51 @@
 """Bottleneck adapters: two small dense layers after others, without editing the model."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 
-from fewshot_jax.models.adapters import Adapter, checked_pattern
-from fewshot_jax.models.dense import changed
+from fewshot_jax.models.adapters import Adapter, Addition, checked_pattern
+from fewshot_jax.models.dense import Param
 
-_active = jax.make_user_context(None)  # a part of jit's cache key
+
+@dataclass(frozen=True, kw_only=True)
+class Bottleneck(Addition):
+    """What `bottleneck` adds; its arguments."""
+
+    width: int
+    targets: str
+    order: ClassVar[int] = 1
+    leaves: ClassVar[str] = "bottleneck_(down|up)(_bias)?"
+
+    def misfit(self, layer: str, leaf: str, shape: tuple[int, ...]) -> str | None:
+        width = {"bottleneck_down": shape[-1:], "bottleneck_down_bias": shape[-1:], "bottleneck_up": shape[-2:-1]}
+        if width.get(leaf, (self.width,)) != (self.width,):
+            return f"shape {shape}, expected width {self.width}"
+        return None if re.search(self.targets, layer) else "not one of its targets"
+
+    def change(self, path: str, x: jax.Array, y: jax.Array, param: Param) -> jax.Array:
+        if not re.search(self.targets, path):
+            return y
+
+        def dense(name: str, x: jax.Array, start: Callable[..., jax.Array], outputs: int) -> jax.Array:
+            kernel = param(f"bottleneck_{name}", start, (x.shape[-1], outputs))
+            bias = param(f"bottleneck_{name}_bias", nn.initializers.zeros, (outputs,))
+            return x @ kernel + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
+
+        hidden = nn.gelu(dense("down", y, nn.initializers.lecun_normal(), self.width))
+        return y + dense("up", hidden, nn.initializers.zeros, y.shape[-1])
 
 
 def bottleneck(*, width: int, targets: str = "attention/out|mlp/down") -> Adapter:
     """Put two small dense layers after some dense layers of a model.
 
-    The output ``y`` of each layer whose path matches becomes ``y + gelu(y D + d) U + u``. ``U`` and ``u`` start
-    at zero, so a new adapter changes nothing. The leaves lie beside the layer's kernel:
-    ``bottleneck_down [out, width]``, ``bottleneck_up [width, out]`` and their biases.
+    The output ``y`` of each layer whose path matches becomes ``y + gelu(y D + d) U + u``; with LoRA in the same
+    layer, ``y`` has its change. ``U`` and ``u`` start at zero, so a new adapter changes nothing. The leaves lie
+    beside the layer's kernel: ``bottleneck_down [out, width]``, ``bottleneck_up [width, out]`` and their biases.
 
     Args:
         width: of the bottleneck.
@@ -33,20 +61,5 @@ def bottleneck(*, width: int, targets: str = "attention/out|mlp/down") -> Adapte
     """
     if width < 1:
         raise ValueError(f"width={width}: expected at least 1")
-    pattern = checked_pattern(targets, "targets")
-
-    def change(module: nn.Module, x: jax.Array, y: jax.Array, param: Callable[..., jax.Array]) -> jax.Array:
-        def dense(name: str, x: jax.Array, start: Callable[..., jax.Array], outputs: int) -> jax.Array:
-            kernel = param(f"bottleneck_{name}", start, (x.shape[-1], outputs))
-            bias = param(f"bottleneck_{name}_bias", nn.initializers.zeros, (outputs,))
-            return x @ kernel + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
-
-        hidden = nn.gelu(dense("down", y, nn.initializers.lecun_normal(), width))
-        return y + dense("up", hidden, nn.initializers.zeros, y.shape[-1])
-
-    @contextmanager
-    def active() -> Iterator[None]:
-        with _active((width, targets)), changed(pattern, change):
-            yield
-
-    return Adapter(f"bottleneck(width={width}, targets={targets!r})", "bottleneck_", active)
+    added = Bottleneck(width=width, targets=checked_pattern(targets, "targets"))
+    return Adapter(f"bottleneck(width={width}, targets={targets!r})", (added,))

@@ -1,18 +1,28 @@
 """Prefix tuning: learned keys and values that every position sees."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
 
-import jax
+from fewshot_jax.models import adapters
+from fewshot_jax.models.adapters import Adapter, Addition
 
-from fewshot_jax.models.adapters import Adapter
 
-_length = jax.make_user_context(0)  # a part of jit's cache key
+@dataclass(frozen=True, kw_only=True)
+class Prefix(Addition):
+    """What `prefix` adds to each attention, which reads `current`."""
+
+    length: int
+    order: ClassVar[int] = 2
+    leaves: ClassVar[str] = "prefix_(key|value)"
+
+    def misfit(self, layer: str, leaf: str, shape: tuple[int, ...]) -> str | None:
+        del layer, leaf
+        return None if shape[-3:-2] == (self.length,) else f"shape {shape}, expected length {self.length}"
 
 
 def current() -> int:
     """Length of the prefix of an attention that is traced now, 0 for none."""
-    return _length.value
+    return next((one.length for one in adapters.current() if isinstance(one, Prefix)), 0)
 
 
 def prefix(*, length: int) -> Adapter:
@@ -34,10 +44,4 @@ def prefix(*, length: int) -> Adapter:
     """
     if length < 1:
         raise ValueError(f"length={length}: expected at least 1")
-
-    @contextmanager
-    def active() -> Iterator[None]:
-        with _length(length):
-            yield
-
-    return Adapter(f"prefix(length={length})", "prefix_(key|value)$", active)
+    return Adapter(f"prefix(length={length})", (Prefix(length=length),))

@@ -1,5 +1,6 @@
 """Adapters: what is trained and what is frozen, what a new one changes, and each against its formula by hand."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ from fewshot_jax.models.adapters import combined, join, only, trainable
 from fewshot_jax.models.bottleneck import bottleneck
 from fewshot_jax.models.generation import generate
 from fewshot_jax.models.layers import Attention, BlockShape, Sight, attend
-from fewshot_jax.models.lora import lora
+from fewshot_jax.models.lora import lora, merge_lora
 from fewshot_jax.models.prefix import prefix
 from tests.models.huggingface.tiny import VOCABULARY, tiny
 
@@ -134,9 +135,8 @@ def test_generation_with_a_cache_is_generation_without(family, name):
     """Greedy, against the whole sequence at once."""
     pretrained, trained, frozen = parts(family, "causal_lm", name)
     trained, adapter = perturbed(trained), ADAPTERS[name]
-    with adapter.active():
-        run = jax.jit(functools.partial(generate, pretrained.module, max_new_tokens=5))
-        ids = run(join(trained, frozen), IDS).ids
+    run = jax.jit(adapter.bind(functools.partial(generate, pretrained.module, max_new_tokens=5)))
+    ids = run(trained, frozen, IDS).ids
     apply = jax.jit(adapter.bind(pretrained.module))
     begin = jnp.zeros((4, 1), IDS.dtype) if family == "t5" else IDS
     # Teacher forcing: each generated token is the most probable one after those before it, with no cache.
@@ -154,11 +154,10 @@ def test_each_task_generates_with_its_own_adapted_parameters_under_vmap(family, 
     tasks = [perturbed(trained, scale) for scale in (0.0, 0.2, 0.5)]
     prompts = [jnp.roll(IDS, i, 0) for i in range(3)]
 
+    bound = adapter.bind(functools.partial(generate, pretrained.module, max_new_tokens=6, eos_id=2, beams=beams))
+
     def answer(trained, ids):
-        with adapter.active():
-            return generate(
-                pretrained.module, join(trained, frozen), ids, MASK, max_new_tokens=6, eos_id=2, beams=beams
-            )
+        return bound(trained, frozen, ids, MASK)
 
     together = jax.jit(jax.vmap(answer))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks), jnp.stack(prompts))
     for i, (task, ids) in enumerate(zip(tasks, prompts, strict=True)):
@@ -211,10 +210,10 @@ def test_its_tree_is_what_learners_adapt_and_train(name, learner):
         (lambda: bottleneck(width=1, targets="("), "not a regular expression"),
         (lambda: only("("), "not a regular expression"),
         (lambda: combined(), "at least one"),
-        (lambda: combined(lora(rank=1), lora(rank=2, targets="out")), "takes one lora"),
+        (lambda: combined(lora(rank=1), lora(rank=2, targets="out")), "two of one kind"),
         (
             lambda: tiny("bert", None).split(only("^head/")),
-            r"only\('\^head/'\): nothing to train; the layers are .*attention",
+            r"only\('\^head/'\): '\^head/' match no layer; there are .*attention",
         ),
         (lambda: join({"a": 1}, {"a": 2}), "share a"),
     ],
@@ -222,3 +221,59 @@ def test_its_tree_is_what_learners_adapt_and_train(name, learner):
 def test_a_mistake_is_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_the_order_of_combined_says_nothing_and_lora_merges_under_a_bottleneck():
+    """A bottleneck reads what LoRA has changed, so the merged model with the bottleneck alone computes the same."""
+    pretrained = tiny("gpt2", "causal_lm")
+    low, narrow = lora(rank=2, targets="mlp/down|attention/out"), bottleneck(width=2)
+    both, other = combined(low, narrow), combined(narrow, low)
+    assert both.added == other.added
+    trained, frozen = pretrained.split(both)
+    trained = perturbed(trained)
+    cached = jax.jit(lambda params: pretrained.module.apply({"params": params}, IDS).logits)
+    whole = join(trained, frozen)
+    with both.active():
+        logits = cached(whole)
+    with other.active():
+        np.testing.assert_array_equal(cached(whole), logits)
+    with narrow.active():
+        merged = cached(merge_lora(whole, both))
+        alone = cached(whole)
+    np.testing.assert_allclose(merged, logits, atol=1e-4)
+    assert jnp.abs(alone - logits).max() > 0.01
+
+
+def test_a_tree_of_another_adapter_is_refused_with_all_names():
+    pretrained = tiny("gpt2", "causal_lm")
+    trained, frozen = pretrained.split(lora(rank=2, targets="query|mlp/up"))
+    for adapter, message in [
+        (lora(rank=2, targets="query"), r"mlp/up/lora_a \(not one of its targets\), .*mlp/up/lora_b"),
+        (lora(rank=3, targets="query|mlp/up"), r"lora_a \(shape \(3, 16, 2\), expected rank 3\)"),
+        (only("norm"), r"lora_a \(not trained by it\)"),
+        (prefix(length=2), r"lora_a \(not trained by it\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            adapter.bind(pretrained.module)(trained, frozen, IDS)
+    for kind, wrong in ((prefix(length=2), prefix(length=3)), (bottleneck(width=2), bottleneck(width=3))):
+        trained, frozen = pretrained.split(kind)
+        with pytest.raises(ValueError, match=r"expected (length|width) 3"):
+            wrong.bind(pretrained.module)(trained, frozen, IDS)
+
+
+def test_each_part_must_train_something_and_the_base_must_be_the_models():
+    pretrained = tiny("gpt2", "causal_lm")
+    with pytest.raises(ValueError, match=r"LoRA.*no_such.*and 'nothing' match no layer"):
+        pretrained.split(combined(lora(rank=1, targets="no_such"), only("nothing"), only("norm")))
+    with pytest.raises(ValueError, match="params is not of this model, it lacks encoder/"):
+        dataclasses.replace(tiny("bert", None), params=pretrained.params).split(only("encoder|embedding"))
+    other = tiny("gpt2", "causal_lm", n_inner=20)
+    with pytest.raises(ValueError, match=r"has decoder/blocks/mlp/down/kernel of shape"):
+        dataclasses.replace(pretrained, params=other.params).split(lora(rank=1))
+
+
+def test_the_base_outlives_a_step_that_donates_what_it_trains():
+    pretrained = tiny("bert", "classification")
+    trained, _ = pretrained.split(only("^head/"))
+    jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)(trained)
+    assert all(not leaf.is_deleted() for leaf in jax.tree.leaves(pretrained.params))

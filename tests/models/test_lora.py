@@ -77,11 +77,18 @@ def test_a_dense_layer_outside_a_scan_and_one_that_contracts_two_axes():
     with lora(rank=2, targets="both|last").active():
         params = perturb(Model().init(jax.random.key(1), x)["params"])
         given = Model().apply({"params": params}, x)
-    np.testing.assert_allclose(given, Model().apply({"params": merge_lora(params, lora(rank=2))}, x), atol=1e-5)
+    np.testing.assert_allclose(
+        given, Model().apply({"params": merge_lora(params, lora(rank=2, targets="both|last"))}, x), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
-    ("keywords", "message"), [({"rank": 0}, "rank=0"), ({"rank": 2, "targets": "("}, "not a regular expression")]
+    ("keywords", "message"),
+    [
+        ({"rank": 0}, "rank=0"),
+        ({"rank": 2, "targets": "("}, "not a regular expression"),
+        *(({"rank": 2, "alpha": alpha}, f"alpha={alpha}") for alpha in (0, -1, float("nan"), float("inf"))),
+    ],
 )
 def test_a_wrong_hyperparameter_is_refused(keywords, message):
     with pytest.raises(ValueError, match=message):
@@ -91,7 +98,7 @@ def test_a_wrong_hyperparameter_is_refused(keywords, message):
 def test_targets_that_match_nothing_are_refused_and_the_layers_named():
     with pytest.raises(
         ValueError,
-        match=r"'no_such_layer'\): nothing to train; .* blocks/attention/key, blocks/attention/out",
+        match=r"match no layer; there are .*blocks/attention/key, blocks/attention/out",
     ):
         initialise("no_such_layer")
 
@@ -105,7 +112,7 @@ def test_parameters_beside_the_model_stay_and_another_models_are_refused():
     trained, frozen = adapter.split({"encoder": base, "head": 2}, init)
     assert frozen == {"encoder": base, "head": 2}
     assert join(trained, {})["encoder"].keys() < params.keys()
-    with pytest.raises(ValueError, match="params lacks encoder/blocks/attention/key/bias"):
+    with pytest.raises(ValueError, match="not of this model, it lacks encoder/blocks/attention/key/bias"):
         adapter.split({"other": base}, init)
 
 
@@ -167,3 +174,26 @@ def test_frozen_base_gives_the_gradient_of_the_meta_learned_part_alone():
     assert jax.tree.structure(results[0]["params"]) == jax.tree.structure(inner)
     for ours, theirs in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
+
+
+def test_merging_keeps_the_dtype_and_refuses_what_is_not_there():
+    adapter = lora(rank=2, targets=EVERY)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), initialise()[0])
+    trained, frozen = adapter.split(half, lambda: ENCODER.init(jax.random.key(1), IDS, MASK)["params"])
+    trained = perturb(trained)
+    merged = merge_lora(join(trained, frozen), adapter)
+    assert {leaf.dtype for leaf in jax.tree.leaves(merged)} == {jnp.dtype(jnp.bfloat16)}
+    a, b = (trained["blocks"]["mlp"]["up"][name][1] for name in ("lora_a", "lora_b"))
+    exact = half["blocks"]["mlp"]["up"]["kernel"][1].astype(jnp.float32) + a @ b
+    np.testing.assert_allclose(merged["blocks"]["mlp"]["up"]["kernel"][1].astype(jnp.float32), exact, rtol=2**-8)
+    for params, message in ((frozen, "no LoRA leaves"), (trained, "join it with its base")):
+        with pytest.raises(ValueError, match=message):
+            merge_lora(params, adapter)
+    with pytest.raises(ValueError, match="expected rank 3"):
+        merge_lora(join(trained, frozen), lora(rank=3, targets=EVERY))
+
+
+def test_a_layer_with_batch_dims_is_refused():
+    layer = nn.DenseGeneral(3, batch_dims=(0,), axis=-1)
+    with pytest.raises(ValueError, match="batch_dims"), lora(rank=1, targets="").active():
+        layer.init(jax.random.key(0), jnp.ones((2, 4, 5)))

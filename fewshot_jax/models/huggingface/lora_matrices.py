@@ -75,21 +75,37 @@ def dense_layers(pretrained: Pretrained) -> list[Dense]:
     return denses
 
 
+def shapes_of(dense: Dense, rank: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of our LoRA leaves."""
+    layers = () if dense.layers is None else (dense.layers,)
+    each = {A: (*layers, dense.inputs, rank), B: (*layers, rank, dense.outputs)}
+    return {f"{target}/{name}": shape for target in dense.targets for name, shape in each.items()}
+
+
 def stacked(dense: Dense, flat: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """``a [layers, R, in]`` and ``b [layers, out, R]`` of a layer of the checkpoint, whose parts are blocks of b."""
+    """``a [layers, R, in]`` and ``b [layers, out, R]`` of a layer of the checkpoint, whose parts are rows of b.
+
+    Parts that share an A, as they do where peft made it, share its rows; others lie below each other.
+    """
 
     def leaf(name: str) -> np.ndarray:
         array = np.asarray(flat[name])
         return (array if dense.layers else array[None]).swapaxes(-1, -2)
 
-    present = [(part, target) for part, target in enumerate(dense.targets) if f"{target}/{A}" in flat]
-    a = np.concatenate([leaf(f"{target}/{A}") for _, target in present], axis=1)
+    distinct: list[np.ndarray] = []
+    blocks: list[tuple[int, int, np.ndarray]] = []  # part, which of the distinct A, B
+    for part, target in enumerate(dense.targets):
+        if f"{target}/{A}" not in flat:
+            continue
+        a = leaf(f"{target}/{A}")
+        same = [i for i, other in enumerate(distinct) if np.array_equal(a, other)]
+        blocks.append((part, same[0] if same else len(distinct), leaf(f"{target}/{B}")))
+        distinct += [] if same else [a]
+    a = np.concatenate(distinct, axis=1)
+    starts = np.cumsum([0, *(each.shape[1] for each in distinct)])
     b = np.zeros((a.shape[0], len(dense.targets) * dense.outputs, a.shape[1]), a.dtype)
-    column = 0
-    for part, target in present:
-        block = leaf(f"{target}/{B}")
-        b[:, part * dense.outputs : (part + 1) * dense.outputs, column : column + block.shape[2]] = block
-        column += block.shape[2]
+    for part, which, block in blocks:
+        b[:, part * dense.outputs : (part + 1) * dense.outputs, starts[which] : starts[which + 1]] = block
     return a, b
 
 
@@ -134,15 +150,30 @@ def described(array: np.ndarray) -> str:
     return f"shape {list(array.shape)} and dtype {array.dtype}"
 
 
-def leaves_of_pairs(dense: Dense, of_layer: Mapping[int, Pair], rank: int, scale: float) -> dict[str, np.ndarray]:
-    """Our leaves, of one rank and scale: smaller ranks have zeros beside them, another scale goes into ``b``."""
-    leaves: dict[str, np.ndarray] = {}
+def parts_of(dense: Dense, of_layer: Mapping[int, Pair]) -> dict[str, dict[int, Pair]]:
+    """The LoRA of each of our layers: its rows of b, and of a what they multiply and other parts alone do not."""
+    parts: dict[str, dict[int, Pair]] = {}
+    whole = [pair.b.reshape(len(dense.targets), dense.outputs, -1) != 0 for pair in of_layer.values()]
+    if len(dense.targets) == 1 or len({each.shape[-1] for each in whole}) > 1:
+        used = [slice(None)] * len(dense.targets)
+    else:
+        by_part = np.any([each.any(1) for each in whole], axis=0)  # [parts, r]
+        used = [by_part[part] | ~by_part.any(0) for part in range(len(dense.targets))]
     for part, target in enumerate(dense.targets):
-        a = np.zeros((dense.layers or 1, dense.inputs, rank), np.float32)
-        b = np.zeros((dense.layers or 1, rank, dense.outputs), np.float32)
-        for layer, pair in of_layer.items():
-            rows = pair.b[part * dense.outputs : (part + 1) * dense.outputs].astype(np.float32)
-            a[layer, :, : len(pair.a)] = pair.a.T
-            b[layer, : len(pair.a)] = rows.T * (pair.scale / scale if pair.scale != scale else 1)
-        leaves |= {f"{target}/{name}": leaf if dense.layers else leaf[0] for name, leaf in ((A, a), (B, b))}
-    return leaves
+        rows = slice(part * dense.outputs, (part + 1) * dense.outputs)
+        own = {layer: Pair(a[used[part]], b[rows][:, used[part]], scale) for layer, (a, b, scale) in of_layer.items()}
+        if any(len(pair.a) for pair in own.values()):
+            parts[target] = own
+    return parts
+
+
+def leaves_of_pairs(
+    dense: Dense, target: str, of_layer: Mapping[int, Pair], rank: int, scale: float
+) -> dict[str, np.ndarray]:
+    """Our leaves, of one rank and scale: smaller ranks have zeros beside them, another scale goes into ``b``."""
+    a = np.zeros((dense.layers or 1, dense.inputs, rank), np.float32)
+    b = np.zeros((dense.layers or 1, rank, dense.outputs), np.float32)
+    for layer, pair in of_layer.items():
+        a[layer, :, : len(pair.a)] = pair.a.T
+        b[layer, : len(pair.a)] = pair.b.astype(np.float32).T * (pair.scale / scale if pair.scale != scale else 1)
+    return {f"{target}/{name}": leaf if dense.layers else leaf[0] for name, leaf in ((A, a), (B, b))}

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ from fewshot_jax.models.adapters import Adapter, combined, only
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.lora_matrices import (
     ROOT,
+    Dense,
     dense_layers,
     described,
     fits,
     leaves_of_pairs,
     model_rules,
+    parts_of,
+    shapes_of,
     stacked,
     taken,
 )
@@ -29,23 +32,30 @@ from fewshot_jax.models.huggingface.mapping import Rule
 from fewshot_jax.models.huggingface.pretrained import Pretrained, prefix_of
 from fewshot_jax.models.huggingface.tensors import Checkpoint
 from fewshot_jax.models.huggingface.writer import TensorSource, write_checkpoint
-from fewshot_jax.models.lora import A, B, lora
+from fewshot_jax.models.lora import A, B, lora, lora_of
 from fewshot_jax.types import Params
 
 _STEM, _CONFIG = "adapter_model", "adapter_config.json"
 _SHOWN = 20  # mismatches in a message
 _TASKS = {"classification": "SEQ_CLS", "span": "QUESTION_ANS", "causal_lm": "CAUSAL_LM"}
 # Fields of a config that would mean more than plain LoRA, and what they may be.
-_PLAIN = {"peft_type": "LORA", "use_dora": False, "bias": "none", "lora_bias": False, "alora_invocation_tokens": None}
+_PLAIN: dict[str, Any] = {
+    **{"peft_type": "LORA", "use_dora": False, "bias": "none", "lora_bias": False, "use_qalora": False},
+    **dict.fromkeys(("alora_invocation_tokens", "layer_replication", "target_parameters", "use_bdlora")),
+    **dict.fromkeys(("kasa_config", "monteclora_config", "velora_config", "arrow_config", "megatron_config")),
+}
+# Initialisations that leave the base model's weights alone; the others change them when peft loads the adapter.
+_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 
 
 def save_adapter(path: str | Path, pretrained: Pretrained, trained: Params, adapter: Adapter) -> None:
     """Write trained LoRA matrices and the head as peft reads them.
 
-    The head is written always: the trained one, or that of ``pretrained``; but for a head of a language
-    model that was not trained and stands in the base model's checkpoint.
-    Where the checkpoint has one matrix for several layers of ours (queries, keys and values of
-    GPT-2), their changes become one, whose rank is the sum of theirs.
+    An ``AutoPeftModel`` looks for the base model where ``pretrained`` was read from; for one with a created head
+    write that with `save_pretrained` first, and load it. The head is written always: the trained one, or that
+    of ``pretrained``; but for a head of a language model that was not trained and stands in the base
+    model's checkpoint. Where the checkpoint has one matrix for several layers of ours (queries, keys and
+    values of GPT-2), their changes become one, whose rank is the sum of theirs.
 
     Args:
         path: the directory, made if need be; files of the same names are replaced.
@@ -54,23 +64,18 @@ def save_adapter(path: str | Path, pretrained: Pretrained, trained: Params, adap
         adapter: what they were trained with.
 
     Raises:
-        ValueError: ``trained`` holds no LoRA leaves, or others than those and the head's.
+        ValueError: ``trained`` holds no LoRA leaves, or others than those of the body and the head's, or is
+            not the adapter's: all that do not fit are named.
         UserError: the directory cannot be written.
 
     References:
         The format: https://huggingface.co/docs/peft, "Checkpoint format".
     """
-    path, flat = Path(path), flatten_dict(trained, sep="/")
+    path, flat, own = Path(path), flatten_dict(trained, sep="/"), lora_of(adapter)
     every = dense_layers(pretrained)
-    known = {f"{target}/{leaf}" for dense in every for target in dense.targets for leaf in (A, B)}
-    known |= {rule.target for rule in _head_rules(pretrained)}
-    if strange := sorted(flat.keys() - known):
-        raise ValueError(f"peft's LoRA format holds LoRA matrices and the head alone, not {', '.join(strange)}")
+    _check(pretrained, every, flat, own.rank)
+    adapter.check(trained)
     pairs = {dense: stacked(dense, flat) for dense in every if any(f"{target}/{A}" in flat for target in dense.targets)}
-    if not pairs:
-        raise ValueError(f"trained has no LoRA leaves, which {adapter.name} should have made")
-    if adapter.scale is None:
-        raise ValueError(f"trained has LoRA leaves, of which {adapter.name} knows nothing")
     tensors = [
         _tensor(f"{name}.lora_{side}.weight", array[i])
         for dense, pair in pairs.items()
@@ -87,9 +92,9 @@ def save_adapter(path: str | Path, pretrained: Pretrained, trained: Params, adap
         "task_type": "SEQ_2_SEQ_LM" if _writes_answers(pretrained) else _TASKS.get(pretrained.head or ""),
         "base_model_name_or_path": None if pretrained.path is None else str(pretrained.path),
         "r": rank,
-        "lora_alpha": _whole(adapter.scale * rank),
+        "lora_alpha": _whole(own.alpha * rank / own.rank),
         "rank_pattern": other,
-        "alpha_pattern": {regex: _whole(adapter.scale * r) for regex, r in other.items()},
+        "alpha_pattern": {regex: _whole(own.alpha * r / own.rank) for regex, r in other.items()},
         "target_modules": "|".join(f"({regex})" for regex in ranks),
         "modules_to_save": sorted({_module(pretrained, name) for name in head}) or None,
         "fan_in_fan_out": pretrained.config.model_type == "gpt2",
@@ -128,27 +133,64 @@ def load_adapter(path: str | Path, pretrained: Pretrained) -> tuple[Params, Adap
         pairs = {dense: of_layer for dense, of_layer in pairs.items() if of_layer}
         head = _read_head(pretrained, found, problems)  # what is left in `found` nobody knows
         problems += [
-            f"{name} {list(array.shape)} is no LoRA matrix and no head of the model" for name, array in found.items()
+            f"{name} {list(array.shape)} is not LoRA of the model's body, nor its head" for name, array in found.items()
         ]
         if problems:
             more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-            raise UserError("\n  ".join([f"{path}: does not fit the model", *problems[:_SHOWN], *more]))
+            made_for = f"it was made for {config['made_for']}, task {config['task']}"
+            raise UserError(
+                "\n  ".join(
+                    [
+                        f"{path}: does not fit the model, which is {pretrained.config.model_type} with head="
+                        f"{pretrained.head!r} ({made_for}); load the base model with the adapter's head "
+                        "(head=, num_labels=)",
+                        *problems[:_SHOWN],
+                        *more,
+                    ]
+                )
+            )
         require(bool(pairs), f"{path}: holds no LoRA matrices")
-        every = [pair for of_layer in pairs.values() for pair in of_layer.values()]
+        ours = [(dense, *part) for dense, of_layer in pairs.items() for part in parts_of(dense, of_layer).items()]
+        every = [pair for _, _, of_layer in ours for pair in of_layer.values()]
         rank = max(len(pair.a) for pair in every)
         ((scale, _),) = Counter(pair.scale for pair in every).most_common(1)
         flat = dict(head)
-        for dense, of_layer in pairs.items():
-            flat |= leaves_of_pairs(dense, of_layer, rank, scale)
-    targets = sorted(target for dense in pairs for target in dense.targets)
-    adapter = lora(rank=rank, alpha=scale * rank, targets="|".join(f"^{re.escape(target)}$" for target in targets))
+        for dense, target, of_layer in ours:
+            flat |= leaves_of_pairs(dense, target, of_layer, rank, scale)
+    targets = sorted(target for _, target, _ in ours)
+    adapter = lora(
+        rank=rank, alpha=_whole(scale * rank), targets="|".join(f"^{re.escape(target)}$" for target in targets)
+    )
     if head:
         adapter = combined(adapter, only("|".join(f"^{re.escape(name)}$" for name in sorted(head))))
     return unflatten_dict({name: jnp.asarray(leaf) for name, leaf in flat.items()}, sep="/"), adapter
 
 
+def _check(pretrained: Pretrained, every: Sequence[Dense], flat: Mapping[str, Any], rank: int) -> None:
+    """Raise a ValueError that names all leaves that are not the model's, are missing or of another shape."""
+    leaves = model_rules(pretrained)[1]
+    expected = {rule.target: leaves[rule.target].shape for rule in _head_rules(pretrained)}
+    for dense in every:
+        expected |= shapes_of(dense, rank)
+    problems = []
+    for name, leaf in sorted(flat.items()):
+        other = {A: B, B: A}.get(name.rpartition("/")[2])
+        if name not in expected:
+            kind = "LoRA of the head" if other and name.startswith("head/") else "not LoRA of this model or its head"
+            problems.append(f"{name} ({kind})")
+        elif leaf.shape != expected[name]:
+            problems.append(f"{name} (shape {leaf.shape}, expected {expected[name]}; one task's tree is saved)")
+        elif other and f"{name.rpartition('/')[0]}/{other}" not in flat:
+            problems.append(f"{name} (without its {other})")
+    if problems:
+        raise ValueError(f"peft's format takes LoRA of the model's body and the whole head, not {', '.join(problems)}")
+    if not any(name.endswith(f"/{A}") for name in flat):
+        raise ValueError("trained has no LoRA leaves")
+
+
 def _whole(number: float) -> float:
-    """An int where it is one, as peft writes it."""
+    """Without the error of a division; an int where it is one, as peft writes it."""
+    number = round(number, 9)
     return int(number) if number == int(number) else number
 
 
@@ -212,6 +254,12 @@ def _read_config(file: Path) -> dict[str, Any]:
         require(
             raw.get(name, plain) in (plain, None), f"{file}: {name}={raw.get(name)!r} is not supported, only {plain!r}"
         )
+    start = raw.get("init_lora_weights")
+    require(
+        any(start is known or (isinstance(known, str) and start == known) for known in _STARTS),
+        f"{file}: init_lora_weights={start!r} changes the base model's weights, which is not supported; save it from "
+        "peft with path_initial_model_for_weight_conversion, which makes plain LoRA of it",
+    )
     numbers = [("r", raw.get("r")), ("lora_alpha", raw.get("lora_alpha"))]
     patterns = {name: raw.get(name) or {} for name in ("rank_pattern", "alpha_pattern")}
     for name, pattern in patterns.items():
@@ -227,7 +275,8 @@ def _read_config(file: Path) -> dict[str, Any]:
         kinds = (int,) if whole else (int, float)
         good = type(value) in kinds and math.isfinite(value) and value > 0
         require(good, f"{file}: {name}={value!r}: expected a positive {'integer' if whole else 'number'}")
-    return {"r": raw["r"], "lora_alpha": raw["lora_alpha"], "rslora": bool(raw.get("use_rslora")), **patterns}
+    told = {"made_for": raw.get("base_model_name_or_path"), "task": raw.get("task_type")}
+    return {"r": raw["r"], "lora_alpha": raw["lora_alpha"], "rslora": bool(raw.get("use_rslora")), **patterns, **told}
 
 
 def _read_head(pretrained: Pretrained, found: dict[str, np.ndarray], problems: list[str]) -> dict[str, np.ndarray]:
@@ -243,8 +292,7 @@ def _read_head(pretrained: Pretrained, found: dict[str, np.ndarray], problems: l
             stored[rule.source], head[rule.target] = array, rule.to_leaf(array, shape).astype(np.float32)
         else:
             problems.append(
-                f"{ROOT}{rule.source} has {described(array)}, expected shape {list(rule.stored_shape(shape))}: "
-                "load the base model with the adapter's head (head=, num_labels=)"
+                f"{ROOT}{rule.source} has {described(array)}, expected shape {list(rule.stored_shape(shape))}"
             )
     for name, copy in _copies(pretrained, stored).items():
         array = found.pop(ROOT + name, None)

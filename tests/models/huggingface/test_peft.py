@@ -77,7 +77,12 @@ def write(path, **fields):
         ({"rank_pattern": {"(": 2}}, "not a regular expression"),
         ({"rank_pattern": [2]}, "rank_pattern is not a JSON object"),
         ({"alpha_pattern": {"query": None}}, "expected a positive number"),
-        ({"r": 3}, r"does not fit the model\n.*lora_A.weight has shape \[2, 16\].* expected shape \[3, 16\]"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' changes the base model's weights"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication=.* is not supported"),
+        (
+            {"r": 3},
+            r"does not fit the model, which is bert .*\n.*lora_A.weight has shape \[2, 16\].* expected shape \[3",
+        ),
     ],
 )
 def test_a_config_that_asks_for_something_else_is_refused(fields, message, tmp_path):
@@ -100,20 +105,51 @@ def test_files_that_are_not_there_or_no_json_are_named(tmp_path):
 
 def test_another_model_or_another_head_is_refused_with_all_names(tmp_path):
     write(tmp_path)
-    with pytest.raises(fsj.UserError, match=r"(is no LoRA matrix and no head of the model.*\n.*){15}"):
+    with pytest.raises(fsj.UserError, match=r"(is not LoRA of the model's body, nor its head.*\n.*){15}"):
         fsj.load_adapter(tmp_path, tiny("gpt2", "classification"))
-    with pytest.raises(fsj.UserError, match=r"classifier.weight has shape .* load the base model with the adapter's"):
+    with pytest.raises(fsj.UserError, match=r"base model with the adapter's head(.*\n)*.*classifier.weight has shape"):
         fsj.load_adapter(tmp_path, tiny("bert", "classification", num_labels=7))
 
 
 @pytest.mark.parametrize(
     ("adapter", "message"),
     [
-        (only("^head/"), "no LoRA leaves"),
-        (combined(lora(rank=2), only("norm")), "LoRA matrices and the head alone, not .*norm"),
+        (only("^head/"), "has no LoRA"),
+        (combined(lora(rank=2), only("norm")), r"not .*norm/scale \(not LoRA of this model or its head\)"),
+        (lora(rank=2, targets="dense|query"), r"head/dense/lora_a \(LoRA of the head\)"),
     ],
 )
 def test_what_the_format_cannot_hold_is_refused(adapter, message, tmp_path):
     pretrained = tiny("bert", "classification")
     with pytest.raises(ValueError, match=message):
         fsj.save_adapter(tmp_path, pretrained, pretrained.split(adapter)[0], adapter)
+
+
+def test_shapes_that_are_not_one_tasks_are_refused_with_all_names(tmp_path):
+    pretrained, adapter = tiny("llama", "causal_lm"), lora(rank=2)
+    trained = pretrained.split(adapter)[0]
+    for tree, message in [
+        (jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), trained), r"one task's tree is saved\), .*one task's tree"),
+        (jax.tree.map(lambda leaf: leaf[:2], trained), r"shape \(2, 16, 2\), expected \(3, 16, 2\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            fsj.save_adapter(tmp_path, pretrained, tree, adapter)
+    trained["decoder"]["blocks"]["attention"]["query"].pop("lora_b")
+    with pytest.raises(ValueError, match=r"query/lora_a \(without its lora_b\)"):
+        fsj.save_adapter(tmp_path, pretrained, trained, adapter)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "modernbert", "llama"])
+def test_saving_and_loading_again_and_again_changes_no_leaf(family, tmp_path):
+    pretrained, adapter = tiny(family, "classification"), lora(rank=2, targets="query|value|mlp")
+    trained = perturbed(pretrained.split(adapter)[0])
+    fsj.save_adapter(tmp_path, pretrained, trained, adapter)
+    first, read = fsj.load_adapter(tmp_path, pretrained)
+    body = {path: leaf for path, leaf in flatten_dict(first, sep="/").items() if not path.startswith("head/")}
+    assert body.keys() == flatten_dict(trained, sep="/").keys()
+    for path, leaf in flatten_dict(trained, sep="/").items():
+        np.testing.assert_array_equal(leaf, body[path])
+    fsj.save_adapter(tmp_path / "again", pretrained, first, read)
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
