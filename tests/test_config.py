@@ -2,12 +2,13 @@
 
 import dataclasses
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 import fewshot_jax as fsj
-from fewshot_jax.config import FOREIGN, Config, EpisodeConfig, OuterConfig
+from fewshot_jax.config import FOREIGN, Config, EpisodeConfig, Learner, OuterConfig
 from fewshot_jax.config_file import differences, from_dict, to_dict, write_config
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("**/*.y*ml"))
@@ -312,3 +313,11 @@ def test_there_are_configs():
 def test_every_config_of_the_repository_reads(path):
     config = fsj.read_config(path)
     assert from_dict(to_dict(config)) == config
+
+
+@pytest.mark.parametrize("name", [name for name in get_args(Learner) if name != "cavia"])
+def test_one_word_of_the_first_config_changes_the_learner(name):
+    """cavia alone needs more: the size of its context."""
+    config = fsj.read_config(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
+    changed = dataclasses.replace(config, learner=dataclasses.replace(config.learner, name=name))
+    assert changed.learner.name == name

@@ -38,7 +38,8 @@ def train_tokenizer(
     Args:
         texts: the texts.
         kind: "wordpiece" splits rare words into pieces, "word" makes them [UNK]; "bpe" merges bytes,
-            knows every text and gives it back unchanged when it decodes, as a model that writes needs.
+            knows every text and gives it back when it decodes, but for special tokens spelled out in it, as
+            a model that writes needs.
         vocab_size: the largest number of tokens, `SPECIAL_TOKENS` included, of "bpe" the 256 bytes too.
         lowercase: whether to lowercase and strip accents; None for yes, but for "bpe".
         min_frequency: how often a word, or a pair of pieces, must occur to be a token.
@@ -54,6 +55,8 @@ def train_tokenizer(
         Sennrich, Haddow, Birch. Neural Machine Translation of Rare Words with Subword Units. ACL 2016
         (section 3.2); over bytes: Radford et al. Language Models are Unsupervised Multitask Learners. 2019.
     """
+    if isinstance(texts, str):
+        raise UserError("texts is one string: give a list of texts.")
     texts = list(texts)
     if kind not in get_args(TokenizerKind):
         raise UserError(f"tokenizer kind '{kind}': choose {' or '.join(map(repr, get_args(TokenizerKind)))}.")
@@ -176,10 +179,17 @@ def _wordpiece_vocabulary(
 def save_tokenizer(tokenizer: "Tokenizer", directory: str | PathLike[str]) -> None:
     """Write `tokenizer.json` and the `tokenizer_config.json` that transformers needs.
 
-    `transformers.AutoTokenizer.from_pretrained(directory)` gives the same ids.
+    `transformers.AutoTokenizer.from_pretrained(directory)` gives the same ids; its ``eos_token`` is [SEP],
+    which nothing puts behind a text.
+
+    Raises:
+        UserError: the directory cannot be written.
     """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{directory}: cannot write here ({error})") from error
     tokenizer.save(str(directory / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -188,6 +198,8 @@ def save_tokenizer(tokenizer: "Tokenizer", directory: str | PathLike[str]) -> No
         "cls_token": _CLS,
         "sep_token": _SEP,
         "mask_token": _MASK,
+        "bos_token": _CLS,
+        "eos_token": _SEP,
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
     }

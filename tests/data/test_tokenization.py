@@ -156,6 +156,7 @@ def test_a_directory_without_a_tokenizer_is_named(tmp_path):
     ("texts", "options", "message"),
     [
         ([" "], {}, "there is no text"),
+        ("a b", {}, "texts is one string"),
         (["a"], {"kind": "char"}, "tokenizer kind 'char': choose 'wordpiece' or 'word' or 'bpe'"),
         (["a"], {"kind": "bpe", "vocab_size": 260}, "vocab_size is 260: choose at least 261"),
         (["a"], {"vocab_size": 6}, "vocab_size is 6: choose at least 7"),

@@ -88,6 +88,14 @@ def test_the_best_of_all_rates_and_numbers_of_steps_is_chosen():
 def test_a_choice_at_the_edge_of_what_was_tried_is_known(choice, edge):
     assert fine_tuning(ERROR, rates=[1.0, 0.01, 0.1], steps=4).at_edge(choice) == edge
     assert fine_tuning(ERROR, rates=[1.0, 0.1], steps=4).at_edge(Choice(0.1, 3)) is None
+    for steps, asked, told in (
+        ((2, 4, 8), 2, "fewest steps"),
+        ((1, 2, 4), 1, None),
+        ((3,), 3, None),
+        ((2, 4), 4, None),
+    ):
+        tuning = Tuning(fine_tuned(FUNCTIONS, ERROR), ERROR, rates=[0.1], steps=steps)
+        assert tuning.at_edge(Choice(0.1, asked)) == told
 
 
 def test_a_rate_that_diverges_is_not_chosen():

@@ -162,7 +162,6 @@ def test_what_adapts_is_a_choice(inner_params, expected):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"learner": {"name": "fomaml", "gradient": "reverse"}}, "fomaml has no choice of it"),
         ({"learner": {"name": "cavia"}}, "model.context_width=0: cavia needs a positive number"),
         ({"model": {"context_width": 3}}, "other learners zero"),
         (

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Leaves = dict[str, jax.ShapeDtypeStruct]
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -54,6 +54,11 @@ class Pretrained:
     created: tuple[str, ...] = ()
     path: Path | None = None
 
+    def __repr__(self) -> str:
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        more = "".join(f", {name}={getattr(self, name)}" for name in ("ignored", "created") if getattr(self, name))
+        return f"Pretrained({self.config.model_type}, head={self.head!r}, {size:,} parameters{more}, path={self.path})"
+
     def split(self, adapter: Adapter, *, seed: int = 0) -> tuple[Params, Params]:
         """Trained and frozen parameters for an adapter, whose new ones are initialised; see `Adapter.split`."""
         return adapter.split(self.params, functools.partial(initial_params, self.module, jax.random.key(seed)))
@@ -65,7 +70,7 @@ class Pretrained:
         Raises:
             UserError: its files cannot be read.
         """
-        if self.path is None or not any((self.path / name).exists() for name in _TOKENIZER_FILES):
+        if self.path is None or not any((self.path / name).exists() for name in TOKENIZER_FILES):
             return None
         from transformers import AutoTokenizer
 

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.mapping import Rule
-from fewshot_jax.models.huggingface.pretrained import Pretrained, leaves_of, prefix_of, rules_of
+from fewshot_jax.models.huggingface.pretrained import TOKENIZER_FILES, Pretrained, leaves_of, prefix_of, rules_of
 from fewshot_jax.models.huggingface.writer import TensorSource, write_checkpoint
 
 
@@ -20,6 +20,8 @@ def save_pretrained(
     path: str | Path, pretrained: Pretrained, *, dtype: Any = None, max_shard_bytes: int = 5 * 2**30
 ) -> None:
     """Write config.json, safetensors and the tokenizer; transformers loads the directory with equal outputs.
+
+    The files of a tokenizer that cannot be read here are copied.
 
     Args:
         path: the directory, made if need be; files of the same names are replaced.
@@ -45,7 +47,12 @@ def save_pretrained(
     ]
     if problems:
         raise ValueError("params do not fit the module: " + "; ".join(problems))
-    tokenizer = pretrained.tokenizer  # read before anything is written: it may be broken
+    copied = ["generation_config.json"]  # where transformers' generate ends, for one
+    try:
+        tokenizer = pretrained.tokenizer
+    except UserError:  # what cannot be read here (a package may be missing) goes along as it is
+        tokenizer = None
+        copied += TOKENIZER_FILES
     whole: dict[str, list[tuple[Rule, int | None]]] = {}
     for rule in rules_of(family, pretrained.config, kind, prefix_of(family, kind), leaves):
         for name, layer, _ in rule.layers(leaves[rule.target].shape):
@@ -61,9 +68,9 @@ def save_pretrained(
         if tokenizer is not None:
             tokenizer.save_pretrained(path)
         if pretrained.path is not None and pretrained.path.resolve() != path.resolve():
-            generation = pretrained.path / "generation_config.json"  # where transformers' generate ends, for one
-            if generation.exists():
-                shutil.copyfile(generation, path / generation.name)
+            for name in copied:
+                if (pretrained.path / name).exists():
+                    shutil.copyfile(pretrained.path / name, path / name)
     except OSError as error:
         raise UserError(f"{path}: cannot write here ({error})") from error
 

@@ -290,3 +290,16 @@ def test_the_tokenizer_is_read_and_written_with_the_model(tmp_path, saved):
     fsj.save_pretrained(tmp_path / "copy", pretrained)
     copy = fsj.load_pretrained(tmp_path / "copy").tokenizer
     assert copy("w3 w7 other")["input_ids"] == pretrained.tokenizer("w3 w7 other")["input_ids"] == [3, 7, 0]
+
+
+def test_a_tokenizer_that_cannot_be_read_goes_along_as_it_is(tmp_path):
+    """A package may be missing that it needs: no reason to lose the weights."""
+    fsj.save_pretrained(tmp_path / "base", tiny("gpt2", "causal_lm"))
+    (tmp_path / "base" / "tokenizer.json").write_text("{ no tokenizer")
+    pretrained = fsj.load_pretrained(tmp_path / "base")
+    with pytest.raises(fsj.UserError, match="the tokenizer cannot be read"):
+        _ = pretrained.tokenizer
+    fsj.save_pretrained(tmp_path / "again", pretrained)
+    assert (tmp_path / "again" / "tokenizer.json").read_text() == "{ no tokenizer"
+    assert len(repr(pretrained)) < 300
+    assert repr(pretrained).startswith("Pretrained(gpt2, head='causal_lm', ")
