@@ -69,7 +69,7 @@ def generate(
         beams: of beam search; 1 for none.
         length_penalty: exponent of the length that a beam's score is divided by.
         rng: for sampling, consumed; None to take the most probable token.
-        temperature: logits are divided by it before sampling.
+        temperature: logits are divided by it before sampling; this and what follows need ``rng``.
         top_k: sample from the ``k`` most probable tokens.
         top_p: sample from the smallest set of tokens with at least this probability.
 
@@ -87,6 +87,10 @@ def generate(
         raise ValueError(
             f"temperature={temperature}, top_k={top_k}, top_p={top_p}: expected positive numbers, top_p at most 1"
         )
+    if rng is None and (temperature != 1.0 or top_k is not None or top_p is not None):
+        raise ValueError("temperature, top_k and top_p are of sampling, which needs rng=, a key")
+    if jnp.ndim(input_ids) != 2:
+        raise ValueError(f"input_ids has shape {jnp.shape(input_ids)}: expected [B, L]")
     if rng is not None and beams > 1:
         raise ValueError("beams are not sampled: give rng= or beams=, not both")
     mask = jnp.ones(input_ids.shape, bool) if attention_mask is None else attention_mask.astype(bool)

@@ -277,3 +277,12 @@ def test_the_base_outlives_a_step_that_donates_what_it_trains():
     trained, _ = pretrained.split(only("^head/"))
     jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)(trained)
     assert all(not leaf.is_deleted() for leaf in jax.tree.leaves(pretrained.params))
+
+
+def test_what_sampling_alone_reads_needs_a_key_and_prompts_are_a_batch():
+    pretrained = tiny("gpt2", "causal_lm")
+    for options in ({"temperature": 0.5}, {"top_k": 2}, {"top_p": 0.5}):
+        with pytest.raises(ValueError, match="needs rng="):
+            generate(pretrained.module, pretrained.params, IDS, max_new_tokens=1, **options)
+    with pytest.raises(ValueError, match=r"shape \(6,\): expected \[B, L\]"):
+        generate(pretrained.module, pretrained.params, IDS[0], max_new_tokens=1)

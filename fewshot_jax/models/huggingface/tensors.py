@@ -267,6 +267,12 @@ def _nothing(directory: Path, single: str, index: str) -> str:
     foreign = [name for name in names if name.endswith(_FOREIGN)]
     if shards:
         return f"{directory}: holds {_quote.repr(shards[0])}, but neither {single} nor {index}. Add the one that lacks."
+    if foreign and single.startswith("adapter"):
+        return (
+            f"{directory}: holds {_quote.repr(foreign[0])}, but not {single}; no other format is read, pickles least "
+            "of all, as they can run code. Convert it where torch is installed: load it with peft's "
+            f"PeftModel.from_pretrained(base, '{directory}') and call save_pretrained('NEW')"
+        )
     if foreign:
         return (
             f"{directory}: holds {_quote.repr(foreign[0])}, but not {single}; no other format is read, pickles least "

@@ -153,3 +153,10 @@ def test_saving_and_loading_again_and_again_changes_no_leaf(family, tmp_path):
     fsj.save_adapter(tmp_path / "again", pretrained, first, read)
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_a_pickled_adapter_is_refused_with_a_way_to_convert_it(tmp_path):
+    pretrained = write(tmp_path)
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
+    with pytest.raises(fsj.UserError, match=r"pickles least of all.*PeftModel.from_pretrained\(base"):
+        fsj.load_adapter(tmp_path, pretrained)
