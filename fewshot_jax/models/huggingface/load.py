@@ -2,8 +2,10 @@
 
 import copy
 import mmap
+import os
 import re
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -34,6 +36,7 @@ Placement = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.shardin
 _LM: tuple[HeadKind, ...] = ("masked_lm", "causal_lm")
 _SHOWN = 20  # mismatches in a message
 _CACHE_LINE = 64  # bytes
+_THREADS = min(4, os.cpu_count() or 1)  # copy layers at once
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
 
 
@@ -278,13 +281,17 @@ def _read(
             checkpoint.release(source.tensor)
             return out
         of_layer = {source.layer: source for source in sources}
-        for row, layer in zip(out, range(*index[0].indices(shape[0])), strict=True):
+
+        def fill(row: np.ndarray, layer: int) -> None:
             if layer not in of_layer:
                 row[...] = 1  # a norm that the first layer does not have
-                continue
+                return
             tensor, _, rule = of_layer[layer]
             _copy(row, rule.to_leaf(checkpoint.view(tensor), shape[1:])[index[1:]])
             checkpoint.release(tensor)
+
+        with ThreadPoolExecutor(_THREADS) as pool:  # numpy alone works in them, and lets go of the interpreter's lock
+            list(pool.map(fill, out, range(*index[0].indices(shape[0]))))
         return out
 
     return jax.make_array_from_callback(shape, place, part)
