@@ -118,7 +118,8 @@ def load_adapter(path: str | Path, pretrained: Pretrained) -> tuple[Params, Adap
 
     Returns:
         The trained parameters, and their adapter: ``adapter.bind(pretrained.module)`` computes with them,
-        over what ``pretrained.split(adapter)`` says is frozen.
+        over what ``pretrained.split(adapter)`` says is frozen. In layers that peft left out the matrices are
+        zero, and stay so in training.
 
     Raises:
         UserError: the files are not what they should be, or ask for more than LoRA; all tensors that are
@@ -190,7 +191,7 @@ def _check(pretrained: Pretrained, every: Sequence[Dense], flat: Mapping[str, An
 
 def _whole(number: float) -> float:
     """Without the error of a division; an int where it is one, as peft writes it."""
-    number = round(number, 9)
+    number = float(f"{number:.12g}")
     return int(number) if number == int(number) else number
 
 
