@@ -19,8 +19,8 @@ class EvaluationConfig:
         queries: query texts per class.
         inner_steps: numbers of inner steps to evaluate after beside `inner.test_steps`, each a row of the table.
         tune_rates: choose the inner loop of one more row, "tuned", on the validation episodes, for each number
-            of shots: from these multiples of the inner rate (or of the learned rates); empty for no such row.
-        tune_steps: and from these numbers of inner steps.
+            of shots: from these multiples of the inner rate (or of the learned rates) and 1; empty for no such row.
+        tune_steps: and from these numbers of inner steps and the run's own.
         tasks: episodes evaluated at once.
         at_end: evaluate on the test classes when training ends.
     """

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fewshot_jax.applications.application import Application, Score, Stream
+from fewshot_jax.applications.application import Application, Score, Stream, evaluation_steps
 from fewshot_jax.applications.classification import JOINT
 from fewshot_jax.applications.table import build_application, score_of
 from fewshot_jax.config import Config
@@ -251,8 +251,8 @@ def _of_learner(bench: _Bench, meta_params: MetaParams) -> dict[str, Row]:
         tuning = Tuning(
             adapted(learner, bench.application.score, rate=bench.config.inner.rate),
             bench.application.score,
-            rates=evaluation.tune_rates,
-            steps=evaluation.tune_steps,
+            rates=tuple(dict.fromkeys((1.0, *evaluation.tune_rates))),  # ties go to the loop of training
+            steps=sorted({*evaluation.tune_steps, max(1, evaluation_steps(bench.config))}),
             task_chunk=bench.config.learner.task_chunk,
         )
         row = f"{name}, {TUNED}"
