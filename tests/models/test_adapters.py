@@ -179,8 +179,14 @@ def test_each_task_samples_with_its_own_key_under_vmap():
 @pytest.mark.parametrize(
     ("name", "learner"),
     [
-        *((name, "maml") for name in ADAPTERS),
-        *(("lora and head", learner) for learner in ("reptile", "meta_sgd", "imaml", "maml_plus_plus")),
+        *((name, "maml") for name in ("prefix", "lora and head", "all at once")),
+        ("lora and head", "reptile"),
+        # Compositions of the above, each a compilation of its own.
+        *(pytest.param(name, "maml", marks=pytest.mark.slow) for name in ("lora", "bottleneck", "norms", "head")),
+        *(
+            pytest.param("lora and head", name, marks=pytest.mark.slow)
+            for name in ("meta_sgd", "imaml", "maml_plus_plus")
+        ),
     ],
 )
 def test_its_tree_is_what_learners_adapt_and_train(name, learner):
