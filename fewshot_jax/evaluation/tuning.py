@@ -5,7 +5,7 @@ numbers of steps than those of its training, is another.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -113,22 +113,11 @@ class Tuning:
         self._rates, self._steps = tuple(rates), tuple(steps)
         self._compiled: dict[tuple[int, ...], Callable[..., PyTree]] = {}
 
-    def _scores(
-        self,
-        steps: tuple[int, ...],
-        rate: float,
-        meta_params: MetaParams,
-        stream: Stream,
-        *,
-        episodes: int,
-        tasks: int,
-        rng: Key,
-    ) -> np.ndarray:
-        """Scores ``[episodes, steps]``."""
+    def _scores(self, steps: tuple[int, ...], rate: float, *where: Any, **sizes: Any) -> np.ndarray:
+        """Scores ``[episodes, steps]``; ``where`` and ``sizes`` are those of `evaluate_episodes`."""
         if steps not in self._compiled:
             self._compiled[steps] = over_episodes(self._after(steps), task_chunk=self._task_chunk)
-        compiled, traced = self._compiled[steps], np.float32(rate)
-        return evaluate_episodes(compiled, meta_params, stream, traced, episodes=episodes, tasks=tasks, rng=rng)
+        return evaluate_episodes(self._compiled[steps], *where, np.float32(rate), **sizes)
 
     def choose(self, meta_params: MetaParams, stream: Stream, *, episodes: int, tasks: int, rng: Key) -> Choice:
         """The rate and the number of steps with the best mean score over some episodes."""

@@ -13,6 +13,7 @@ over tasks it stays one shared copy, and no optimizer sees it.
 """
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -132,12 +133,13 @@ class Adapter:
         problems = []
         for path, leaf in flatten_dict(trained, sep="/").items():
             layer, _, name = path.rpartition("/")
-            users = [addition for addition in self.added if addition.has(path)]
-            misfits = [addition.misfit(layer, name, leaf.shape) for addition in users]
-            if misfits and None not in misfits:
-                problems.append(f"{path} ({misfits[0]})")
-            elif not users and not self.is_trained(path):
-                problems.append(f"{path} (not trained by it)")
+            addition = next((addition for addition in self.added if addition.has(path)), None)
+            if addition is not None:
+                reason = addition.misfit(layer, name, leaf.shape)
+            else:
+                reason = None if self.is_trained(path) else "not trained by it"
+            if reason is not None:
+                problems.append(f"{path} ({reason})")
         if problems:
             raise ValueError(f"{self.name} did not make these parameters: {', '.join(problems)}")
 
@@ -152,11 +154,7 @@ class Adapter:
             ``(trained, frozen, *args, **keywords)``: what ``module.apply({"params": ...}, *args, **keywords)``
             or the function gives. It raises a ValueError if the trained tree is not this adapter's.
         """
-        if isinstance(model, nn.Module):
-            module = model
-            fn: Callable[..., Any] = lambda params, *args, **kw: module.apply({"params": params}, *args, **kw)  # noqa: E731
-        else:
-            fn = model
+        fn = functools.partial(_apply, model) if isinstance(model, nn.Module) else model
 
         def apply(trained: Params, frozen: Params, *args: Any, **keywords: Any) -> Any:
             self.check(trained)
@@ -164,6 +162,10 @@ class Adapter:
                 return fn(join(trained, frozen), *args, **keywords)
 
         return apply
+
+
+def _apply(module: nn.Module, params: Params, *args: Any, **keywords: Any) -> Any:
+    return module.apply({"params": params}, *args, **keywords)
 
 
 def join(trained: Params, frozen: Params) -> Params:

@@ -25,6 +25,7 @@ from fewshot_jax.models.huggingface.pretrained import (
     head_of,
     initial_params,
     leaves_of,
+    misfit,
     read_config,
     rules_of,
 )
@@ -34,7 +35,6 @@ from fewshot_jax.models.transformer import HeadKind, Transformer
 # A sharding for all leaves, or one by path and shape.
 Placement = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 _LM: tuple[HeadKind, ...] = ("masked_lm", "causal_lm")
-_SHOWN = 20  # mismatches in a message
 _CACHE_LINE = 64  # bytes
 _THREADS = min(4, os.cpu_count() or 1)  # copy layers at once
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
@@ -114,8 +114,7 @@ def load_pretrained(
         ignored, unknown = _left_over(family, config, kind, left, other_head=head != "auto")
         problems += [f"{name} {list(checkpoint.tensors[name].shape)} is not a part of the model" for name in unknown]
         if problems:
-            more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-            raise UserError("\n  ".join([f"{path}: does not fit its config.json", *problems[:_SHOWN], *more]))
+            raise misfit(f"{path}: does not fit its config.json", problems)
         place = _placement(sharding)
         flat = {
             target: _read(checkpoint, found, leaves[target].shape, kept, place(target, leaves[target].shape))

@@ -51,18 +51,27 @@ class Pair(NamedTuple):
     scale: float
 
 
-def model_rules(pretrained: Pretrained) -> tuple[list[Rule], Leaves]:
-    """The rules of a model's leaves, and the leaves."""
+class Layout(NamedTuple):
+    """What an adapter is about: the ``leaves`` of a model, its ``dense`` layers without the head's, and the
+    rules of its ``head``."""
+
+    leaves: Leaves
+    dense: list[Dense]
+    head: list[Rule]
+
+
+def layout_of(pretrained: Pretrained) -> Layout:
+    """The layout of a model."""
     family, leaves = FAMILIES[pretrained.config.model_type], leaves_of(pretrained.module)
-    return rules_of(family, pretrained.config, pretrained.head, prefix_of(family, pretrained.head), leaves), leaves
+    rules = rules_of(family, pretrained.config, pretrained.head, prefix_of(family, pretrained.head), leaves)
+    head = [rule for rule in rules if rule.target.startswith("head/")]
+    return Layout(leaves, _dense_layers([rule for rule in rules if rule not in head], leaves), head)
 
 
-def dense_layers(pretrained: Pretrained) -> list[Dense]:
-    """The dense layers of the body."""
-    rules, leaves = model_rules(pretrained)
+def _dense_layers(rules: list[Rule], leaves: Leaves) -> list[Dense]:
     modules: dict[str, list[Rule]] = {}
     for rule in rules:
-        if rule.target.endswith("/kernel") and not rule.target.startswith("head/"):
+        if rule.target.endswith("/kernel"):
             modules.setdefault(rule.source.removesuffix(".weight"), []).append(rule)
     denses = []
     for module, parts in modules.items():

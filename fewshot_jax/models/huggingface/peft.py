@@ -17,26 +17,24 @@ from fewshot_jax.models.adapters import Adapter, combined, only
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.lora_matrices import (
     ROOT,
-    Dense,
-    dense_layers,
+    Layout,
     described,
     fits,
+    layout_of,
     leaves_of_pairs,
-    model_rules,
     parts_of,
     shapes_of,
     stacked,
     taken,
 )
 from fewshot_jax.models.huggingface.mapping import Rule
-from fewshot_jax.models.huggingface.pretrained import Pretrained, prefix_of
+from fewshot_jax.models.huggingface.pretrained import Pretrained, misfit, prefix_of, read_json
 from fewshot_jax.models.huggingface.tensors import Checkpoint
 from fewshot_jax.models.huggingface.writer import TensorSource, write_checkpoint
 from fewshot_jax.models.lora import A, B, lora, lora_of
 from fewshot_jax.types import Params
 
 _STEM, _CONFIG = "adapter_model", "adapter_config.json"
-_SHOWN = 20  # mismatches in a message
 _TASKS = {"classification": "SEQ_CLS", "span": "QUESTION_ANS", "causal_lm": "CAUSAL_LM"}
 # Fields of a config that would mean more than plain LoRA, and what they may be.
 _PLAIN: dict[str, Any] = {
@@ -72,17 +70,21 @@ def save_adapter(path: str | Path, pretrained: Pretrained, trained: Params, adap
         The format: https://huggingface.co/docs/peft, "Checkpoint format".
     """
     path, flat, own = Path(path), flatten_dict(trained, sep="/"), lora_of(adapter)
-    every = dense_layers(pretrained)
-    _check(pretrained, every, flat, own.rank)
+    layout = layout_of(pretrained)
+    _check(layout, flat, own.rank)
     adapter.check(trained)
-    pairs = {dense: stacked(dense, flat) for dense in every if any(f"{target}/{A}" in flat for target in dense.targets)}
+    pairs = {
+        dense: stacked(dense, flat)
+        for dense in layout.dense
+        if any(f"{target}/{A}" in flat for target in dense.targets)
+    }
     tensors = [
         _tensor(f"{name}.lora_{side}.weight", array[i])
         for dense, pair in pairs.items()
         for side, array in zip("AB", pair, strict=True)
         for i, name in dense.each()
     ]
-    head = _head(pretrained, flat)
+    head = _head(pretrained, layout.head, flat)
     tensors += [_tensor(name, array) for name, array in head.items()]
     ranks = {dense.regex: a.shape[1] for dense, (a, _) in pairs.items()}
     ((rank, _),) = Counter(ranks.values()).most_common(1)
@@ -126,29 +128,22 @@ def load_adapter(path: str | Path, pretrained: Pretrained) -> tuple[Params, Adap
             missing, left over or of another shape are named at once.
     """
     path = Path(path)
-    config = _read_config(path / _CONFIG)
+    config, layout = _read_config(path / _CONFIG), layout_of(pretrained)
     with Checkpoint(path, stem=_STEM) as checkpoint:
         found = {name: checkpoint.view(name) for name in checkpoint.tensors}
         problems: list[str] = []
-        pairs = {dense: taken(dense, config, found, problems) for dense in dense_layers(pretrained)}
+        pairs = {dense: taken(dense, config, found, problems) for dense in layout.dense}
         pairs = {dense: of_layer for dense, of_layer in pairs.items() if of_layer}
-        head = _read_head(pretrained, found, problems)  # what is left in `found` nobody knows
+        head = _read_head(pretrained, layout, found, problems)  # what is left in `found` nobody knows
         problems += [
             f"{name} {list(array.shape)} is not LoRA of the model's body, nor its head" for name, array in found.items()
         ]
         if problems:
-            more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-            made_for = f"it was made for {config['made_for']}, task {config['task']}"
-            raise UserError(
-                "\n  ".join(
-                    [
-                        f"{path}: does not fit the model, which is {pretrained.config.model_type} with head="
-                        f"{pretrained.head!r} ({made_for}); load the base model with the adapter's head "
-                        "(head=, num_labels=)",
-                        *problems[:_SHOWN],
-                        *more,
-                    ]
-                )
+            raise misfit(
+                f"{path}: does not fit the model, which is {pretrained.config.model_type} with head="
+                f"{pretrained.head!r} (it was made for {config['made_for']}, task {config['task']}); load the base "
+                "model with the adapter's head (head=, num_labels=)",
+                problems,
             )
         require(bool(pairs), f"{path}: holds no LoRA matrices")
         ours = [(dense, *part) for dense, of_layer in pairs.items() for part in parts_of(dense, of_layer).items()]
@@ -167,11 +162,10 @@ def load_adapter(path: str | Path, pretrained: Pretrained) -> tuple[Params, Adap
     return unflatten_dict({name: jnp.asarray(leaf) for name, leaf in flat.items()}, sep="/"), adapter
 
 
-def _check(pretrained: Pretrained, every: Sequence[Dense], flat: Mapping[str, Any], rank: int) -> None:
+def _check(layout: Layout, flat: Mapping[str, Any], rank: int) -> None:
     """Raise a ValueError that names all leaves that are not the model's, are missing or of another shape."""
-    leaves = model_rules(pretrained)[1]
-    expected = {rule.target: leaves[rule.target].shape for rule in _head_rules(pretrained)}
-    for dense in every:
+    expected = {rule.target: layout.leaves[rule.target].shape for rule in layout.head}
+    for dense in layout.dense:
         expected |= shapes_of(dense, rank)
     problems = []
     for name, leaf in sorted(flat.items()):
@@ -199,13 +193,9 @@ def _tensor(name: str, array: np.ndarray) -> TensorSource:
     return TensorSource(ROOT + name, array.dtype, array.shape, lambda: array)
 
 
-def _head_rules(pretrained: Pretrained) -> list[Rule]:
-    return [rule for rule in model_rules(pretrained)[0] if rule.target.startswith("head/")]
-
-
-def _head(pretrained: Pretrained, flat: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _head(pretrained: Pretrained, rules: Sequence[Rule], flat: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The head's tensors that are saved, by their names."""
-    rules, base = _head_rules(pretrained), flatten_dict(pretrained.params, sep="/")
+    base = flatten_dict(pretrained.params, sep="/")
     trained = {rule for rule in rules if rule.target in flat}
     if pretrained.head in ("causal_lm", "masked_lm") and not trained and not pretrained.created:
         return {}
@@ -244,12 +234,7 @@ def _writes_answers(pretrained: Pretrained) -> bool:
 
 def _read_config(file: Path) -> dict[str, Any]:
     """The fields of a config that are used, checked."""
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: is not JSON ({error})") from None
+    raw = read_json(file)
     require(isinstance(raw, dict), f"{file}: is not a JSON object")
     for name, plain in _PLAIN.items():
         require(
@@ -280,13 +265,14 @@ def _read_config(file: Path) -> dict[str, Any]:
     return {"r": raw["r"], "lora_alpha": raw["lora_alpha"], "rslora": bool(raw.get("use_rslora")), **patterns, **told}
 
 
-def _read_head(pretrained: Pretrained, found: dict[str, np.ndarray], problems: list[str]) -> dict[str, np.ndarray]:
+def _read_head(
+    pretrained: Pretrained, layout: Layout, found: dict[str, np.ndarray], problems: list[str]
+) -> dict[str, np.ndarray]:
     """The head's leaves, taken out of what was found."""
-    leaves = model_rules(pretrained)[1]
     head: dict[str, np.ndarray] = {}
     stored: dict[str, np.ndarray] = {}
-    for rule in _head_rules(pretrained):
-        array, shape = found.pop(ROOT + rule.source, None), leaves[rule.target].shape
+    for rule in layout.head:
+        array, shape = found.pop(ROOT + rule.source, None), layout.leaves[rule.target].shape
         if array is None:
             continue
         if fits(array, rule.stored_shape(shape)):

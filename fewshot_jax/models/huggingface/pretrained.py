@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Leaves = dict[str, jax.ShapeDtypeStruct]
+_SHOWN = 20  # mismatches in a message
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -80,6 +82,26 @@ class Pretrained:
             raise UserError(f"{self.path}: the tokenizer cannot be read ({error})") from error
 
 
+def read_json(file: Path) -> Any:
+    """What a file of a model's directory says.
+
+    Raises:
+        UserError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: is not JSON ({error})") from None
+
+
+def misfit(what: str, problems: Sequence[str]) -> UserError:
+    """One error for all that does not fit, of which it names the first."""
+    more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    return UserError("\n  ".join([what, *problems[:_SHOWN], *more]))
+
+
 def read_config(path: Path) -> Config:
     """The config of a directory.
 
@@ -89,12 +111,7 @@ def read_config(path: Path) -> Config:
     file = path / "config.json"
     if not path.is_dir():
         raise UserError(f"{path}: {'a file, expected' if path.exists() else 'no such'} directory of a model")
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: is not JSON ({error})") from None
+    raw = read_json(file)
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise UserError(f"{file}: names no model_type")
     kind = raw["model_type"]
