@@ -1,20 +1,20 @@
-"""Labelled texts, and texts to predict, from JSONL, CSV, TSV and plain text files.
+"""Rows of JSONL, CSV, TSV and plain text files, and the labelled texts and texts to predict in them.
 
 Files are UTF-8, with or without a byte order mark, and may be gzipped. Whatever is wrong
 with one is a `UserError` that names the file, the line (counted from 1) and the remedy.
 """
 
 import csv
-import difflib
 import gzip
 import io
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from fewshot_jax.data.fields import check_fields, kind, listed, name, string
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
 
@@ -22,10 +22,9 @@ from fewshot_jax.errors import UserError
 _TEXT, _LABEL = "--text-field (in a config: data.text_field)", "--label-field (in a config: data.label_field)"
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 # A row and the line on which it starts.
-_Row = tuple[int, dict[str, Any]]
+Row = tuple[int, dict[str, Any]]
 
 
 def read_records(
@@ -54,11 +53,11 @@ def read_records(
         fields["data.group_field"] = group
     return [
         Record(
-            _string(path, line, text, row[text]),
-            _name(path, line, label, row[label]),
-            "" if group is None else _name(path, line, group, row[group]),
+            string(f"{path}, line {line}", text, row[text]),
+            name(f"{path}, line {line}", label, row[label]),
+            "" if group is None else name(f"{path}, line {line}", group, row[group]),
         )
-        for line, row in _rows(path, fields)
+        for line, row in read_rows(path, fields)
     ]
 
 
@@ -80,36 +79,53 @@ def read_texts(path: str | PurePath, *, text: str = "text") -> tuple[list[dict[s
         UserError: the file, or a line of it, cannot be read.
     """
     path = Path(path).expanduser()
-    numbered = list(_rows(path, {_TEXT: text}, plain=True))
-    texts = [_string(path, line, text, row[text]) for line, row in numbered]
+    numbered = list(read_rows(path, {_TEXT: text}, plain=True))
+    texts = [string(f"{path}, line {line}", text, row[text]) for line, row in numbered]
     return [row for _, row in numbered], texts
 
 
-def _rows(path: Path, fields: Mapping[str, str], plain: bool = False) -> Iterator[_Row]:
-    """Yield the rows of a file; each has all `fields` (option name -> field name)."""
+def read_rows(path: Path, fields: Mapping[str, str], plain: bool = False) -> Iterator[Row]:
+    """Yield the rows of a file and the lines, counted from 1, on which they start.
+
+    Args:
+        path: a `.jsonl`, `.csv` or `.tsv` file, or a `.gz` of one.
+        fields: what every row must have: the option that names a field -> its name.
+        plain: a `.txt` file is taken too; its rows have the one field of `fields`.
+
+    Raises:
+        UserError: the file, or a line of it, cannot be read, or lacks a field.
+    """
     if path.is_dir():
         raise UserError(f"{path}: this is a directory. Name a file in it.")
-    suffix = PurePath(path.name.lower().removesuffix(".gz")).suffix
+    suffix = suffix_of(path)
     if suffix not in (".jsonl", *_DELIMITERS, *([".txt"] if plain else [])):
         texts = ", .txt (one text per line)" if plain else ""
         raise UserError(
             f"{path}: cannot read files of type '{suffix}'. Use .jsonl (one JSON object per "
             f"line), .csv, .tsv (with a header){texts}, or any of them with .gz."
         )
-    content = _read_text(path)
-    if not content.strip():
-        raise UserError(f"{path}: the file is empty. Give it at least one row.")
+    content = read_text(path)
     if suffix == ".jsonl":
-        rows = _jsonl_rows(path, content, fields)
+        rows = jsonl_rows(path, content, fields, json.dumps(dict.fromkeys(fields.values(), "...")))
     elif suffix == ".txt":
-        rows = _plain_rows(content, fields[_TEXT])
+        (field,) = fields.values()
+        rows = ((line, {field: text}) for line, text in plain_lines(content))
     else:
         rows = _delimited_rows(path, content, fields, _DELIMITERS[suffix])
     return rows
 
 
-def _read_text(path: Path) -> str:
-    """Return the decoded content of a file, without its byte order mark."""
+def suffix_of(path: PurePath) -> str:
+    """Return a file's suffix in lower case, without a `.gz` at its end."""
+    return PurePath(path.name.lower().removesuffix(".gz")).suffix
+
+
+def read_text(path: Path) -> str:
+    """Return the decoded content of a file, which is not blank, without its byte order mark.
+
+    Raises:
+        UserError: the file cannot be read, is empty, not UTF-8, or not whole.
+    """
     try:
         data = path.read_bytes()
         if path.name.lower().endswith(".gz"):
@@ -139,7 +155,10 @@ def _read_text(path: Path) -> str:
             f"{path}, line {_line_at(data, offset)}: NUL byte at byte offset {offset}. Is this "
             "a text file? Remove the byte, or re-encode the file as UTF-8."
         )
-    return content.removeprefix("\ufeff")
+    content = content.removeprefix("\ufeff")
+    if not content.strip():
+        raise UserError(f"{path}: the file is empty. Give it at least one row.")
+    return content
 
 
 def _line_at(data: bytes, offset: int) -> int:
@@ -151,28 +170,39 @@ def _lines(content: str) -> Iterator[tuple[int, str]]:
     return enumerate(io.StringIO(content, newline=None), start=1)
 
 
-def _jsonl_rows(path: Path, content: str, fields: Mapping[str, str]) -> Iterator[_Row]:
-    for line, string in _lines(content):
-        if not string.strip():
+def jsonl_rows(path: Path, content: str, fields: Mapping[str, str], example: str) -> Iterator[Row]:
+    """Yield the objects of JSONL with their lines; blank lines are skipped.
+
+    Args:
+        path: the file's name, for messages.
+        content: its text.
+        fields: as in `read_rows`.
+        example: a line as it should be, for messages.
+
+    Raises:
+        UserError: a line is not a JSON object, or lacks a field.
+    """
+    for line, text in _lines(content):
+        if not text.strip():
             continue
         try:
-            row = json.loads(string)
+            row = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
             place = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
             raise UserError(
                 f"{path}, line {line}: broken JSON{place} ({getattr(error, 'msg', error)}). "
-                'Write one object per line, such as {"text": "...", "label": "..."}.'
+                f"Write one object per line, such as {example}."
             ) from None
         if not isinstance(row, dict):
             raise UserError(
-                f"{path}, line {line}: {_kind(row)} where an object is needed. "
-                'Write one object per line, such as {"text": "...", "label": "..."}.'
+                f"{path}, line {line}: {kind(row)} where an object is needed. "
+                f"Write one object per line, such as {example}."
             )
-        _check_fields(path, line, "field", row, fields)
+        check_fields(f"{path}, line {line}", "field", row, fields)
         yield line, row
 
 
-def _delimited_rows(path: Path, content: str, fields: Mapping[str, str], delimiter: str) -> Iterator[_Row]:
+def _delimited_rows(path: Path, content: str, fields: Mapping[str, str], delimiter: str) -> Iterator[Row]:
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
     line, count = 1, 0  # a row may span lines: `line` is the one on which it starts
@@ -184,13 +214,13 @@ def _delimited_rows(path: Path, content: str, fields: Mapping[str, str], delimit
                 header = [column.strip() for column in row]
                 if repeated := sorted({c for c in header if header.count(c) > 1}):
                     raise UserError(
-                        f"{path}, line {line}: the header repeats {_listed(repeated)}. Give every column its own name."
+                        f"{path}, line {line}: the header repeats {listed(repeated)}. Give every column its own name."
                     )
-                _check_fields(path, line, "column", header, fields)
+                check_fields(f"{path}, line {line}", "column", header, fields)
             elif len(row) != len(header):
                 raise UserError(
                     f"{path}, line {line}: {len(row)} columns where the header has "
-                    f"{len(header)} ({_listed(header)}). Put double quotes around a value that "
+                    f"{len(header)} ({listed(header)}). Put double quotes around a value that "
                     f"contains the delimiter {delimiter!r}, and fill in missing values."
                 )
             else:
@@ -206,54 +236,7 @@ def _delimited_rows(path: Path, content: str, fields: Mapping[str, str], delimit
         raise UserError(f"{path}: only a header, no rows. Add at least one row below it.")
 
 
-def _plain_rows(content: str, field: str) -> Iterator[_Row]:
-    for line, string in _lines(content.rstrip()):
-        yield line, {field: string.strip()}
-
-
-def _check_fields(path: Path, line: int, noun: str, found: Iterable[str], fields: Mapping[str, str]) -> None:
-    """Raise unless all `fields` (option name -> field name) are among `found`."""
-    found = list(found)
-    for option, name in fields.items():
-        if name not in found:
-            near = difflib.get_close_matches(name, found, n=1)
-            raise UserError(
-                f"{path}, line {line}: no {noun} '{name}'; there are {_listed(found)}."
-                + (f" Did you mean '{near[0]}'?" if near else "")
-                + f" Rename it in the file, or give the {noun}'s name as {option}."
-            )
-
-
-def _string(path: Path, line: int, field: str, value: object) -> str:
-    """Return the stripped string; raises where it is none, or an empty one."""
-    if not isinstance(value, str):
-        raise UserError(
-            f"{path}, line {line}: '{field}' is {_kind(value)} where a string is needed. "
-            "Write it in quotes, or remove the line."
-        )
-    if not (value := value.strip()):
-        raise UserError(f"{path}, line {line}: '{field}' is empty. Fill it in or remove the line.")
-    # JSON can escape half a surrogate pair, which no tokenizer takes.
-    if _SURROGATE.search(value):
-        raise UserError(
-            f"{path}, line {line}: '{field}' holds half of a surrogate pair (\\ud800 to "
-            "\\udfff). Write the character itself, or remove it."
-        )
-    return value
-
-
-def _name(path: Path, line: int, field: str, value: object) -> str:
-    """Return a label or group; integers, but not booleans, become strings."""
-    return _string(path, line, field, str(value) if type(value) is int else value)
-
-
-def _kind(value: object) -> str:
-    """Return what JSON calls a value, with its article."""
-    if value is None:
-        return "null"
-    kinds = {bool: "boolean", int: "number", float: "number", str: "string", list: "list"}
-    return f"a {kinds[type(value)]}" if type(value) in kinds else "an object"
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names) or "none"
+def plain_lines(content: str) -> Iterator[tuple[int, str]]:
+    """Yield the stripped lines of a text with their numbers; blank lines at its end are left out."""
+    for line, text in _lines(content.rstrip()):
+        yield line, text.strip()
