@@ -50,6 +50,15 @@ def test_compile_time(tmp_path):
     assert all(row["first_step_seconds"] > row["compile_seconds"] > 0 for row in rows)
 
 
+def test_episode_sampling(tmp_path):
+    printed, rows = run("episode_sampling", tmp_path / "out.json")
+    assert [row["done"] for row in rows] == ["drawn", "gathered", "n-grams", "augmented"]
+    for row in rows:
+        items = row["ways"] * (row["shots"] + row["queries"])
+        assert row["examples_per_second"] == pytest.approx(items * row["episodes_per_second"])
+    assert "examples / s" in printed
+
+
 def script(name):
     """A benchmark as a module."""
     spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")

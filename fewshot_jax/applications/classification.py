@@ -121,7 +121,31 @@ def _accuracy(logits: jax.Array, episode: Episode) -> jax.Array:
     return jnp.sum(correct & query["mask"]) / jnp.maximum(query["mask"].sum(), 1)
 
 
+def macro_f1_of_episode(logits: jax.Array, episode: Episode) -> jax.Array:
+    """F1 of the real queries, averaged over the classes of the support set, which alone can be predicted.
+
+    A class with neither a query nor a prediction counts as 0.
+
+    Args:
+        logits: ``[Q, N]``.
+        episode: with ``label, mask`` in support and query.
+
+    Returns:
+        A scalar from 0 to 1.
+    """
+    support, query = episode
+    ways = logits.shape[-1]
+    present = jnp.zeros(ways, bool).at[support["label"]].max(support["mask"])
+    predicted = jnp.where(present[None, :], logits, -jnp.inf).argmax(-1)
+    real = query["mask"][:, None]
+    gold, given = (real & (labels[:, None] == jnp.arange(ways)[None, :]) for labels in (query["label"], predicted))
+    # 2 TP / (2 TP + FP + FN), whose denominator is the number of real items plus that of predicted ones
+    f1 = 2 * (gold & given).sum(0) / jnp.maximum(gold.sum(0) + given.sum(0), 1)
+    return jnp.sum(f1, where=present) / jnp.maximum(present.sum(), 1)
+
+
 ACCURACY = Score("accuracy", _accuracy)
+MACRO_F1 = Score("macro F1", macro_f1_of_episode)
 
 
 @dataclass(frozen=True)
@@ -137,6 +161,7 @@ class ClassApplication:
     config: Config
     splits: Mapping[str, Any]
     score: ClassVar[Score] = ACCURACY
+    scores: ClassVar[tuple[Score, ...]] = (ACCURACY, MACRO_F1)
 
     def check_episodes(self) -> None:
         """Raise a UserError if a split cannot fill the largest episode asked for."""
@@ -149,7 +174,8 @@ class ClassApplication:
 
     def training_stream(self) -> Stream:
         episodes = self.config.episodes
-        sizes = {name: getattr(episodes, name) for name in ("ways", "shots", "queries", "min_ways", "min_shots")}
+        names = ("ways", "shots", "queries", "min_ways", "min_shots", "uneven")
+        sizes = {name: getattr(episodes, name) for name in names}
         return self.batches("train", self._sampler("train", "episodes", **sizes))
 
     def stream(self, split: str, shots: int) -> Stream:
@@ -158,7 +184,10 @@ class ClassApplication:
     def sampler(self, split: str, shots: int) -> EpisodeSampler:
         """The episodes of `stream`, as positions in the split."""
         evaluation = self.config.evaluation
-        return self._sampler(split, "evaluation", ways=evaluation.ways, shots=shots, queries=evaluation.queries)
+        uneven = {"uneven": True, "min_shots": 1} if evaluation.uneven else {}
+        return self._sampler(
+            split, "evaluation", ways=evaluation.ways, shots=shots, queries=evaluation.queries, **uneven
+        )
 
     def batches(self, split: str, sampler: EpisodeSampler) -> Stream:
         """The drawn items as arrays."""
@@ -170,8 +199,12 @@ class ClassApplication:
         return len(self.splits["train"].classes) if self.config.learner.name == "multi_task" else 0
 
     def class_id(self, split: str) -> np.ndarray | None:
-        """``[n]`` numbers for the joint head, where there is one."""
-        return self.splits[split].label if self.joint_classes else None
+        """``[n]`` numbers for the joint head, where there is one; of the texts, then of the names if they are read."""
+        if not self.joint_classes:
+            return None
+        data = self.splits[split]
+        names = np.arange(len(data.classes) if self.config.episodes.label_names else 0, dtype=data.label.dtype)
+        return np.concatenate([data.label, names])
 
     def labels(self) -> dict[str, list[str]]:
         return {name: split.classes for name, split in self.splits.items()}
@@ -180,12 +213,14 @@ class ClassApplication:
         """No pictures."""
 
     def _sampler(self, split: str, section: str, **sizes: Any) -> EpisodeSampler:
-        data = self.splits[split]
+        data, episodes, domains = self.splits[split], self.config.episodes, bool(self.config.data.sets)
         return EpisodeSampler(
             data.label,
             **sizes,
             seed=episode_seed(self.config, split),
-            group=data.group if self.config.episodes.within_group else None,
+            group=data.group if episodes.within_group or domains else None,
+            domain_power=episodes.domain_power if domains else None,
+            names_from=len(data.label) if episodes.label_names else None,
             class_names=data.classes,
             split=split,
             section=section,

@@ -26,6 +26,7 @@ from fewshot_jax.config import WITHOUT_A_LOOP, Config, DataConfig, ModelConfig
 from fewshot_jax.data.episodes import EpisodeSampler
 from fewshot_jax.data.loader import EncodedTexts, augment, by_frequency, encode_texts, text_episodes
 from fewshot_jax.data.records import Record
+from fewshot_jax.data.sets import label_text, read_sets
 from fewshot_jax.data.splits import TextSplit, split_records
 from fewshot_jax.data.tokenization import SPECIAL_TOKENS, load_tokenizer, save_tokenizer, train_tokenizer
 from fewshot_jax.errors import UserError
@@ -140,6 +141,17 @@ def read_data(config: DataConfig, seed: int) -> list[Record]:
         )
     from fewshot_jax.data.files import read_records
 
+    if config.sets:
+        if config.path is None:
+            raise UserError("data.path: data.sets are files or folders under a path; give --data.path PATH")
+        return read_sets(
+            config.path,
+            config.sets,
+            files=config.files,
+            text=config.text_field,
+            label=config.label_field,
+            group=config.group_field,
+        )
     return [
         record
         for path in data_files(config)
@@ -149,7 +161,7 @@ def read_data(config: DataConfig, seed: int) -> list[Record]:
 
 def split_data(records: list[Record], config: DataConfig) -> dict[str, TextSplit]:
     """Divide records into class-disjoint train, validation and test splits."""
-    by = "label" if config.class_split is not None else config.split_by
+    by = config.split_by
     names = sorted({getattr(record, by) for record in records})
     if names == [""]:  # files without a group_field
         raise UserError("data.split_by: the texts have no groups to split by; set data.group_field, or split by label")
@@ -162,7 +174,7 @@ class TextClassification(ClassApplication):
 
     Attributes:
         tokenizer: trained on the training texts.
-        encoded: the token ids of each split.
+        encoded: the token ids of each split's `texts`.
     """
 
     tokenizer: "Tokenizer"
@@ -180,13 +192,14 @@ class TextClassification(ClassApplication):
             UserError: the data cannot be read, or cannot fill the episodes.
         """
         splits = split_data(read_data(config.data, config.seed), config.data)
+        texts = {name: with_label_names(config, split) for name, split in splits.items()}
         if saved is None:
             tokenizer = train_tokenizer(
-                splits["train"].texts, kind=config.tokenizer.kind, vocab_size=config.tokenizer.vocab_size
+                texts["train"], kind=config.tokenizer.kind, vocab_size=config.tokenizer.vocab_size
             )
         else:
             tokenizer = load_tokenizer(saved / TOKENIZER)
-        encoded = {name: encode_for(config, tokenizer, split.texts) for name, split in splits.items()}
+        encoded = {name: encode_for(config, tokenizer, these) for name, these in texts.items()}
         application = cls(config, splits, tokenizer, encoded)
         application.check_episodes()
         return application
@@ -199,6 +212,10 @@ class TextClassification(ClassApplication):
             training=training,
             joint_classes=self.joint_classes,
         )
+
+    def texts(self, split: str) -> list[str]:
+        """The texts that the positions of `sampler` refer to; names of classes come last, where they are read."""
+        return with_label_names(self.config, self.splits[split])
 
     def record(self) -> dict[str, Any]:
         return {TOKENIZER: self.tokenizer.to_str()}
@@ -239,6 +256,12 @@ class TextClassification(ClassApplication):
             mask_id=SPECIAL_TOKENS.index("[MASK]"),
             ngram_dropout=self.config.episodes.ngram_dropout,
         )
+
+
+def with_label_names(config: Config, split: TextSplit) -> list[str]:
+    """The ``n`` texts of a split and, where a config asks for label names, those of its classes as texts."""
+    names = split.classes if config.episodes.label_names else []
+    return [*split.texts, *(label_text(name, config.data.sets) for name in names)]
 
 
 def encode_for(config: Config, tokenizer: "Tokenizer", texts: Sequence[str]) -> EncodedTexts:

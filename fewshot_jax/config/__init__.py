@@ -9,14 +9,15 @@ from typing import Literal
 
 from fewshot_jax.config.data import DataConfig, EpisodeConfig, TokenizerConfig
 from fewshot_jax.config.evaluation import BaselineConfig, EvaluationConfig
-from fewshot_jax.config.learner import SECOND_ORDER, WITHOUT_A_LOOP, InnerConfig, Learner, LearnerConfig
+from fewshot_jax.config.learner import METRIC, SECOND_ORDER, WITHOUT_A_LOOP, InnerConfig, Learner, LearnerConfig
 from fewshot_jax.config.model import ModelConfig, OuterConfig
 from fewshot_jax.errors import require
 
 __all__ = [
-    "FOREIGN",
+    "APPLIES",
     "SECOND_ORDER",
     "WITHOUT_A_LOOP",
+    "WRITES",
     "Application",
     "BaselineConfig",
     "Config",
@@ -31,31 +32,47 @@ __all__ = [
     "TokenizerConfig",
 ]
 
-Application = Literal["text_classification", "image_classification", "regression"]
-OF_CLASSES = (*WITHOUT_A_LOOP, "proto_maml")  # compare embeddings of classes
+Application = Literal[
+    "text_classification", "image_classification", "question_answering", "translation", "dialogue", "regression"
+]
+WRITES: tuple[Application, ...] = ("question_answering", "translation", "dialogue")  # read a text and write another
+OF_CLASSES = (*METRIC, "proto_maml")  # learners that compare embeddings of classes
 
-_TEXT_MODEL = ("heads", "mlp_width", "norm", "dropout", "feature_scale", "ngram_width", "lora_rank")
-_IMAGE_MODEL = ("downsample", "conv_norm")
-_SHAPE_OF_SPLIT = ("class_split", "class_split_name", "split_by", "fractions", "split_seed")
-# The fields that say something about other applications than this one; to set them here is a mistake.
-FOREIGN: dict[Application, dict[str, tuple[str, ...]]] = {
-    "text_classification": {"data": ("image_field", "image_size", "invert", "rotations"), "model": _IMAGE_MODEL},
-    "image_classification": {
-        "data": ("text_field", "group_field", "split_by", "groups", "texts_per_class"),
-        "episodes": ("within_group", "token_dropout", "token_remap", "ngram_dropout"),
-        "tokenizer": ("kind", "vocab_size", "max_length", "buckets"),
-        "model": (*_TEXT_MODEL, "context_width"),
+_LABELS: tuple[Application, ...] = ("text_classification",)
+_IMAGES: tuple[Application, ...] = ("image_classification",)
+_CLASSES, _TEXTS, _DATA = (*_LABELS, *_IMAGES), (*_LABELS, *WRITES), (*_LABELS, *_IMAGES, *WRITES)
+# Of the fields that say something about some applications only: which those are. To set them elsewhere is a mistake.
+APPLIES: dict[str, dict[str, tuple[Application, ...]]] = {
+    "data": {
+        **dict.fromkeys(("source", "path", "files"), _DATA),
+        **dict.fromkeys(("class_split", "class_split_name", "fractions", "split_seed"), _DATA),
+        **dict.fromkeys(("name", "tfds_split", "label_field"), _CLASSES),
+        **dict.fromkeys(("text_field", "group_field", "split_by", "sets", "groups", "texts_per_class"), _LABELS),
+        **dict.fromkeys(("image_field", "image_size", "invert", "rotations"), _IMAGES),
+        **dict.fromkeys(("task_field", "split_files"), WRITES),
+        **dict.fromkeys(("source_field", "target_field"), ("translation",)),
+        "history": ("dialogue",),
     },
-    "regression": {
-        "data": (
-            *("source", "path", "files", "name", "tfds_split", "text_field", "label_field", "group_field"),
-            *("image_field", "image_size", "invert", "rotations", "groups", "texts_per_class", *_SHAPE_OF_SPLIT),
-        ),
-        "episodes": ("ways", "min_ways", "min_shots", "within_group", "token_dropout", "token_remap", "ngram_dropout"),
-        "tokenizer": ("kind", "vocab_size", "max_length", "buckets"),
-        "model": (*_TEXT_MODEL, *_IMAGE_MODEL, "compute_dtype"),
-        "evaluation": ("ways",),
+    "episodes": {
+        **dict.fromkeys(("ways", "min_ways", "uneven"), _CLASSES),
+        "min_shots": _DATA,
+        **dict.fromkeys(("label_names", "within_group", "domain_power"), _LABELS),
+        **dict.fromkeys(("token_dropout", "token_remap", "ngram_dropout"), _LABELS),
     },
+    "tokenizer": {
+        **dict.fromkeys(("kind", "vocab_size", "max_length", "buckets"), _TEXTS),
+        **dict.fromkeys(("target_max_length", "target_buckets", "too_long"), WRITES),
+    },
+    "model": {
+        **dict.fromkeys(("heads", "mlp_width", "dropout", "lora_rank"), _TEXTS),
+        **dict.fromkeys(("norm", "feature_scale", "ngram_width"), _LABELS),
+        "context_width": (*_LABELS, "regression"),
+        "compute_dtype": _DATA,
+        **dict.fromkeys(("downsample", "conv_norm"), _IMAGES),
+        **dict.fromkeys(("architecture", "pretrained"), WRITES),
+    },
+    "learner": {"channel": WRITES},
+    "evaluation": {**dict.fromkeys(("ways", "uneven"), _CLASSES), **dict.fromkeys(("write", "beams"), WRITES)},
 }
 
 
@@ -82,16 +99,16 @@ class Config:
             self.application != "image_classification" or name != "cavia",
             "learner.name=cavia: the convolutions of images take no context; take maml or one of its relatives",
         )
-        for section, names in FOREIGN[self.application].items():
+        for section, fields in APPLIES.items():
             given, default = getattr(self, section), type(getattr(self, section))()
-            for foreign in names:
-                value = getattr(given, foreign)
+            for field_name, applications in fields.items():
+                value = getattr(given, field_name)
                 require(
-                    value == getattr(default, foreign),
-                    f"{section}.{foreign}={value}: {self.application} has no use for it; leave it out",
+                    self.application in applications or value == getattr(default, field_name),
+                    f"{section}.{field_name}={value}: {self.application} has no use for it; leave it out",
                 )
         require(
-            self.application != "text_classification" or self.model.width % self.model.heads == 0,
+            self.application not in _TEXTS or self.model.width % self.model.heads == 0,
             f"model.width={self.model.width}: expected a multiple of model.heads={self.model.heads}",
         )
         require(
@@ -103,8 +120,26 @@ class Config:
             f"model.context_width={self.model.context_width}: cavia needs a positive number, other learners zero",
         )
         require(
-            self.application != "regression" or name not in OF_CLASSES,
-            f"learner.name={name}: compares classes, of which regression has none; take maml or one of its relatives",
+            bool(self.data.sets) or self.episodes.domain_power == EpisodeConfig().domain_power,
+            f"episodes.domain_power={self.episodes.domain_power}: there is one data set; set data.sets, or leave it out",
+        )
+        require(
+            self.application in _CLASSES or name not in OF_CLASSES,
+            f"learner.name={name}: compares classes, of which {self.application} has none; "
+            "take maml or one of its relatives",
+        )
+        require(
+            self.application not in WRITES or name != "cavia",
+            "learner.name=cavia: a language model takes no context; take maml or one of its relatives",
+        )
+        require(
+            name != "metaicl" or (self.application in WRITES and self.model.architecture == "decoder"),
+            "learner.name=metaicl: reads its examples before it writes; take an application that writes "
+            f"({', '.join(WRITES)}) with model.architecture=decoder",
+        )
+        require(
+            not self.learner.channel or name == "metaicl",
+            f"learner.channel={self.learner.channel}: is a form of metaicl; leave it out with {name}",
         )
         for more in ("inner_steps", "tune_rates"):
             value = getattr(self.evaluation, more)

@@ -13,14 +13,19 @@ class DataConfig:
     Attributes:
         source: "generated" (ships with the package), "files" or "tfds".
         path: "files": a file, or a folder that holds `files`; "tfds": its data_dir.
-        files: "files": names under `path` to read together; empty for `path` itself.
+        files: "files": names under `path` to read together; empty for `path` itself. With `sets`, the names to read
+            in those of the sets that are folders; empty for all that can be read.
+        sets: "files": several data sets, files or folders under `path`; see `episodes.domain_power`. Each label is
+            prefixed with the name of its data set: "banking/refund" for sets banking.csv or banking.
         name: "tfds": the data set's name.
         tfds_split: "tfds": which of its splits to read.
         text_field: column or field of the text.
         label_field: column or field of the label.
-        group_field: column or field of the group (a domain, say); None for no groups.
-        class_split: a JSON file with the classes of each split, under `path` or as a path of its own; for images
-            also "vinyals", Omniglot's split in three files under `path`; None to divide by `fractions`.
+        group_field: column or field of the group (a domain, say); None for no groups, or with `sets` for the data
+            sets as groups.
+        class_split: a JSON file with the classes (or, with `split_by`, the groups) of each split, under `path` or as a
+            path of its own; for images also "vinyals", Omniglot's split in three files under `path`; None to divide
+            by `fractions`.
         class_split_name: which entry of that file.
         image_field: "tfds": feature of the image.
         image_size: "tfds": images are averaged down to so many pixels a side.
@@ -31,11 +36,18 @@ class DataConfig:
         split_seed: seed of that division.
         groups: "generated": number of groups of six classes.
         texts_per_class: "generated": texts in each class.
+        source_field: column or field of the text to translate.
+        target_field: column or field of its translation.
+        task_field: column or field of an example's task (an article, a language pair); where a file has none, its
+            name is the task.
+        split_files: `files` are three, of the train, validation and test split; otherwise tasks are divided.
+        history: turns before a reply that are read; None for all.
     """
 
     source: Literal["generated", "files", "tfds"] = "generated"
     path: str | None = None
     files: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
     name: str | None = None
     tfds_split: str = "train"
     text_field: str = "text"
@@ -52,12 +64,26 @@ class DataConfig:
     split_seed: int = 0
     groups: int = 200
     texts_per_class: int = 20
+    source_field: str = "source"
+    target_field: str = "target"
+    task_field: str = "task"
+    split_files: bool = False
+    history: int | None = None
 
     def __post_init__(self) -> None:
         require(
             min(self.fractions) >= 0 and abs(sum(self.fractions) - 1) < 1e-6,
             f"data.fractions={self.fractions}: expected three shares (train, validation, test) of sum 1",
         )
+        require(
+            not self.sets or self.source == "files",
+            f"data.sets={self.sets}: they are read by the source 'files'; set data.source to it, or leave them out",
+        )
+        require(
+            not self.split_files or len(self.files) == 3,
+            f"data.files={self.files}: expected three, of the train, validation and test split, with data.split_files",
+        )
+        require(self.history is None or self.history >= 1, f"data.history={self.history}: expected at least 1, or null")
         require(self.image_size >= 1, f"data.image_size={self.image_size}: expected at least 1")
         require(self.texts_per_class >= 1, f"data.texts_per_class={self.texts_per_class}: expected at least 1")
         require(self.groups >= 3, f"data.groups={self.groups}: expected at least 3, one for each split")
@@ -67,13 +93,21 @@ class DataConfig:
 class EpisodeConfig:
     """The training episodes, and how their tokens are augmented (in training only).
 
+    `label_names`, `within_group` and `domain_power` shape the episodes of evaluation too.
+
     Attributes:
         ways: most classes in an episode.
-        shots: most support texts per class.
+        shots: most support texts per class, its name not counted.
         queries: query texts per class.
         min_ways: episodes draw their ways from min_ways..ways; None for always the most.
         min_shots: likewise for shots.
+        uneven: each class of an episode draws a number of shots of its own, which min_shots must then bound.
+        label_names: the name of each class ("book_a_flight" read as "book a flight") is one more support text of it,
+            in training, evaluation and adaptation.
         within_group: the classes of an episode come from one group.
+        domain_power: with `data.sets`, the classes of an episode come from one data set, which is drawn with a
+            probability proportional to the number of its classes in the split to this power (or from one group of
+            `data.group_field`): 0 for all data sets alike, 1 for all classes alike.
         token_dropout: share of tokens replaced by the mask token.
         token_remap: share of the vocabulary permuted among itself, anew in each episode.
         ngram_dropout: share of the n-gram columns set to zero, anew in each episode.
@@ -84,7 +118,10 @@ class EpisodeConfig:
     queries: int = 5
     min_ways: int | None = None
     min_shots: int | None = None
+    uneven: bool = False
+    label_names: bool = False
     within_group: bool = False
+    domain_power: float = 0.5
     token_dropout: float = 0.0
     token_remap: float = 0.0
     ngram_dropout: float = 0.0
@@ -95,6 +132,11 @@ class EpisodeConfig:
         for name, most in (("min_ways", self.ways), ("min_shots", self.shots)):
             value = getattr(self, name)
             require(value is None or 1 <= value <= most, f"episodes.{name}={value}: expected 1 to {most}")
+        require(
+            not self.uneven or self.min_shots is not None,
+            f"episodes.uneven={self.uneven}: expected the fewest shots of a class beside it; set episodes.min_shots",
+        )
+        require(0 <= self.domain_power <= 1, f"episodes.domain_power={self.domain_power}: expected 0 to 1")
         for name in ("token_dropout", "token_remap", "ngram_dropout"):
             require(0 <= getattr(self, name) < 1, f"episodes.{name}={getattr(self, name)}: expected 0 <= share < 1")
 
@@ -108,17 +150,24 @@ class TokenizerConfig:
         vocab_size: most entries.
         max_length: longest text in tokens; longer ones are cut.
         buckets: lengths that batches are padded to; each costs a compilation.
+        target_max_length, target_buckets: the same of what is written.
+        too_long: "cut" longer texts and count them, or "refuse" them.
     """
 
     kind: Literal["wordpiece", "word", "bpe"] = "wordpiece"
     vocab_size: int = 4096
     max_length: int = 32
     buckets: tuple[int, ...] = (16, 32)
+    target_max_length: int = 16
+    target_buckets: tuple[int, ...] = (16,)
+    too_long: Literal["cut", "refuse"] = "cut"
 
     def __post_init__(self) -> None:
         require(self.vocab_size >= 8, f"tokenizer.vocab_size={self.vocab_size}: expected at least 8")
-        require(
-            bool(self.buckets) and max(self.buckets) == self.max_length and min(self.buckets) >= 1,
-            f"tokenizer.buckets={self.buckets}: expected positive lengths, the largest being "
-            f"tokenizer.max_length={self.max_length}",
-        )
+        for longest, buckets in (("max_length", "buckets"), ("target_max_length", "target_buckets")):
+            lengths, most = getattr(self, buckets), getattr(self, longest)
+            require(
+                bool(lengths) and max(lengths) == most and min(lengths) >= 1,
+                f"tokenizer.{buckets}={lengths}: expected positive lengths, the largest being "
+                f"tokenizer.{longest}={most}",
+            )

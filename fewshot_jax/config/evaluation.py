@@ -17,11 +17,14 @@ class EvaluationConfig:
         ways: classes of a test episode.
         shots: an evaluation for each number of shots (for regression: points).
         queries: query texts per class.
+        uneven: each class of an episode draws its own number of shots, from 1 to the number in `shots`.
         inner_steps: numbers of inner steps to evaluate after beside `inner.test_steps`, each a row of the table.
         tune_rates: choose the inner loop of one more row, "tuned", on the validation episodes, for each number
             of shots: from these multiples of the inner rate (or of the learned rates) and 1; empty for no such row.
         tune_steps: and from these numbers of inner steps and the run's own.
         tasks: episodes evaluated at once.
+        write: write answers to the test queries and judge them as texts, beside their likelihood.
+        beams: of the search in writing; 1 for the most probable token each time.
         at_end: evaluate on the test classes when training ends.
     """
 
@@ -31,14 +34,17 @@ class EvaluationConfig:
     ways: int = 5
     shots: tuple[int, ...] = (1, 5)
     queries: int = 10
+    uneven: bool = False
     inner_steps: tuple[int, ...] = ()
     tune_rates: tuple[float, ...] = ()
     tune_steps: tuple[int, ...] = (1, 2, 4)
     tasks: int = 20
+    write: bool = True
+    beams: int = 1
     at_end: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("every", "validation_episodes", "ways", "queries", "tasks"):
+        for name in ("every", "validation_episodes", "ways", "queries", "tasks", "beams"):
             require(getattr(self, name) >= 1, f"evaluation.{name}={getattr(self, name)}: expected at least 1")
         require(self.episodes >= 2, f"evaluation.episodes={self.episodes}: expected at least 2, for an interval")
         require(bool(self.shots) and min(self.shots) >= 1, f"evaluation.shots={self.shots}: expected positive numbers")

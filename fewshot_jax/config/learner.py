@@ -21,9 +21,11 @@ Learner = Literal[
     "protonet",
     "matching_network",
     "r2d2",
+    "metaicl",
     "multi_task",
 ]
-WITHOUT_A_LOOP = ("protonet", "matching_network", "r2d2")
+METRIC = ("protonet", "matching_network", "r2d2")  # compare embeddings
+WITHOUT_A_LOOP = (*METRIC, "metaicl")
 SECOND_ORDER = ("maml", "anil", "boil", "meta_sgd", "maml_plus_plus", "cavia", "proto_maml")  # a rule to choose
 
 
@@ -50,6 +52,7 @@ class LearnerConfig:
         cg_steps: steps of conjugate gradients (imaml).
         multi_step_share: first share of training, in which the losses after every inner step count (maml_plus_plus).
         first_order_share: first share of training that is first order (maml_plus_plus).
+        channel: learn to write the source of an example given its target, not the target given the source (metaicl).
     """
 
     name: Learner = "maml"
@@ -66,6 +69,7 @@ class LearnerConfig:
     cg_steps: int = 5
     multi_step_share: float = 0.1
     first_order_share: float = 0.3
+    channel: bool = False
 
     def __post_init__(self) -> None:
         require(

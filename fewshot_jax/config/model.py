@@ -9,7 +9,7 @@ from fewshot_jax.errors import require
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The model: a transformer encoder of texts, convolutions of images, a perceptron of numbers.
+    """The model: a transformer that reads or writes texts, convolutions of images, a perceptron of numbers.
 
     Attributes:
         width: features of a token, filters of a convolution, or units of a hidden layer.
@@ -25,6 +25,9 @@ class ModelConfig:
             0 for none.
         compute_dtype: of the encoder or the convolutions, on parameters that stay float32 as heads and losses do;
             "bfloat16" saves memory and, on accelerators, time (texts, images).
+        architecture: what writes: a "decoder" that reads the source first (Llama), or an "encoder_decoder" (T5).
+        pretrained: a Hugging Face directory, or the run of 'fewshot-jax pretrain', whose model and tokenizer to start
+            from; its sizes count. None for a new model.
         downsample: of images: convolutions of stride 2, or max-pooling after each.
         conv_norm: of convolutions: by the "batch" at hand (the items of a query set then see each other), or by
             "layer" or "group", each image for itself.
@@ -41,6 +44,8 @@ class ModelConfig:
     context_width: int = 0
     lora_rank: int = 0
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    architecture: Literal["decoder", "encoder_decoder"] = "decoder"
+    pretrained: str | None = None
     downsample: Literal["stride", "max_pool"] = "stride"
     conv_norm: Literal["batch", "layer", "group"] = "batch"
 

@@ -37,6 +37,7 @@ def check_enough(
     split: str,
     groups: Mapping[str, int] | None,
     section: str = "episodes",
+    domains: bool = False,
 ) -> None:
     """Raise a UserError if a split cannot fill an episode.
 
@@ -46,6 +47,7 @@ def check_enough(
         split: the split's name, for the message.
         groups: classes of each group, where episodes stay inside a group.
         section: of the config that sets ways, shots and queries, for the message.
+        domains: the groups are (parts of) data sets, for the message.
     """
     if len(counts) < ways:
         raise UserError(
@@ -53,9 +55,12 @@ def check_enough(
             f"lower {section}.ways, or give this split more classes"
         )
     if groups is not None and max(groups.values(), default=0) < ways:
+        noun, remedy = (
+            ("data set", "add classes to one") if domains else ("group", "set episodes.within_group to false")
+        )
         raise UserError(
-            f"{split} split: no group has {ways} classes (the largest has {max(groups.values(), default=0)}); "
-            f"lower {section}.ways, or set episodes.within_group to false"
+            f"{split} split: no {noun} has {ways} classes (the largest has {max(groups.values(), default=0)}); "
+            f"lower {section}.ways, or {remedy}"
         )
     small = sorted((count, name) for name, count in counts.items() if count < shots + queries)
     if small:
@@ -80,9 +85,15 @@ class EpisodeSampler:
         group: ``[n]`` int group of each item; the classes of an episode then
             come from one group. A class belongs to one group; groups with fewer
             than ``min_ways`` classes are not drawn.
+        domain_power: a group of ``C`` classes is drawn with probability
+            proportional to ``C ** domain_power``; None for uniformly.
         min_ways, min_shots: an episode draws its ways and shots uniformly from
             ``min_ways..ways`` and ``min_shots..shots``; None for always the most.
             Smaller episodes are padded, with ``mask`` False.
+        uneven: each class of an episode draws shots of its own.
+        names_from: position of the name of class 0 among the items; that of class
+            ``c`` is at ``names_from + c``, and is its last support item beside
+            ``shots`` others. None for no names.
         class_names: names for messages; by default the numbers.
         split: the split's name, for messages.
         section: of the config that sets ways, shots and queries, for messages.
@@ -100,8 +111,11 @@ class EpisodeSampler:
         queries: int,
         seed: int = 0,
         group: np.ndarray | None = None,
+        domain_power: float | None = None,
         min_ways: int | None = None,
         min_shots: int | None = None,
+        uneven: bool = False,
+        names_from: int | None = None,
         class_names: Sequence[str] | None = None,
         split: str = "data",
         section: str = "episodes",
@@ -110,6 +124,7 @@ class EpisodeSampler:
         self.ways, self.shots, self.queries, self.seed = ways, shots, queries, seed
         self.min_ways = ways if min_ways is None else min_ways
         self.min_shots = shots if min_shots is None else min_shots
+        self.uneven, self.names_from = uneven, names_from
         if not (1 <= self.min_ways <= ways and 1 <= self.min_shots <= shots and queries >= 1):
             raise UserError(
                 f"episodes: expected 1 <= min_ways <= ways, 1 <= min_shots <= shots and queries >= 1, got "
@@ -124,9 +139,14 @@ class EpisodeSampler:
             for c, items in self._items.items():
                 of_class = np.unique(np.asarray(group)[items]).tolist()
                 if len(of_class) > 1:
+                    remedy = (
+                        "leave data.group_field out"
+                        if domain_power is not None
+                        else "set episodes.within_group to false"
+                    )
                     raise UserError(
                         f"{split} split: class '{name(c)}' occurs in {len(of_class)} groups, but episodes stay inside "
-                        "a group; rename the label by group, or set episodes.within_group to false"
+                        f"a group; rename the label by group, or {remedy}"
                     )
                 pools.setdefault(of_class[0], []).append(c)
             self._pools = [np.array(pool) for _, pool in sorted(pools.items())]
@@ -138,24 +158,38 @@ class EpisodeSampler:
             split=split,
             groups=None if group is None else {str(i): len(pool) for i, pool in enumerate(self._pools)},
             section=section,
+            domains=domain_power is not None,
         )
         self._pools = [pool for pool in self._pools if len(pool) >= self.min_ways]
+        self._odds = None
+        if domain_power is not None:
+            sizes = np.array([len(pool) for pool in self._pools]) ** float(domain_power)
+            self._odds = sizes / sizes.sum()
 
     def task(self, step: int, index: int) -> Episode:
-        """Task ``index`` of step ``step``: an `Episode` of `Items` ``[N K]`` and ``[N Q]``."""
+        """Task ``index`` of step ``step``: an `Episode` of `Items` ``[N K]`` and ``[N Q]``.
+
+        With names the support set is ``[N (K + 1)]``.
+        """
         rng = np.random.default_rng((self.seed, step, index))
         ways = int(rng.integers(self.min_ways, self.ways + 1))
         shots = int(rng.integers(self.min_shots, self.shots + 1))
-        pool = self._pools[int(rng.integers(len(self._pools)))]
+        count = len(self._pools)
+        pool = self._pools[int(rng.integers(count) if self._odds is None else rng.choice(count, p=self._odds))]
         ways = min(ways, len(pool))
-        support, query = _blank(self.ways, self.shots), _blank(self.ways, self.queries)
+        support, query = _blank(self.ways, self.shots + (self.names_from is not None)), _blank(self.ways, self.queries)
         # The order of choice is random, so each class gets a random label.
         for label, chosen in enumerate(rng.choice(pool, ways, replace=False).tolist()):
+            if self.uneven:
+                shots = int(rng.integers(self.min_shots, self.shots + 1))
             drawn = rng.choice(self._items[chosen], shots + self.queries, replace=False)
             for items, these in ((support, drawn[:shots]), (query, drawn[shots:])):
                 items.position[label, : len(these)] = these
                 items.label[label, : len(these)] = label
                 items.mask[label, : len(these)] = True
+            if self.names_from is not None:
+                for field, value in zip(support, (self.names_from + chosen, label, True), strict=True):
+                    field[label, -1] = value
         flat = lambda items: Items(*(field.reshape(-1) for field in items))  # noqa: E731
         return Episode(flat(support), flat(query))
 

@@ -9,7 +9,7 @@ import pytest
 import fewshot_jax as fsj
 from fewshot_jax.adaptation.classifier import Prediction
 from fewshot_jax.applications import text_classification
-from fewshot_jax.config_file import from_dict
+from fewshot_jax.config_file import from_dict, write_config
 from fewshot_jax.data.files import read_records
 from fewshot_jax.data.records import Record
 
@@ -129,6 +129,21 @@ def test_a_thousand_texts_compile_once_for_each_length(run, records, monkeypatch
         classifier.predict([SHORT] * count)
         classifier.predict([LONG] * count)
     assert len(traces) == 2
+
+
+@pytest.mark.parametrize("name", ["maml", "protonet"])
+def test_with_label_names_the_names_of_the_users_labels_are_examples_too(tmp_path, name):
+    """The classifier is that of a run without them which is given the names as texts."""
+    records = [Record("kindly cancel lunch", "stop_it"), Record("soon print photos", "to>paper")]
+    config = dataclasses.replace(CONFIG, learner=dataclasses.replace(CONFIG.learner, name=name))
+    named = dataclasses.replace(config, episodes=dataclasses.replace(config.episodes, label_names=True))
+    fsj.train(named, tmp_path / "run", quiet=True)
+    ours = fsj.adapt(tmp_path / "run", records).predict_proba([SHORT, LONG])
+    (tmp_path / "run" / "config.yaml").unlink()
+    write_config(config, tmp_path / "run" / "config.yaml")
+    spelled = [*records, Record("stop it", "stop_it"), Record("to paper", "to>paper")]
+    np.testing.assert_allclose(fsj.adapt(tmp_path / "run", spelled).predict_proba([SHORT, LONG]), ours, rtol=1e-5)
+    assert (np.abs(fsj.adapt(tmp_path / "run", records).predict_proba([SHORT, LONG]) - ours) > 1e-4).any()
 
 
 def test_no_texts_give_no_predictions(classifier):

@@ -1,5 +1,7 @@
 """Text classification: no class is special, padding has no effect, meta-training lowers the loss."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,10 @@ import pytest
 
 import fewshot_jax as fsj
 from fewshot_jax.applications.classification import classification
-from fewshot_jax.applications.text_classification import features_of_texts
+from fewshot_jax.applications.text_classification import TextClassification, features_of_texts
+from fewshot_jax.config_file import from_dict
+from fewshot_jax.data.episodes import EpisodeSampler, gather
+from fewshot_jax.evaluation.baselines import floors
 from fewshot_jax.models.encoder import Encoder
 from fewshot_jax.models.heads import TextFeatures
 
@@ -103,6 +108,34 @@ def test_masked_items_change_nothing(meta_params):
     adapted, from_padded = (learner.adapt(meta_params, support, key) for support in (real, padded))
     for one, other in zip(jax.tree.leaves(adapted), jax.tree.leaves(from_padded), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def learners():
+    """MAML and prototypes on the same features."""
+    application, maml = make()
+    prototypes = fsj.protonet(application.embed_fn, ways=WAYS)
+    return {"maml": maml, "protonet": prototypes._replace(loss=jax.jit(prototypes.loss))}
+
+
+@pytest.mark.parametrize("name", ["maml", "protonet"])
+def test_the_padding_of_uneven_classes_changes_nothing(meta_params, name):
+    """Neither its content nor its presence: the loss is that of the real items alone."""
+    learner, key = learners()[name], jax.random.key(0)
+    label = np.repeat(np.arange(8), 6)
+    sampler = EpisodeSampler(label, ways=WAYS, shots=3, queries=2, min_shots=1, uneven=True, names_from=len(label))
+    texts = batch(np.append(label, np.arange(8)), seed=3)
+    fields = {field: np.asarray(texts[field]) for field in ("input_ids", "attention_mask")}
+    padded = 0
+    for step in range(4):
+        support, query = (gather(fields, items) for items in sampler.task(step, 0))
+        real, junk = support["mask"], batch(np.ones(len(support["mask"]), int), seed=step)
+        others = {**{k: np.where(real.reshape(-1, *[1] * (v.ndim - 1)), v, junk[k]) for k, v in support.items()}}
+        others["mask"] = real
+        compact = {k: v[real] for k, v in support.items()}
+        losses = [float(learner.loss(meta_params, fsj.Episode(s, query), key)[0]) for s in (support, others, compact)]
+        np.testing.assert_allclose(losses[1:], losses[0], rtol=1e-5)
+        padded += int((~real).sum())
+    assert padded > 4
 
 
 def test_absent_classes_take_no_part(meta_params):
@@ -243,3 +276,152 @@ def test_bf16_is_what_the_encoder_computes_in_and_nothing_else_has():
         jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)]) for tree in (grads, exact_grads)
     )
     assert float(flat @ exact_flat / jnp.linalg.norm(flat) / jnp.linalg.norm(exact_flat)) > 0.98
+
+
+SMALL = {
+    "data": {"groups": 6, "texts_per_class": 6, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
+    "episodes": {"ways": 3, "shots": 2, "queries": 2, "min_shots": 1, "uneven": True, "within_group": True},
+    "tokenizer": {"kind": "word", "max_length": 12, "buckets": [12]},
+    "model": {"width": 16, "layers": 1, "heads": 2, "mlp_width": 16, "ngram_width": 32},
+    "evaluation": {"ways": 3, "shots": [1, 2], "queries": 2},
+}
+
+
+def built(values):
+    return TextClassification.build(from_dict(values))
+
+
+def test_the_names_of_the_classes_are_support_texts_in_training_and_evaluation():
+    application = built({**SMALL, "episodes": {**SMALL["episodes"], "label_names": True}})
+    for split, stream, shots in (
+        ("train", application.training_stream(), 2),
+        ("validation", application.stream("validation", 1), 1),
+        ("test", application.stream("test", 2), 2),
+    ):
+        data, texts = application.splits[split], application.texts(split)
+        assert texts[: len(data.texts)] == data.texts
+        assert texts[len(data.texts) :] == [name.replace(">", " ") for name in data.classes]
+        support, query = stream(0, 4)
+        assert support["label"].shape == (4, 3 * (shots + 1))
+        assert query["label"].shape == (4, 3 * 2)
+        # the ids of a name are those of its words, in their order
+        vocabulary = application.tokenizer.get_vocab()
+        ids = {tuple(vocabulary.get(word, 1) for word in name.split(">")) for name in data.classes}
+        rows = support["input_ids"].reshape(4, 3, shots + 1, -1)[:, :, -1]
+        found = {tuple(int(i) for i in row if i > 4 or i == 1) for row in rows.reshape(12, -1)}
+        assert found <= ids
+        assert len(found) >= 3
+        ngrams = support["ngrams"].reshape(4, 3, shots + 1, -1)[:, :, -1]
+        assert ngrams.any(-1).all()
+
+
+def test_label_names_change_the_support_set_alone():
+    plain, named = (built({**SMALL, "episodes": {**SMALL["episodes"], "label_names": on}}) for on in (False, True))
+    one, two = (application.stream("test", 2)(3, 4) for application in (plain, named))
+    np.testing.assert_array_equal(one.query["label"], two.query["label"])
+    tokens = [
+        application.tokenizer.decode_batch(e.query["input_ids"][0].tolist())
+        for application, e in ((plain, one), (named, two))
+    ]
+    assert tokens[0] == tokens[1]
+
+
+def test_joint_training_knows_the_class_of_a_name():
+    application = built(
+        {**SMALL, "learner": {"name": "multi_task"}, "episodes": {**SMALL["episodes"], "label_names": True}}
+    )
+    support, _ = application.training_stream()(0, 2)
+    rows = {name: support[name].reshape(2, 3, 3) for name in ("class_id", "mask")}
+    assert rows["mask"][..., 0].all()
+    np.testing.assert_array_equal(rows["class_id"][..., -1], rows["class_id"][..., 0])
+
+
+def test_the_floor_sees_the_names(tmp_path):
+    """Where a text has one word of its class among many others, the name tells which."""
+    rng, words = np.random.default_rng(0), [f"{a}{b}{c}" for a in "bdfg" for b in "aeiou" for c in "klmn"]
+    rows = [f"{name} {' '.join(rng.choice(words, 12))},{name}" for name in words[:18] for _ in range(8)]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    data = {"source": "files", "path": str(tmp_path / "texts.csv"), "fractions": [0.34, 0.33, 0.33]}
+    means = {}
+    for names in (False, True):
+        application = built({**SMALL, "data": data, "episodes": {"ways": 3, "shots": 2, "label_names": names}})
+        means[names] = floors(application, "test")(1, 60, 20)["TF-IDF centroid"]["accuracy"].mean()
+    assert means[False] < 0.6
+    assert means[True] > means[False] + 0.15
+
+
+def test_evaluation_may_be_uneven_too():
+    application = built({**SMALL, "evaluation": {**SMALL["evaluation"], "uneven": True}})
+    shots = {tuple(row) for row in application.stream("test", 2)(0, 20).support["mask"].reshape(20 * 3, 2).tolist()}
+    assert shots == {(True, False), (True, True)}
+
+
+def write_sets(folder):
+    """Three data sets with two labels in common, one of them a folder of two files."""
+    for name, labels in {
+        "bank.csv": "abcd",
+        "travel/one.csv": "abef",
+        "travel/two.csv": "gh",
+        "news.csv": "klmn",
+    }.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        rows = [f"{name[:4]} {label} {i},{label}" for label in labels for i in range(4)]
+        (folder / name).write_text("\n".join(["text,label", *rows]) + "\n")
+
+
+SETS = {
+    **SMALL,
+    "data": {"source": "files", "sets": ["bank.csv", "travel", "news.csv"], "fractions": [0.34, 0.33, 0.33]},
+    "episodes": {"ways": 3, "shots": 1, "queries": 2, "domain_power": 1.0},
+    "evaluation": {"ways": 3, "shots": [1], "queries": 2},
+}
+
+
+def test_whole_data_sets_are_held_out_and_equal_labels_stay_apart(tmp_path):
+    write_sets(tmp_path)
+    application = built({**SETS, "data": {**SETS["data"], "path": str(tmp_path), "split_by": "group"}})
+    of_split = {split: {name.split("/")[0] for name in labels} for split, labels in application.labels().items()}
+    assert sorted(name for names in of_split.values() for name in names) == ["bank", "news", "travel"]
+    assert all(len(names) == 1 for names in of_split.values())
+
+
+def test_a_file_says_which_data_sets_are_held_out(tmp_path):
+    write_sets(tmp_path)
+    (tmp_path / "split.json").write_text('{"train": ["travel"], "valid": ["bank"], "test": ["news"]}')
+    data = {**SETS["data"], "path": str(tmp_path), "split_by": "group", "class_split": "split.json"}
+    labels = built({**SETS, "data": data}).labels()
+    assert labels["train"] == [f"travel/{label}" for label in "abefgh"]
+    assert labels["validation"] == [f"bank/{label}" for label in "abcd"]
+
+
+def test_an_episode_stays_in_one_data_set_and_names_lose_its_name(tmp_path):
+    write_sets(tmp_path)
+    members = {"train": ["travel/a", "travel/b", "travel/e", "bank/a", "bank/b", "bank/c"]}
+    members |= {"valid": ["travel/f", "travel/g", "travel/h"], "test": ["news/k", "news/l", "news/m"]}
+    (tmp_path / "split.json").write_text(json.dumps(members))
+    data = {**SETS["data"], "path": str(tmp_path), "class_split": "split.json"}
+    application = built({**SETS, "data": data, "episodes": {**SETS["episodes"], "label_names": True}})
+    train, support = application.splits["train"], application.training_stream()(0, 30).support
+    assert application.texts("train")[len(train.texts) :] == ["a", "b", "c", "a", "b", "e"]
+    tokens = application.tokenizer.get_vocab()
+    domains = [{name for name in ("bank", "trav") if tokens[name] in ids} for ids in support["input_ids"]]
+    assert {len(names) for names in domains} == {1}
+    assert len(set.union(*domains)) == 2
+
+
+def test_data_sets_without_a_path_are_refused():
+    with pytest.raises(fsj.UserError, match=r"data\.path: data\.sets are files or folders under a path"):
+        built(SETS)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data": {"sets": ["a.csv"]}}, r"data\.sets=.*set data\.source"),
+        ({"episodes": {"uneven": True}}, r"episodes\.uneven=True.*set episodes\.min_shots"),
+        ({"episodes": {"domain_power": 1.5}}, r"episodes\.domain_power=1\.5: expected 0 to 1"),
+    ],
+)
+def test_fields_of_episodes_that_do_not_fit_are_refused(values, message):
+    with pytest.raises(fsj.UserError, match=message):
+        from_dict(values)

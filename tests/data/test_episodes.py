@@ -1,5 +1,7 @@
 """Episodes: a pure function of (seed, step, task), and a fair and disjoint draw."""
 
+import hashlib
+
 import jax
 import numpy as np
 import pytest
@@ -29,6 +31,21 @@ def test_a_task_is_a_function_of_seed_step_and_index_in_any_order():
     fresh = sampler()
     backwards = {place: fresh.task(*place) for place in reversed(places)}
     assert all(same(forwards[place], backwards[place]) for place in places)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "digest"),
+    [
+        ({}, "c482689366c5fce4"),
+        ({"ways": 5, "shots": 4, "queries": 3, "min_ways": 2, "min_shots": 1}, "fa00e5dc8ee3c58f"),
+        ({"group": GROUP, "min_ways": 2}, "f7793416d8ff2f89"),
+    ],
+)
+def test_the_episodes_stay_what_they_are(keywords, digest):
+    # Published results rest on them.
+    drawn = [sampler(**keywords).batch(step, 4, offset=1) for step in range(20)]
+    content = b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in jax.tree.leaves(drawn))
+    assert hashlib.sha256(content).hexdigest()[:16] == digest
 
 
 def test_a_batch_with_an_offset_is_a_part_of_the_whole_batch():
@@ -129,6 +146,69 @@ def test_smaller_episodes_are_padded_on_the_right_and_masked():
             assert not items.label[~items.mask].any()
         sizes.add((ways, shots))
     assert sizes == {(ways, shots) for ways in range(2, 6) for shots in range(1, 5)}
+
+
+def test_uneven_classes_draw_their_shots_independently_and_are_padded():
+    varied = sampler(ways=4, shots=4, queries=3, min_shots=2, uneven=True)
+    shots = []
+    for step in range(300):
+        support, query = varied.task(step, 0)
+        mask = support.mask.reshape(4, 4)
+        shots.append(mask.sum(1))
+        np.testing.assert_array_equal(mask, np.arange(4) < shots[-1][:, None])
+        assert not support.position[~support.mask].any()
+        assert not support.label[~support.mask].any()
+        assert query.mask.all()
+        items = np.concatenate([support.position[support.mask], query.position])
+        assert len(set(items.tolist())) == len(items)
+    counts = np.stack(shots)
+    for place in range(4):
+        assert stats.chisquare(np.bincount(counts[:, place], minlength=5)[2:]).pvalue > 1e-3
+    assert stats.chi2_contingency(np.histogram2d(counts[:, 0], counts[:, 1], bins=3)[0]).pvalue > 1e-3
+    assert same(varied.task(7, 3), sampler(ways=4, shots=4, queries=3, min_shots=2, uneven=True).task(7, 3))
+
+
+NAMES = len(LABEL)  # the names of the classes stand behind the items
+
+
+@pytest.mark.parametrize(
+    "keywords", [{}, {"group": GROUP}, {"ways": 5, "shots": 4, "min_ways": 2, "min_shots": 1, "uneven": True}]
+)
+def test_each_class_has_its_name_in_the_support_set_and_nothing_else_changes(keywords):
+    plain, named = sampler(**keywords), sampler(**keywords, names_from=NAMES)
+    for step in range(30):
+        without, (support, query) = plain.task(step, 1), named.task(step, 1)
+        assert same(query, without.query)
+        rows = Items(*(field.reshape(plain.ways, plain.shots + 1) for field in support))
+        assert same(Items(*(field[:, :-1].reshape(-1) for field in rows)), without.support)
+        name = Items(*(field[:, -1] for field in rows))
+        np.testing.assert_array_equal(name.mask, rows.mask[:, 0], "a class has a name where it has a text")
+        assert not name.position[~name.mask].any()
+        for position, label in zip(name.position[name.mask], name.label[name.mask], strict=True):
+            of_class = LABEL[query.position[query.mask & (query.label == label)]]
+            assert set(of_class.tolist()) == {position - NAMES}
+
+
+DOMAIN = np.array([0, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2])[LABEL]  # three data sets of 1, 3 and 8 classes
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_a_data_set_is_drawn_in_proportion_to_a_power_of_its_classes(power):
+    drawing = sampler(group=DOMAIN, domain_power=power)
+    counts = np.zeros(3)
+    for step in range(600):
+        support, query = drawing.task(step, 0)
+        (domain,) = set(DOMAIN[np.concatenate([support.position, query.position])].tolist())
+        counts[domain] += 1
+    assert counts[0] == 0, "one class does not fill three ways"
+    expected = np.array([3, 8]) ** power
+    assert stats.chisquare(counts[1:], 600 * expected / expected.sum()).pvalue > 1e-3
+    assert same(drawing.task(9, 2), sampler(group=DOMAIN, domain_power=power).task(9, 2))
+
+
+def test_data_sets_too_small_for_an_episode_are_refused():
+    with pytest.raises(fsj.UserError, match=r"train split: no data set has 9 classes \(the largest has 8\); lower"):
+        sampler(ways=9, group=DOMAIN, domain_power=0.5, split="train")
 
 
 def test_fewer_classes_than_ways_names_split_counts_and_remedy():
