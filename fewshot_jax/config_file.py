@@ -14,6 +14,8 @@ import yaml
 from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError, require
 
+AnyConfig = typing.TypeVar("AnyConfig")  # a frozen dataclass of dataclasses, such as `Config`
+
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` or the list of known names."""
@@ -47,12 +49,17 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
     return value
 
 
-def from_dict(values: Mapping[str, Any], *, source: str = "config") -> Config:
-    """Build a `Config` from nested mappings.
+@typing.overload
+def from_dict(values: Mapping[str, Any], *, source: str = ...) -> Config: ...
+@typing.overload
+def from_dict(values: Mapping[str, Any], *, source: str = ..., kind: type[AnyConfig]) -> AnyConfig: ...
+def from_dict(values: Mapping[str, Any], *, source: str = "config", kind: type[Any] = Config) -> Any:
+    """Build a `Config`, or another one, from nested mappings.
 
     Args:
         values: sections and fields; those absent keep their defaults.
         source: the file's name, for messages.
+        kind: the config's class.
 
     Raises:
         UserError: an unknown field (with the nearest name), a value of a wrong
@@ -75,13 +82,13 @@ def from_dict(values: Mapping[str, Any], *, source: str = "config") -> Config:
         return cls(**arguments)
 
     try:
-        return build(Config, values, "")
+        return build(kind, values, "")
     except UserError as error:
         message = str(error)
         raise UserError(message if message.startswith(source) else f"{source}: {message}") from None
 
 
-def to_dict(config: Config) -> dict[str, Any]:
+def to_dict(config: Any) -> dict[str, Any]:
     """The inverse of `from_dict`, made of plain lists and scalars."""
 
     def plain(value: Any) -> Any:
@@ -104,8 +111,12 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_config(path: str | Path) -> Config:
-    """Read a YAML file.
+@typing.overload
+def read_config(path: str | Path) -> Config: ...
+@typing.overload
+def read_config(path: str | Path, kind: type[AnyConfig]) -> AnyConfig: ...
+def read_config(path: str | Path, kind: type[Any] = Config) -> Any:
+    """Read a YAML file as a `Config`, or as a config of another ``kind``.
 
     Raises:
         UserError: the file is missing, is no YAML, or has a wrong field; the
@@ -124,15 +135,15 @@ def read_config(path: str | Path) -> Config:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         raise UserError(f"{path}:{line} not valid YAML ({getattr(error, 'problem', error)})") from None
-    return from_dict(values, source=str(path))
+    return from_dict(values, source=str(path), kind=kind)
 
 
-def write_config(config: Config, path: Path) -> None:
+def write_config(config: Any, path: Path) -> None:
     """Write every field of a config as YAML."""
     path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
 
 
-def differences(old: Config, new: Config, *, ignore: tuple[str, ...] = ()) -> list[str]:
+def differences(old: AnyConfig, new: AnyConfig, *, ignore: tuple[str, ...] = ()) -> list[str]:
     """Fields that differ, as ``"outer.rate: 0.001 -> 0.01"``, but those whose names start as `ignore` says."""
 
     def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,9 +3,12 @@
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
+
+from fewshot_jax.errors import UserError
 
 Arguments = TypeVar("Arguments")
 
@@ -18,6 +21,22 @@ def parse(kind: type[Arguments], command: str, arguments: Sequence[str], default
         args=list(arguments),
         default=tyro.MISSING_NONPROP if default is None else default,
     )
+
+
+def config_path(command: str, arguments: Sequence[str]) -> Path | None:
+    """The config of a command, which is needed before the flags can be parsed, since they override it.
+
+    It is the first argument or the first that ends in .yaml or .yml; None where help is asked for without one.
+    """
+    if any(argument in ("-h", "--help") for argument in arguments):
+        named = [a for a in arguments if a.endswith((".yaml", ".yml")) and Path(a).exists()]
+        return Path(named[0]) if named else None
+    if arguments and not arguments[0].startswith("-"):
+        return Path(arguments[0])
+    named = [argument for argument in arguments if argument.endswith((".yaml", ".yml"))]
+    if not named:
+        raise UserError(f"{command} needs a config: fewshot-jax {command} CONFIG --run-dir RUN (see configs/)")
+    return Path(named[0])
 
 
 def print_json(value: Any) -> None:

@@ -11,6 +11,7 @@ from fewshot_jax.errors import UserError
 
 # The module of each command has a function ``run(arguments)``.
 COMMANDS = {
+    "pretrain": ("fewshot_jax.cli.pretrain", "train a language model on raw texts"),
     "train": ("fewshot_jax.cli.train", "meta-train from a config, then evaluate"),
     "evaluate": ("fewshot_jax.cli.evaluate", "evaluate a run on unseen classes, beside the floors"),
     "adapt": ("fewshot_jax.cli.adapt", "adapt a run to a file of labelled texts and save the model"),

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from fewshot_jax.cli.arguments import parse, print_json
+from fewshot_jax.cli.arguments import config_path, parse, print_json
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import read_config
-from fewshot_jax.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,7 @@ class Arguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command."""
-    config = _config_path(arguments)
+    config = config_path("train", arguments)
     settings = read_config(config) if config is not None else Config()
     parsed = parse(
         Arguments,
@@ -58,19 +57,3 @@ def run(arguments: Sequence[str]) -> None:
         from fewshot_jax.cli.table import print_evaluation
 
         print_evaluation([evaluation])
-
-
-def _config_path(arguments: Sequence[str]) -> Path | None:
-    """The config is needed before the flags can be parsed, since they override it.
-
-    It is the first argument or the first that ends in .yaml or .yml.
-    """
-    if any(argument in ("-h", "--help") for argument in arguments):
-        named = [a for a in arguments if a.endswith((".yaml", ".yml")) and Path(a).exists()]
-        return Path(named[0]) if named else None
-    if arguments and not arguments[0].startswith("-"):
-        return Path(arguments[0])
-    named = [argument for argument in arguments if argument.endswith((".yaml", ".yml"))]
-    if not named:
-        raise UserError("train needs a config: fewshot-jax train CONFIG --run-dir RUN (see configs/)")
-    return Path(named[0])

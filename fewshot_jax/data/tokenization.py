@@ -32,6 +32,7 @@ def train_tokenizer(
     vocab_size: int = 4096,
     lowercase: bool | None = None,
     min_frequency: int = 2,
+    extra_special: Sequence[str] = (),
 ) -> "Tokenizer":
     """Train a tokenizer; the same texts give the same one in every process.
 
@@ -43,6 +44,7 @@ def train_tokenizer(
         vocab_size: the largest number of tokens, `SPECIAL_TOKENS` included, of "bpe" the 256 bytes too.
         lowercase: whether to lowercase and strip accents; None for yes, but for "bpe".
         min_frequency: how often a word, or a pair of pieces, must occur to be a token.
+        extra_special: further special tokens; their ids follow `SPECIAL_TOKENS`.
 
     Returns:
         A tokenizer with the template "[CLS] $A" (pairs: "[CLS] $A [SEP] $B").
@@ -60,7 +62,8 @@ def train_tokenizer(
     texts = list(texts)
     if kind not in get_args(TokenizerKind):
         raise UserError(f"tokenizer kind '{kind}': choose {' or '.join(map(repr, get_args(TokenizerKind)))}.")
-    least = len(SPECIAL_TOKENS) + (256 if kind == "bpe" else 2)
+    special = [*SPECIAL_TOKENS, *extra_special]
+    least = len(special) + (256 if kind == "bpe" else 2)
     if vocab_size < least:
         raise UserError(f"vocab_size is {vocab_size}: choose at least {least}.")
     if min_frequency < 1:
@@ -70,10 +73,10 @@ def train_tokenizer(
     from tokenizers import processors
 
     if kind == "bpe":
-        tokenizer = _bytes(texts, vocab_size, bool(lowercase), min_frequency)
+        tokenizer = _bytes(texts, vocab_size, bool(lowercase), min_frequency, special)
     else:
-        tokenizer = _words(texts, kind, vocab_size, lowercase is not False, min_frequency)
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+        tokenizer = _words(texts, kind, vocab_size, lowercase is not False, min_frequency, special)
+    tokenizer.add_special_tokens(special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{_CLS} $A",
         pair=f"{_CLS} $A {_SEP} $B:1",
@@ -82,7 +85,9 @@ def train_tokenizer(
     return tokenizer
 
 
-def _bytes(texts: Sequence[str], vocab_size: int, lowercase: bool, min_frequency: int) -> "Tokenizer":
+def _bytes(
+    texts: Sequence[str], vocab_size: int, lowercase: bool, min_frequency: int, special: list[str]
+) -> "Tokenizer":
     """Byte-pair encoding, whose alphabet is fixed: nothing here depends on the order of a hash map."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -96,7 +101,7 @@ def _bytes(texts: Sequence[str], vocab_size: int, lowercase: bool, min_frequency
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -105,7 +110,7 @@ def _bytes(texts: Sequence[str], vocab_size: int, lowercase: bool, min_frequency
 
 
 def _words(
-    texts: Sequence[str], kind: TokenizerKind, vocab_size: int, lowercase: bool, min_frequency: int
+    texts: Sequence[str], kind: TokenizerKind, vocab_size: int, lowercase: bool, min_frequency: int, special: list[str]
 ) -> "Tokenizer":
     """Words, or their pieces, split as BERT splits them."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -114,10 +119,10 @@ def _words(
     blank.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     blank.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     if kind == "word":
-        vocabulary = _word_vocabulary(blank, texts, vocab_size, min_frequency)
+        vocabulary = _word_vocabulary(blank, texts, vocab_size, min_frequency, special)
         tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNK))
     else:
-        vocabulary = _wordpiece_vocabulary(blank, texts, vocab_size, min_frequency)
+        vocabulary = _wordpiece_vocabulary(blank, texts, vocab_size, min_frequency, special)
         tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=_UNK))
         tokenizer.decoder = decoders.WordPiece()
     tokenizer.normalizer = blank.normalizer
@@ -125,13 +130,15 @@ def _words(
     return tokenizer
 
 
-def _word_vocabulary(blank: "Tokenizer", texts: Sequence[str], vocab_size: int, min_frequency: int) -> dict[str, int]:
+def _word_vocabulary(
+    blank: "Tokenizer", texts: Sequence[str], vocab_size: int, min_frequency: int, special: list[str]
+) -> dict[str, int]:
     from tokenizers import trainers
 
     trainer = trainers.WordLevelTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=special,
         show_progress=False,
     )
     blank.train_from_iterator(texts, trainer)  # sorts by frequency, then by word
@@ -139,7 +146,7 @@ def _word_vocabulary(blank: "Tokenizer", texts: Sequence[str], vocab_size: int, 
 
 
 def _wordpiece_vocabulary(
-    blank: "Tokenizer", texts: Sequence[str], vocab_size: int, min_frequency: int
+    blank: "Tokenizer", texts: Sequence[str], vocab_size: int, min_frequency: int, special: list[str]
 ) -> dict[str, int]:
     """Train WordPiece with every tie broken by character, not by hash order.
 
@@ -158,7 +165,7 @@ def _wordpiece_vocabulary(
         counts.update(text)
     characters = sorted((c for c in counts if split(c)), key=lambda c: (-counts[c], c))
     # A character may need two tokens, at the start of a word and inside it.
-    limit = min(_MAX_ALPHABET, (vocab_size - len(SPECIAL_TOKENS)) // 2)
+    limit = min(_MAX_ALPHABET, (vocab_size - len(special)) // 2)
     kept, rare = sorted(characters[:limit]), characters[limit:]
     continuations = [f"##{c}" for c in kept if len(split(f"a{c}a")) == 1]
 
@@ -167,7 +174,7 @@ def _wordpiece_vocabulary(
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        special_tokens=[*SPECIAL_TOKENS, *continuations],
+        special_tokens=[*special, *continuations],
         continuing_subword_prefix="##",
         show_progress=False,
     )

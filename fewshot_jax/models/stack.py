@@ -77,6 +77,7 @@ class Stack(nn.Module):
         *,
         positions_BL: jax.Array | None = None,
         token_type_ids: jax.Array | None = None,
+        segments_BL: jax.Array | None = None,
         memory: tuple[jax.Array | None, jax.Array] | None = None,
         cache: Cache | None = None,
         slot: jax.Array | int = 0,
@@ -89,6 +90,7 @@ class Stack(nn.Module):
             mask_BM: which slots hold real tokens; without a cache ``M = L``.
             positions_BL: of the tokens; None to count the slots.
             token_type_ids: ``[B, L]``; None for zeros.
+            segments_BL: numbers of texts that share a row and do not see each other; None for one text.
             memory: of a decoder that reads an encoder: its hidden states (None: they are in the cache) and mask.
             cache: keys and values of the slots before.
             slot: of the first token.
@@ -98,11 +100,13 @@ class Stack(nn.Module):
             Hidden states and the cache with this call's keys and values.
 
         Raises:
-            ValueError: the sequence is longer than ``max_length``.
+            ValueError: the sequence is longer than ``max_length``, or has segments and a cache.
         """
         shape, length, slots = self.shape, x_BLD.shape[1], mask_BM.shape[1]
         if shape.max_length is not None and slots > shape.max_length:
             raise ValueError(f"{slots} tokens are longer than the model's {shape.max_length} positions")
+        if segments_BL is not None and cache is not None:
+            raise ValueError("segments: a cache holds one text a row")
         mask_BM = mask_BM.astype(bool)
         query_L = slot + jnp.arange(length)
         if positions_BL is None:
@@ -117,7 +121,7 @@ class Stack(nn.Module):
             x_BLD,
             PerLayer(local, bare),
             cache,
-            self._sights(mask_BM, query_L, positions_BL),
+            self._sights(mask_BM, query_L, positions_BL, segments_BL),
             memory,
             None if cache is None else jnp.asarray(slot),
             deterministic,
@@ -142,13 +146,17 @@ class Stack(nn.Module):
             x_BLD = norm_of(shape.block, "embedding_norm", self.dtype)(x_BLD)
         return nn.Dropout(shape.block.dropout, deterministic=deterministic)(x_BLD)
 
-    def _sights(self, mask_BM: jax.Array, query_L: jax.Array, positions_BL: jax.Array) -> tuple[Sight, ...]:
+    def _sights(
+        self, mask_BM: jax.Array, query_L: jax.Array, positions_BL: jax.Array, segments_BL: jax.Array | None
+    ) -> tuple[Sight, ...]:
         """What layers see: all of them the same, or those that are not local and those that are."""
         shape = self.shape
         distance_LM = jnp.arange(mask_BM.shape[1])[None] - query_L[:, None]
         seen_BLM = mask_BM[:, None]
         if shape.causal:
             seen_BLM = seen_BLM & (distance_LM <= 0)[None]
+        if segments_BL is not None:
+            seen_BLM = seen_BLM & (segments_BL[:, :, None] == segments_BL[:, None])
         bias = None
         if shape.relative_buckets:
             bucket_LM = relative_buckets(

@@ -190,6 +190,7 @@ class Transformer(nn.Module):
         *,
         token_type_ids: jax.Array | None = None,
         position_ids: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
         decoder_input_ids: jax.Array | None = None,
         decoder_attention_mask: jax.Array | None = None,
         deterministic: bool = True,
@@ -201,6 +202,8 @@ class Transformer(nn.Module):
             attention_mask: ``[B, L]``, zero or False at padding; None for no padding.
             token_type_ids: ``[B, L]``, of models that have them; None for zeros.
             position_ids: ``[B, L]``, from 0, of models with one stack and positions; None to count.
+            segment_ids: ``[B, L]``, of models with one stack: positions see those of the same number alone, as
+                of texts that share a row; None for one text.
             decoder_input_ids: ``[B, M]``, of models with an encoder and a decoder; None, for heads that judge a
                 whole text, for the input itself after the start token.
             decoder_attention_mask: ``[B, M]``; None for no padding.
@@ -225,11 +228,12 @@ class Transformer(nn.Module):
                 mask_BL,
                 positions_BL=position_ids,
                 token_type_ids=token_type_ids,
+                segments_BL=segment_ids,
                 deterministic=deterministic,
             )
             return self._output(x_BLD, mask_BL, input_ids)
-        if token_type_ids is not None or position_ids is not None:
-            raise ValueError("token_type_ids, position_ids: a model with two stacks has none")
+        if token_type_ids is not None or position_ids is not None or segment_ids is not None:
+            raise ValueError("token_type_ids, position_ids, segment_ids: a model with two stacks has none")
         if decoder_input_ids is None:
             decoder_input_ids = self._shifted(input_ids)
         memory_BMD = self.encode(input_ids, mask_BL, deterministic=deterministic)
@@ -282,6 +286,18 @@ class Transformer(nn.Module):
         if logits is None or logits.ndim != 3 or filled is None:
             raise ValueError("this model has no head that predicts tokens")
         return logits, filled
+
+    def token_logits(self, x_BLD: jax.Array) -> jax.Array:
+        """Logits ``[B, L, V]`` of some hidden states ``[B, L, D]``, by a head that predicts tokens.
+
+        Raises:
+            ValueError: the model's head does not.
+        """
+        slots = jnp.ones(x_BLD.shape[:2], bool)
+        logits = self._output(x_BLD, slots, slots).logits
+        if logits is None or logits.ndim != 3:
+            raise ValueError("this model has no head that predicts tokens")
+        return logits
 
     def _output(self, x_BLD: jax.Array, mask_BL: jax.Array, input_ids: jax.Array) -> Output:
         if self.shape.head is None:

@@ -9,15 +9,26 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
 from fewshot_jax.algorithms.partition import leaf_path
-from fewshot_jax.applications.application import Score
 from fewshot_jax.errors import UserError
 from fewshot_jax.training.state import TrainState
 from fewshot_jax.types import MetaParams
+
+
+class Judge(Protocol):
+    """By which number of a validation a checkpoint is the best; an application's `Score` is one."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the number."""
+        ...
+
+    @property
+    def larger_is_better(self) -> bool: ...
 
 
 class Checkpoints:
@@ -30,7 +41,7 @@ class Checkpoints:
         read_only: never write.
     """
 
-    def __init__(self, directory: Path, score: Score, *, keep: int = 2, read_only: bool = False):
+    def __init__(self, directory: Path, score: Judge, *, keep: int = 2, read_only: bool = False):
         logging.getLogger("absl").setLevel(logging.ERROR)
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN

@@ -1,5 +1,6 @@
-"""The learning curve of a run."""
+"""The learning curves of runs."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,11 @@ def learning_curve(metrics: Path, output: Path, score: Score) -> None:
         output: the PNG to write.
         score: of the application.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = read_metrics(metrics)
-    figure = Figure(figsize=(12, 3.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    loss_axes, score_axes, time_axes = figure.subplots(1, 3)
-
-    def draw(axes: Any, name: str, label: str, **style: Any) -> None:
-        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, **style)
-
-    draw(loss_axes, "loss", "query loss, training tasks")
-    draw(score_axes, score.name, "training tasks", alpha=0.6)
-    draw(score_axes, score.metric, "validation tasks", marker="o")
+    figure, (loss_axes, score_axes, time_axes) = _figure(3)
+    _draw(loss_axes, rows, "loss", "query loss, training tasks")
+    _draw(score_axes, rows, score.name, "training tasks", alpha=0.6)
+    _draw(score_axes, rows, score.metric, "validation tasks", marker="o")
     loss_axes.set(xlabel="outer step", ylabel="loss (nats)" if score.percent else "loss", ylim=(0, None))
     score_axes.set(xlabel="outer step", ylabel=score.name, ylim=(0, 1.02 if score.percent else None))
     at = {row["step"]: row["seconds"] / 60 for row in rows if row.get("seconds") is not None}
@@ -38,7 +28,44 @@ def learning_curve(metrics: Path, output: Path, score: Score) -> None:
     if timed:
         time_axes.plot(*zip(*timed, strict=True), label="validation tasks", marker="o", color="C1")
     time_axes.set(xlabel="minutes of training and validation", ylabel=score.name, ylim=score_axes.get_ylim())
-    for axes in (loss_axes, score_axes, time_axes):
+    _save(figure, output)
+
+
+def loss_curve(metrics: Path, output: Path) -> None:
+    """Draw the losses and the throughput of a pretraining run against steps.
+
+    Args:
+        metrics: its ``metrics.jsonl``.
+        output: the PNG to write.
+    """
+    rows = read_metrics(metrics)
+    figure, (loss_axes, speed_axes) = _figure(2)
+    _draw(loss_axes, rows, "loss", "training", alpha=0.6)
+    _draw(loss_axes, rows, "validation_loss", "held-out documents", marker="o")
+    _draw(speed_axes, rows, "tokens_per_second", "training")
+    loss_axes.set(xlabel="step", ylabel="loss (nats per token)")
+    speed_axes.set(xlabel="step", ylabel="tokens per second", ylim=(0, None))
+    _save(figure, output)
+
+
+def _figure(columns: int) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * columns, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, columns)
+
+
+def _draw(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, label: str, **style: Any) -> None:
+    points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label, **style)
+
+
+def _save(figure: Any, output: Path) -> None:
+    for axes in figure.axes:
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        if axes.lines:
+            axes.legend(frameon=False)
     figure.savefig(output, dpi=120)

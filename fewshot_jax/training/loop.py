@@ -1,9 +1,7 @@
-"""Meta-training: the loop around the pure step."""
+"""Meta-training: from a config to a trained run; the loop itself is in `fit`."""
 
 import dataclasses
-import math
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,20 +16,16 @@ from fewshot_jax.config_file import read_config, to_dict
 from fewshot_jax.data.loader import prefetch
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
-from fewshot_jax.parallel.mesh import replicate, shard_tasks, task_mesh
-from fewshot_jax.training.checkpoints import Checkpoints
 from fewshot_jax.training.evaluate import Evaluation, evaluate
+from fewshot_jax.training.fit import Fit, even_mesh, fit
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.learning_curve import learning_curve
-from fewshot_jax.training.metrics import MetricsFile, Progress
 from fewshot_jax.training.plan import planned
 from fewshot_jax.training.run_directory import RunDirectory, resolve
 from fewshot_jax.training.state import initial_state, learning_rate, outer_optimizer, run_keys
-from fewshot_jax.training.step import Metrics, make_step
+from fewshot_jax.training.step import make_step
 from fewshot_jax.types import MetaParams
 from fewshot_jax.versions import versions
-
-LOG_EVERY = 10  # outer steps averaged into one line of metrics.jsonl; a checkpoint ends a line too
 
 
 def train(config: Config | str | Path, run_dir: str | Path, *, quiet: bool = False) -> Evaluation | None:
@@ -112,7 +106,7 @@ def _check_traceable(application: Application) -> None:
         jax.eval_shape(make_step(learner, outer_optimizer(config.outer), steps=config.outer.steps), state, batch)
         judged = build_learner(application.functions(training=False), config, training=False)
         episode = application.stream("validation", min(config.evaluation.shots))(0, 1)
-        jax.eval_shape(episode_scores(judged, application.score), state.meta_params, episode, jax.random.key(0), 0)
+        jax.eval_shape(episode_scores(judged, application.score.of), state.meta_params, episode, jax.random.key(0), 0)
     except UserError:
         raise
     except ValueError as error:
@@ -123,88 +117,36 @@ def _check_traceable(application: Application) -> None:
 def _train(application: Application, run: RunDirectory, quiet: bool) -> None:
     config, score = application.config, application.score
     steps, tasks = config.outer.steps, config.outer.tasks
-    # As many devices as divide the meta-batch evenly; a chunk of tasks is vmapped on each.
-    mesh = task_mesh(jax.devices()[: math.gcd(tasks, jax.device_count())])
-    if mesh.size < jax.device_count() and not quiet:
-        print(
-            f"using {mesh.size} of {jax.device_count()} devices: outer.tasks={tasks} is no multiple of more",
-            file=sys.stderr,
-        )
+    mesh = even_mesh(tasks, "outer.tasks", quiet=quiet)
+    # A chunk of tasks is vmapped on each device.
     chunk = config.learner.task_chunk and config.learner.task_chunk * mesh.size
     chunked = dataclasses.replace(config, learner=dataclasses.replace(config.learner, task_chunk=chunk))
-    checkpoints = Checkpoints(run.checkpoints, score)
     functions = application.functions(training=True)
-    state = initial_state(config, functions)
-    if saved := checkpoints.steps():
-        state = checkpoints.restore(saved[-1], state)
-    state = replicate(state, mesh)
-    start = int(state.step)
-    if start and not quiet:
-        print(f"{run.path}: goes on after step {start} of {steps}", file=sys.stderr)
-
     learner = build_learner(functions, chunked, training=True)
-    step_fn = jax.jit(make_step(learner, outer_optimizer(config.outer), steps=config.outer.steps), donate_argnums=0)
-    stream, rates = application.training_stream(), np.asarray(learning_rate(config.outer)(np.arange(steps)))
-    validate = _validation(application)
-    record = {
-        "config": to_dict(config),
-        "labels": application.labels(),
-        **application.record(),
-        "versions": versions(),
-    }
-    metrics_file = MetricsFile(run.metrics, after=start)
-    progress = Progress(steps, start=start, tasks=tasks, quiet=quiet)
-    recent: list[dict[str, float]] = []
-    began = time.monotonic() - metrics_file.seconds
-
-    def seconds() -> float:
-        """Of training and validation, compilation included; a resumed run counts on."""
-        return time.monotonic() - began
-
-    def read(step: int, metrics: Metrics) -> None:
-        """Bring the metrics of a step to the host, one step late so that the device never waits."""
-        values = jax.device_get(metrics)
-        if not values["finite"]:
-            raise UserError(_not_finite(run, step, values))
-        scalars = {name: float(value) for name, value in values.items() if np.ndim(value) == 0 and name != "finite"}
-        recent.append(scalars)
-        progress.update(step, {"loss": scalars["loss"]})
-        if step % LOG_EVERY == 0 or step % config.evaluation.every == 0 or step == steps:
-            means = {name: float(np.mean([row[name] for row in recent])) for name in scalars}
-            timing = {"tasks_per_second": progress.rate(step), "seconds": seconds()}
-            metrics_file.write({"step": step, **means, "rate": float(rates[step - 1]), **timing})
-            recent.clear()
-
-    pending: tuple[int, Metrics] | None = None
-    batches = prefetch(lambda i: stream(i, tasks), range(start, steps))
-    try:
-        for step, episodes in enumerate(batches, start=start + 1):
-            state, metrics = step_fn(state, shard_tasks(episodes, mesh))
-            if pending is not None:
-                read(*pending)
-            pending = (step, metrics)
-            if step % config.evaluation.every == 0 or step == steps:
-                read(*pending)
-                pending = None
-                judged = {score.metric: validate(jax.device_put(state.meta_params, jax.devices()[0]))}
-                metrics_file.write({"step": step, **judged})
-                progress.line(step, {"loss": float(metrics["loss"]), **judged})
-                # A copy: the next step donates these buffers while they are still being written.
-                checkpoints.save(jax.tree.map(lambda leaf: leaf.copy(), state), record, judged)
-    finally:
-        batches.close()
-        progress.close()
-        metrics_file.close()
-        checkpoints.wait()
-    result = {
-        "steps": steps,
-        "best_step": checkpoints.best_step(),
-        score.metric: checkpoints.best_metric(),
-        "seconds": seconds(),
-        "resumed_at": start,
-        **versions(),
-    }
-    checkpoints.close()
+    stream, validate = application.training_stream(), _validation(application)
+    job = Fit(
+        state=lambda: initial_state(config, functions),
+        step=make_step(learner, outer_optimizer(config.outer), steps=steps),
+        batches=lambda wanted: prefetch(lambda step: stream(step, tasks), wanted),
+        mesh=mesh,
+        steps=steps,
+        every=config.evaluation.every,
+        rates=np.asarray(learning_rate(config.outer)(np.arange(steps))),
+        validate=lambda params: {score.metric: validate(jax.device_put(params, jax.devices()[0]))},
+        judge=score,
+        record={
+            "config": to_dict(config),
+            "labels": application.labels(),
+            **application.record(),
+            "versions": versions(),
+        },
+        not_finite=lambda step, metrics: _not_finite(run, step, metrics),
+        items=tasks,
+        unit="tasks",
+        title="meta-training",
+        timing=lambda _, rate: {"tasks_per_second": rate},
+    )
+    result = fit(job, run, quiet=quiet)
     learning_curve(run.metrics, run.learning_curve, score)
     run.write("result.json", result)
 
@@ -214,7 +156,7 @@ def _validation(application: Application) -> Callable[[MetaParams], float]:
     config = application.config
     evaluation = config.evaluation
     learner = build_learner(application.functions(training=False), config, training=False)
-    scores = episode_scores(learner, application.score, task_chunk=config.learner.task_chunk)
+    scores = episode_scores(learner, application.score.of, task_chunk=config.learner.task_chunk)
     streams = [application.stream("validation", shots) for shots in evaluation.shots]
 
     def validate(meta_params: MetaParams) -> float:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,18 +55,77 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+class Speed(NamedTuple):
+    """How fast some steps were.
+
+    Attributes:
+        seconds: of a step.
+        input_share: share of that in which the host waited for a batch.
+    """
+
+    seconds: float
+    input_share: float
+
+
+class StopWatch:
+    """Times steps: not the first one, which is compiled, and nothing that `resume` leaves out."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
+
+    def waited(self, seconds: float) -> None:
+        """The host waited so long for a batch."""
+        if self._since is not None:
+            self._waited += seconds
+
+    def step(self) -> None:
+        """A step has ended."""
+        now = time.monotonic()
+        if self._since is not None:
+            self._seconds += now - self._since
+            self._steps += 1
+        self._since = now
+
+    def resume(self) -> None:
+        """Leave out the time since the last step ended."""
+        self._since = time.monotonic()
+
+    def read(self) -> Speed | None:
+        """The speed since the last call; None before a second step has ended."""
+        steps, seconds, waited = self._steps, self._seconds, self._waited
+        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
+        return Speed(seconds / steps, waited / seconds) if steps and seconds else None
+
+
 class Progress:
     """A bar with rate and time left on a terminal; a line now and then elsewhere.
 
     Args:
         total: steps of the run.
         start: steps already taken.
-        tasks: tasks in a step, for the rate.
+        items: what a step takes, for the rate.
+        unit: name of the items.
+        title: of the bar.
         quiet: print nothing.
+
+    Attributes:
+        measured: items per second to show; None for the mean since the start.
     """
 
-    def __init__(self, total: int, *, start: int, tasks: int, quiet: bool = False):
-        self._total, self._start, self._tasks, self._quiet = total, start, tasks, quiet
+    measured: float | None = None
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        start: int,
+        items: float,
+        unit: str = "tasks",
+        title: str = "meta-training",
+        quiet: bool = False,
+    ):
+        self._total, self._start, self._items, self._unit, self._quiet = total, start, items, unit, quiet
         self._began = time.monotonic()
         self._bar = None
         if not quiet and sys.stderr.isatty():
@@ -74,7 +133,7 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bar = Progress(
-                TextColumn("meta-training"),
+                TextColumn(title),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[status]}"),
@@ -85,19 +144,25 @@ class Progress:
             self._bar.start()
 
     def rate(self, step: int) -> float:
-        """Tasks per second since the start."""
-        return (step - self._start) * self._tasks / max(time.monotonic() - self._began, 1e-9)
+        """Items per second since the start."""
+        return (step - self._start) * self._items / max(time.monotonic() - self._began, 1e-9)
+
+    def _shown(self, step: int) -> str:
+        rate = self.rate(step) if self.measured is None else self.measured
+        return f"{rate:,.{1 if rate < 1000 else 0}f} {self._unit}/s"
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the state after a step."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, status=f"{self.rate(step):.1f} tasks/s {_words(metrics)}")
+            self._bar.update(
+                self._task, completed=step, status=f"{self.rate(step):.1f} {self._unit}/s {_words(metrics)}"
+            )
 
     def line(self, step: int, metrics: Mapping[str, float]) -> None:
         """Report a validation."""
         if self._quiet:
             return
-        text = f"step {step}/{self._total}  {self.rate(step):.1f} tasks/s  {_words(metrics)}"
+        text = f"step {step}/{self._total}  {self._shown(step)}  {_words(metrics)}"
         if self._bar is not None:
             self._bar.console.print(text)
         else:

@@ -51,8 +51,8 @@ def check_writable(path: Path, *, flag: str) -> None:
         raise UserError(f"{path}: cannot write here ({parent} is not a writable directory); see {flag}")
 
 
-class RunDirectory:
-    """The files of a run; see the module's description."""
+class RunFiles:
+    """What the directory of every run holds: its config, metrics, checkpoints and result."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -81,6 +81,51 @@ class RunDirectory:
         """What the finished run wrote, or None."""
         return self._read("result.json")
 
+    def _check_free(self, changed: list[str]) -> None:
+        """Check that a run can start, or go on, here, given how its config differs from that of the one here.
+
+        Raises:
+            UserError: another run is here, or files that are no run, or the
+                directory cannot be written.
+        """
+        if changed:
+            raise UserError(
+                f"{self.path}: holds a run of another config ({'; '.join(changed)}); "
+                "give another --run-dir, or the same settings to resume it"
+            )
+        if not self.exists() and self.path.is_dir() and any(self.path.iterdir()):
+            raise UserError(f"{self.path}: is not empty and holds no run; give another --run-dir")
+        check_writable(self.path, flag="--run-dir")
+
+    def _config(self, kind: type[Any], command: str) -> Any:
+        """The config of a run that a command made."""
+        if not self.exists():
+            what = "is not a run directory (it has no config.yaml)" if self.path.exists() else "does not exist"
+            raise UserError(f"{self.path}: {what}; 'fewshot-jax {command} CONFIG --run-dir RUN' makes one")
+        try:
+            return read_config(self.path / "config.yaml", kind)
+        except UserError as error:
+            raise UserError(f"{error} (expected the config of a run of 'fewshot-jax {command}')") from None
+
+    def _write_config(self, config: Any) -> None:
+        partial = self.path / ".config.yaml.partial"
+        write_config(config, partial)
+        partial.replace(self.path / "config.yaml")
+
+    def write(self, name: str, values: Any) -> None:
+        """Write a JSON file whole or not at all."""
+        partial = self.path / f".{name}.partial"
+        partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        partial.replace(self.path / name)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+class RunDirectory(RunFiles):
+    """The files of a meta-training run; see the module's description."""
+
     def evaluation(self) -> dict[str, Any] | None:
         """The last evaluation, or None."""
         return self._read("evaluation.json")
@@ -91,10 +136,7 @@ class RunDirectory:
         Raises:
             UserError: there is no run here.
         """
-        if not self.exists():
-            what = "is not a run directory (it has no config.yaml)" if self.path.exists() else "does not exist"
-            raise UserError(f"{self.path}: {what}; 'fewshot-jax train CONFIG --run-dir RUN' makes one")
-        return read_config(self.path / "config.yaml")
+        return self._config(Config, "train")
 
     def labels(self) -> dict[str, list[str]]:
         """The class names of each split."""
@@ -111,21 +153,15 @@ class RunDirectory:
             UserError: another run is here, or files that are no run, or the
                 directory cannot be written.
         """
-        if self.exists():
+        changed = []
+        if self.resumable():
             ignore = [*FREE]
             if config.learner.name == "multi_task":  # its inner loop serves validation alone
                 ignore.append("inner.")
             if config.learner.plan:  # what the plan chose stands in the run's config alone
                 ignore += [f"learner.{name}" for name in PLANNED]
-            changed = differences(self.config(), config, ignore=tuple(ignore)) if self.resumable() else []
-            if changed:
-                raise UserError(
-                    f"{self.path}: holds a run of another config ({'; '.join(changed)}); "
-                    "give another --run-dir, or the same settings to resume it"
-                )
-        elif self.path.is_dir() and any(self.path.iterdir()):
-            raise UserError(f"{self.path}: is not empty and holds no run; give another --run-dir")
-        check_writable(self.path, flag="--run-dir")
+            changed = differences(self.config(), config, ignore=tuple(ignore))
+        self._check_free(changed)
 
     def start(self, application: Application) -> None:
         """Write what a run needs to be resumed; the config last, which marks a run."""
@@ -147,11 +183,6 @@ class RunDirectory:
         if changed != stored:
             self._write_config(changed)
 
-    def _write_config(self, config: Config) -> None:
-        partial = self.path / ".config.yaml.partial"
-        write_config(config, partial)
-        partial.replace(self.path / "config.yaml")
-
     def check_data(self, application: Application) -> None:
         """Check that the data is what the run was started with.
 
@@ -167,13 +198,3 @@ class RunDirectory:
                 f"{self.path}: the data has changed since this run started (splits: {', '.join(changed)}); "
                 "restore the files that data.path names, or start a new run"
             )
-
-    def write(self, name: str, values: Any) -> None:
-        """Write a JSON file whole or not at all."""
-        partial = self.path / f".{name}.partial"
-        partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(self.path / name)
-
-    def _read(self, name: str) -> dict[str, Any] | None:
-        path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

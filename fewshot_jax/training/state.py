@@ -11,6 +11,7 @@ from fewshot_jax.algorithms.gradient_based import RATES
 from fewshot_jax.algorithms.partition import leaf_path
 from fewshot_jax.applications.application import Functions
 from fewshot_jax.config import Config, OuterConfig
+from fewshot_jax.config.pretraining import OptimizerConfig
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.types import MetaParams
 
@@ -31,7 +32,7 @@ class TrainState(NamedTuple):
     key: jax.Array
 
 
-def learning_rate(config: OuterConfig) -> optax.Schedule:
+def learning_rate(config: OuterConfig | OptimizerConfig) -> optax.Schedule:
     """Linear warm-up from zero, then cosine decay to zero at the last step."""
     warmup = round(config.warmup * config.steps)
     return optax.warmup_cosine_decay_schedule(0.0, config.rate, warmup, max(config.steps, warmup + 1))
@@ -52,7 +53,7 @@ def learned_rates(params: MetaParams) -> MetaParams:
     return {name: jax.tree.map(lambda _, name=name: name == RATES, tree) for name, tree in params.items()}
 
 
-def outer_optimizer(config: OuterConfig) -> optax.GradientTransformation:
+def outer_optimizer(config: OuterConfig | OptimizerConfig) -> optax.GradientTransformation:
     """AdamW after clipping to a global norm; only kernels and embeddings decay, and learned rates stop at zero."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip),

@@ -39,6 +39,20 @@ def test_special_tokens_have_the_first_ids(tokenizer):
     assert sorted(tokenizer.get_vocab().values()) == list(range(tokenizer.get_vocab_size()))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_special_tokens_follow_the_others_and_are_never_split(kind, tmp_path):
+    more = [f"<extra_id_{n}>" for n in range(3)]
+    made = train_tokenizer(tied_texts(), kind=kind, vocab_size=300, extra_special=more)
+    assert [made.token_to_id(token) for token in (*SPECIAL_TOKENS, *more)] == list(range(8))
+    assert made.get_vocab_size() <= 300
+    save_tokenizer(made, tmp_path)
+    ids = made.encode("ab <extra_id_1>").ids
+    assert 6 in ids
+    assert "extra" not in load_tokenizer(tmp_path).decode(ids), "decoding leaves it out"
+    with pytest.raises(UserError, match="choose at least"):
+        train_tokenizer(tied_texts(), kind=kind, vocab_size=8, extra_special=more)
+
+
 def test_a_text_starts_with_cls_and_nothing_follows_it(tokenizer):
     tokens = tokenizer.encode("Book the CAFE now!").tokens
     assert tokens[0] == "[CLS]" and "[SEP]" not in tokens

@@ -1,0 +1,62 @@
+"""``fewshot-jax pretrain CONFIG --run-dir RUN``."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fewshot_jax.cli.arguments import config_path, parse, print_json
+from fewshot_jax.config.pretraining import PretrainConfig
+from fewshot_jax.config_file import read_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Train a language model on raw texts; RUN/model is the result, as transformers reads it.
+
+    On an existing run directory of the same config, the run goes on where it stopped.
+
+    Attributes:
+        config: YAML file; any of its fields can be overridden, as in --corpus.path texts.jsonl.
+        run_dir: directory for the config, the packed texts, checkpoints, metrics and model of the run.
+        quiet: print no progress.
+        json: print the result as JSON.
+        settings: the fields of the config.
+    """
+
+    config: tyro.conf.Positional[Path]
+    run_dir: Path
+    quiet: bool = False
+    json: bool = False
+    settings: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    config = config_path("pretrain", arguments)
+    settings = read_config(config, PretrainConfig) if config is not None else PretrainConfig()
+    parsed = parse(
+        Arguments,
+        "pretrain",
+        arguments,
+        default=Arguments(config=tyro.MISSING, run_dir=tyro.MISSING, settings=settings),
+    )
+    from fewshot_jax.training.pretrain import pretrain
+
+    try:
+        result = pretrain(parsed.settings, parsed.run_dir, quiet=parsed.quiet)
+    except KeyboardInterrupt:
+        print("the same command goes on from the last checkpoint", file=sys.stderr)
+        raise
+    if parsed.json:
+        print_json(result)
+        return
+    speed, mfu = result["tokens_per_second"], result["mfu"]
+    measured = "" if speed is None else f"; {speed:,.0f} tokens/s, {mfu:.1%} model-FLOP utilisation"
+    print(
+        f"{parsed.run_dir / 'model'}: {result['validation_loss']:.3f} nats per token on held-out documents "
+        f"(perplexity {result['validation_perplexity']:.1f}) at step {result['best_step']}{measured}"
+    )

@@ -1,0 +1,1 @@
+"""Raw texts for pretraining: documents, packed windows, masks, batches."""

@@ -1,0 +1,212 @@
+"""Pretraining: from a config and raw texts to a language model."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fewshot_jax.config.pretraining import PretrainConfig
+from fewshot_jax.config_file import read_config, to_dict
+from fewshot_jax.data.pretraining.objectives import Questions, questions, vocabulary_of
+from fewshot_jax.data.pretraining.pipeline import held_out_batches, read_ahead, training_batches
+from fewshot_jax.errors import require
+from fewshot_jax.models.huggingface.pretrained import Pretrained
+from fewshot_jax.models.huggingface.save import save_pretrained
+from fewshot_jax.training.checkpoints import Checkpoints
+from fewshot_jax.training.corpus import (
+    Corpus,
+    Documents,
+    documents_of,
+    load_text_tokenizer,
+    make_tokenizer,
+    pack_corpus,
+    read_corpus,
+)
+from fewshot_jax.training.fit import Fit, even_mesh, fit
+from fewshot_jax.training.language_model import build_model, held_out_loss, language_model_grad
+from fewshot_jax.training.learning_curve import loss_curve
+from fewshot_jax.training.metrics import Speed, read_metrics
+from fewshot_jax.training.pretraining_directory import PretrainingDirectory, resolve
+from fewshot_jax.training.state import TrainState, learning_rate, outer_optimizer, run_keys
+from fewshot_jax.training.step import guarded_step
+from fewshot_jax.training.utilisation import peak_flops, training_flops
+from fewshot_jax.versions import versions
+
+
+class HeldOut(NamedTuple):
+    """The checkpoint of the lowest loss on held-out documents is the best."""
+
+    metric: str = "validation_loss"
+    larger_is_better: bool = False
+
+
+def pretrain(config: PretrainConfig | str | Path, run_dir: str | Path, *, quiet: bool = False) -> dict[str, Any]:
+    """Train a language model on raw texts; on an existing run directory of the same config, go on with it.
+
+    Args:
+        config: a `PretrainConfig`, or the path of a YAML file.
+        run_dir: where the run's files go; see `pretraining_directory`. ``RUN/model`` is the trained model, for
+            `load_pretrained` and for transformers.
+        quiet: no progress.
+
+    Returns:
+        The contents of ``result.json``: ``validation_loss`` (nats per token) and ``validation_perplexity`` of the
+        best checkpoint, ``best_step``, ``tokens_per_second``, ``mfu``, ``packing_efficiency`` and more.
+
+    Raises:
+        UserError: the texts, the tokenizer or the model cannot be used, the directory cannot be written, or the
+            loss stopped being finite; the message names place and remedy.
+    """
+    config = resolve(config if isinstance(config, PretrainConfig) else read_config(config, PretrainConfig))
+    config = _model_of_run(config)
+    run = PretrainingDirectory(run_dir)
+    run.check_startable(config)
+    if run.resumable() and (result := run.result()) is not None:
+        if not quiet:
+            print(f"{run.path}: the training of this run is finished", file=sys.stderr)
+        return result
+    documents: Documents | None = None
+    if not run.resumable():
+        documents = documents_of(config)
+        run.start(config)
+        make_tokenizer(config, documents, run)
+    tokenizer = load_text_tokenizer(run.tokenizer, "tokenizer.path")
+    where = config.tokenizer.path or config.model.pretrained or str(run.tokenizer)
+    vocabulary = vocabulary_of(tokenizer, where)
+    pretrained = build_model(config, vocabulary)
+    # To the host, where the parameters before training do not take the device's memory.
+    pretrained = dataclasses.replace(pretrained, params=jax.device_get(pretrained.params))
+    start = pretrained.module.shape.start_id
+    asked = questions(config, vocabulary, decoder_start=vocabulary.pad if start is None else start, where=where)
+    if documents is None:
+        corpus = read_corpus(asked, run)
+    else:
+        corpus = pack_corpus(config, documents, tokenizer, asked, run, quiet=quiet)
+        del documents
+    result = _train(config, run, pretrained, corpus, asked, quiet=quiet)
+    run.write("result.json", result)
+    return result
+
+
+def _model_of_run(config: PretrainConfig) -> PretrainConfig:
+    """Where model.pretrained is a pretraining run, its model."""
+    if config.model.pretrained is None:
+        return config
+    path = Path(config.model.pretrained)
+    if not (path / "config.yaml").exists() or (path / "config.json").exists():
+        return config
+    model = PretrainingDirectory(path).model
+    require(
+        model.is_dir(),
+        f"model.pretrained={path}: this run has no model/ yet; let 'fewshot-jax pretrain' finish it first",
+    )
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=str(model)))
+
+
+def _train(
+    config: PretrainConfig,
+    run: PretrainingDirectory,
+    pretrained: Pretrained,
+    corpus: Corpus,
+    asked: Questions,
+    *,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Train, draw the learning curve, write the model; the result to be written."""
+    batch, module, steps = config.batch, pretrained.module, config.optimizer.steps
+    mesh = even_mesh(batch.sequences, "batch.sequences", quiet=quiet)
+    optimizer = outer_optimizer(config.optimizer)
+    windows = training_batches(corpus.train, asked.ask, sequences=batch.sequences, seed=config.seed)
+    held_out = held_out_batches(
+        corpus.validation,
+        asked.ask,
+        sequences=batch.sequences,
+        batches=config.evaluation.batches,
+        seed=config.seed,
+    )
+    require(
+        any(held["weight"].any() for held in held_out),
+        "the held-out documents are too short to predict a token of; give more text, raise corpus.validation_share, "
+        "or lower batch.length",
+    )
+    efficiency = corpus.train.efficiency
+    tokens = batch.sequences * asked.packing.length * efficiency
+    flops = training_flops(
+        module.shape,
+        pretrained.params,
+        sequences=batch.sequences,
+        input=asked.input,
+        target=asked.target,
+        predicted=asked.predicted,
+    )
+    peak = peak_flops(mesh.size)
+
+    def state() -> TrainState:
+        # A copy: the first step donates it.
+        params = {"params": jax.tree.map(jnp.array, pretrained.params)}
+        return TrainState(
+            jnp.int32(0), params, optimizer.init(params), jax.random.key_data(run_keys(config.seed).train)
+        )
+
+    def timing(speed: Speed | None, rate: float) -> dict[str, float | None]:
+        measured = {
+            "tokens_per_second": speed and tokens / speed.seconds,
+            "mfu": speed and flops / speed.seconds / peak,
+            "input_share": speed and speed.input_share,
+        }
+        return {**measured, "packing_efficiency": efficiency}
+
+    job = Fit(
+        state=state,
+        step=guarded_step(language_model_grad(module, dropout=config.model.dropout > 0), optimizer, steps=steps),
+        batches=lambda wanted: read_ahead(windows, wanted, workers=batch.workers),
+        mesh=mesh,
+        steps=steps,
+        every=config.evaluation.every,
+        rates=np.asarray(learning_rate(config.optimizer)(np.arange(steps))),
+        validate=held_out_loss(module, held_out, mesh),
+        judge=HeldOut(),
+        record={"config": to_dict(config), "versions": versions()},
+        not_finite=lambda step, metrics: _not_finite(run, step, metrics),
+        items=tokens,
+        unit="tokens",
+        title="pretraining",
+        timing=timing,
+    )
+    result = fit(job, run, quiet=quiet)
+    loss_curve(run.metrics, run.learning_curve)
+    best = result["best_step"]
+    checkpoints = Checkpoints(run.checkpoints, HeldOut(), read_only=True)
+    try:
+        like = {"params": jax.tree.map(jnp.array, pretrained.params)}
+        params = checkpoints.restore_meta_params(best, like)["params"]
+    finally:
+        checkpoints.close()
+    save_pretrained(run.model, dataclasses.replace(pretrained, params=params, path=run.tokenizer))
+    rows = read_metrics(run.metrics)
+    means = {
+        name: float(np.mean(values)) if (values := [row[name] for row in rows if row.get(name) is not None]) else None
+        for name in ("tokens_per_second", "mfu", "input_share")
+    }
+    judged = next(row for row in rows if "validation_loss" in row and row["step"] == best)
+    return {
+        **result,
+        "validation_perplexity": judged["validation_perplexity"],
+        **means,
+        "peak_flops": peak,
+        "packing_efficiency": efficiency,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(pretrained.params)),
+    }
+
+
+def _not_finite(run: PretrainingDirectory, step: int, metrics: dict[str, Any]) -> str:
+    """Say what stopped being finite, and what to do."""
+    what = "the gradient" if np.isfinite(metrics["loss"]) else "the loss"
+    return (
+        f"{run.path}: {what} is not finite at step {step}; the last checkpoint is untouched. "
+        "Lower optimizer.rate or raise optimizer.warmup, and start again in another --run-dir"
+    )

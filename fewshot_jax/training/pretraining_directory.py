@@ -1,0 +1,96 @@
+"""The directory of a pretraining run.
+
+config.yaml          the resolved config
+tokenizer/           the tokenizer, as transformers reads it
+data/                the packed windows of training and held-out documents; not needed once the run has ended
+data.json            how many documents, tokens and windows there are; written when data/ is whole
+metrics.jsonl        a line every few steps, and one for each validation
+checkpoints/         Orbax, one folder a step
+learning_curve.png
+model/               the best checkpoint as a Hugging Face directory, with the tokenizer
+result.json          written when the run ends; a run without it is unfinished
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from fewshot_jax.config.pretraining import PretrainConfig
+from fewshot_jax.config_file import differences
+from fewshot_jax.errors import UserError
+from fewshot_jax.training.run_directory import RunFiles
+
+FREE = ("batch.workers",)  # may change while a run goes on: the batches are the same
+
+
+class PretrainingDirectory(RunFiles):
+    """The files of a pretraining run; see the module's description."""
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    def windows(self, split: str) -> Path:
+        """Where the windows of a split are."""
+        return self.path / "data" / split
+
+    def data(self) -> dict[str, Any] | None:
+        """What ``data.json`` says, or None."""
+        return self._read("data.json")
+
+    def config(self) -> PretrainConfig:
+        """The resolved config.
+
+        Raises:
+            UserError: there is no run here, or one of another kind.
+        """
+        return self._config(PretrainConfig, "pretrain")
+
+    def resumable(self) -> bool:
+        """Whether a run here has a checkpoint, and its corpus."""
+        return super().resumable() and self.data() is not None
+
+    def check_startable(self, config: PretrainConfig) -> None:
+        """Check that a run of this config can start, or go on, here.
+
+        Raises:
+            UserError: another run is here, or files that are no run, or the
+                directory cannot be written.
+        """
+        self._check_free(differences(self.config(), config, ignore=FREE) if self.resumable() else [])
+
+    def start(self, config: PretrainConfig) -> None:
+        """Write the config, which marks a run.
+
+        Raises:
+            UserError: the directory cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "data.json").unlink(missing_ok=True)
+            self._write_config(config)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot write the run directory ({error}); see --run-dir") from None
+
+
+def resolve(config: PretrainConfig) -> PretrainConfig:
+    """Make the config independent of the working directory."""
+
+    def absolute(section: Any, name: str) -> Any:
+        value = getattr(section, name)
+        return section if value is None else dataclasses.replace(section, **{name: str(_absolute(value))})
+
+    return dataclasses.replace(
+        config,
+        corpus=absolute(config.corpus, "path"),
+        tokenizer=absolute(config.tokenizer, "path"),
+        model=absolute(config.model, "pretrained"),
+    )
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().resolve()
