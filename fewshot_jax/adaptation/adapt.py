@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import jax
 import numpy as np
 
 from fewshot_jax.adaptation.classifier import Classifier
-from fewshot_jax.applications.text_classification import TOKENIZER, encode_for, text_functions
+from fewshot_jax.adaptation.writer import Writer, adapt_writer
+from fewshot_jax.applications.text_classification import TOKENIZER, encode_for, text_functions, with_label_names
+from fewshot_jax.config import WRITES, Config
+from fewshot_jax.data.examples import Example
 from fewshot_jax.data.loader import bucket, text_batch
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import text_split
@@ -30,25 +33,37 @@ def unknown_share(tokenizer: "Tokenizer", texts: Sequence[str]) -> float:
     return sum(i == unknown for i in ids) / max(len(ids), 1)
 
 
-def adapt(run_dir: str | Path, records: Sequence[Record]) -> Classifier:
-    """Adapt the best checkpoint of a run to labelled texts.
+def adapt(run_dir: str | Path, records: Sequence[Record] | Sequence[Example]) -> Classifier | Writer:
+    """Adapt the best checkpoint of a run to labelled texts, or to examples of what to write.
 
-    The labels need not be among the run's; the run's own data is not read.
+    The labels need not be among the run's; the run's own data is not read. With `episodes.label_names`
+    the names of the labels are support texts too.
 
     Args:
         run_dir: of a meta-trained run.
-        records: labelled texts, at least two labels.
+        records: labelled texts, at least two labels; of a run that writes, `Example`s of one task.
 
     Returns:
-        The classifier.
+        The classifier, or the writer.
 
     Raises:
-        UserError: there is no run, it has no checkpoint, or there is one label only.
+        UserError: there is no run, it has no checkpoint, or the examples are not of its kind, or too few.
     """
     run = RunDirectory(run_dir)
     config = run.config()
+    kind = Example if config.application in WRITES else Record
+    if not all(isinstance(record, kind) for record in records):
+        raise UserError(
+            f"{run.path}: is a run of {config.application}, which adapts to records of type {kind.__name__}"
+        )
+    if config.application in WRITES:
+        return adapt_writer(run, cast(Sequence[Example], records))
     if config.application != "text_classification":
-        raise UserError(f"{run.path}: is a run of {config.application}; adapt serves text classification")
+        raise UserError(f"{run.path}: is a run of {config.application}; adapt serves texts")
+    return _classifier(run, config, cast(Sequence[Record], records))
+
+
+def _classifier(run: RunDirectory, config: Config, records: Sequence[Record]) -> Classifier:
     tokenizer = load_tokenizer(run.path / TOKENIZER)
     data = text_split(records)
     if not records:
@@ -58,12 +73,14 @@ def adapt(run_dir: str | Path, records: Sequence[Record]) -> Classifier:
     sizes = {"vocab_size": tokenizer.get_vocab_size(), "joint_classes": len(run.labels().get("train", []))}
     trained = text_functions(config, **sizes, ways=config.episodes.ways, training=True)
     meta_params, _ = restore_best(run, initial_state(config, trained))
-    encoded = encode_for(config, tokenizer, data.texts)
+    texts = with_label_names(config, data)
+    encoded = encode_for(config, tokenizer, texts)
     length = bucket(int(encoded.lengths.max()), config.tokenizer.buckets)
+    names = np.arange(len(texts) - len(data.texts), dtype=np.int32)
     support = {
-        **text_batch(encoded, np.arange(len(data.texts)), length),
-        "label": data.label,
-        "mask": np.ones(len(data.texts), bool),
+        **text_batch(encoded, np.arange(len(texts)), length),
+        "label": np.concatenate([data.label, names]),
+        "mask": np.ones(len(texts), bool),
     }
     functions = text_functions(config, **sizes, ways=len(data.classes), training=False)
     learner = build_learner(functions, config, training=False)

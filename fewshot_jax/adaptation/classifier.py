@@ -1,32 +1,22 @@
-"""A saved few-shot classifier: load it, predict with it.
+"""A saved few-shot classifier: load it, predict with it."""
 
-model.safetensors    what the learner adapted: parameters, prototypes
-model.json           config, label names, versions
-tokenizer.json, tokenizer_config.json
-"""
-
-import json
-import os
-import shutil
-import tempfile
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
+from fewshot_jax.adaptation.saving import read_model, save_model
+from fewshot_jax.adaptation.writer import Writer, load_writer
 from fewshot_jax.applications.text_classification import encode_for, text_functions
-from fewshot_jax.config import Config
-from fewshot_jax.config_file import from_dict, to_dict
+from fewshot_jax.config import WRITES, Config
 from fewshot_jax.data.loader import bucket, text_batch
 from fewshot_jax.data.tokenization import load_tokenizer, save_tokenizer
 from fewshot_jax.errors import UserError
 from fewshot_jax.training.learners import build_learner
-from fewshot_jax.training.run_directory import check_writable
 from fewshot_jax.types import PyTree
-from fewshot_jax.versions import versions
 
 _BATCH = 256  # texts predicted at once; a constant, so that each length compiles once
 
@@ -100,41 +90,17 @@ class Classifier:
         Raises:
             UserError: the directory exists and is not empty, or cannot be written.
         """
-        from safetensors.numpy import save_file
-
-        directory = Path(directory)
-        check_output(directory)
-        try:
-            directory.absolute().parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.absolute().parent))
-        except OSError as error:
-            raise UserError(f"{directory}: cannot write here ({error}); see --output") from None
-        try:
-            save_file(
-                {k: np.array(v, order="C") for k, v in flatten_dict(self.adapted, sep="/").items()},
-                partial / "model.safetensors",
-            )
-            save_tokenizer(self.tokenizer, partial)
-            record = {"labels": self.labels, "config": to_dict(self.config), "versions": versions()}
-            (partial / "model.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            partial.chmod(0o755)
-            if directory.exists():
-                directory.rmdir()
-            os.replace(partial, directory)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise UserError(f"{directory}: cannot write here ({error}); see --output") from None
+        save_model(
+            directory,
+            self.adapted,
+            self.config,
+            {"labels": self.labels},
+            functools.partial(save_tokenizer, self.tokenizer),
+        )
 
 
-def check_output(directory: Path) -> None:
-    """Raise a UserError if a model cannot be saved as a new directory."""
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory}: exists and is not an empty directory; give another --output")
-    check_writable(directory, flag="--output")
-
-
-def load(directory: str | Path) -> Classifier:
-    """Load a classifier that ``adapt`` saved.
+def load(directory: str | Path) -> "Classifier | Writer":
+    """Load a model that ``adapt`` saved: a `Classifier` of texts, or a `Writer` of others.
 
     Args:
         directory: with ``model.safetensors``, ``model.json`` and the tokenizer.
@@ -145,21 +111,15 @@ def load(directory: str | Path) -> Classifier:
     Example:
         ``fsj.load("my-model").predict(["what is my balance?"])``
     """
-    from safetensors.numpy import load_file
-
     directory = Path(directory)
-    if not (directory / "model.json").exists():
-        what = "does not exist"
-        if directory.exists():
-            run = (directory / "config.yaml").exists()
-            what = "is a run, which is yet to be adapted" if run else "holds no adapted model (no model.json)"
-        raise UserError(f"{directory}: {what}; make a model with 'fewshot-jax adapt RUN --data FILE --output DIR'")
     try:
-        record = json.loads((directory / "model.json").read_text(encoding="utf-8"))
-        adapted = unflatten_dict(load_file(directory / "model.safetensors"), sep="/")
-        labels, config = record["labels"], from_dict(record["config"], source=str(directory / "model.json"))
-        classifier = Classifier(adapted, labels, load_tokenizer(directory), config)
+        adapted, config, record = read_model(directory)
+        if config.application in WRITES:
+            return load_writer(directory, adapted, config)
+        classifier = Classifier(adapted, record["labels"], load_tokenizer(directory), config)
         classifier.check()
+    except UserError:
+        raise
     except Exception as error:  # whatever a torn or edited file can lead to
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{directory}: the saved model is damaged ({reason}); adapt and save it again") from error

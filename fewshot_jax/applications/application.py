@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import jax
 
 from fewshot_jax.config import Config
-from fewshot_jax.types import BatchFn, Episode, Key, LossFn, MetaLearner, MetaParams, Params, PyTree
+from fewshot_jax.types import Batch, BatchFn, Episode, Key, LossFn, MetaLearner, MetaParams, Params, PyTree
 
 Stream = Callable[[int, int], Episode]  # (step, tasks) -> the meta-batch of that step, as arrays
 
@@ -23,7 +23,11 @@ class Functions(NamedTuple):
         embed_fn: ``(params, batch, rng) -> [B, D]``; None where there are no classes to compare.
         task_init_fn: where a task's inner loop starts; None for the meta-parameters themselves.
         prototype_init_fn: the same with prototypes for a head; None where there are no classes.
+        scratch_params: ``rng -> params`` that know nothing, where `init_params` gives pretrained ones.
         context: where the context parameters of a task start (cavia).
+        write_fn: ``output_fn`` with generated ``ids`` beside; None where nothing is written.
+        join_fn: ``(support, query) -> batch``, the support set before each query (metaicl); None where the model
+            reads no examples.
         ways: classes of the head, None for none.
     """
 
@@ -34,7 +38,10 @@ class Functions(NamedTuple):
     embed_fn: BatchFn | None = None
     task_init_fn: BatchFn | None = None
     prototype_init_fn: BatchFn | None = None
+    scratch_params: Callable[[Key], Params] | None = None
     context: PyTree = None
+    write_fn: BatchFn | None = None
+    join_fn: Callable[[Batch, Batch], Batch] | None = None
     ways: int | None = None
 
 
@@ -71,7 +78,11 @@ class Application(Protocol):
 
     @property
     def score(self) -> Score:
-        """Of its outputs."""
+        """Of its outputs: what checkpoints and loops are chosen by, the first of `scores`."""
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """All that its outputs are judged by."""
 
     def with_config(self, config: Config) -> Self:
         """The same data for another learner or inner loop."""

@@ -56,12 +56,16 @@ def _mean_squared_error(outputs: jax.Array, episode: Episode) -> jax.Array:
     return jnp.mean((outputs - episode.query["y"]) ** 2)
 
 
+SQUARED_ERROR = Score("mean squared error", _mean_squared_error, larger_is_better=False, percent=False)
+
+
 @dataclass(frozen=True)
 class Regression:
     """The application of one run; see `application.Application`. An item is ``{"x": [1], "y": [1]}``."""
 
     config: Config
-    score: ClassVar[Score] = Score("mean squared error", _mean_squared_error, larger_is_better=False, percent=False)
+    score: ClassVar[Score] = SQUARED_ERROR
+    scores: ClassVar[tuple[Score, ...]] = (SQUARED_ERROR,)
 
     @classmethod
     def build(cls, config: Config, saved: Path | None = None) -> Self:

@@ -4,14 +4,20 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_jax.applications.application import Application, Score
+from fewshot_jax.applications.dialogue import Dialogue
 from fewshot_jax.applications.image_classification import ImageClassification
+from fewshot_jax.applications.question_answering import QuestionAnswering
 from fewshot_jax.applications.regression import Regression
 from fewshot_jax.applications.text_classification import TextClassification
+from fewshot_jax.applications.translation import Translation
 from fewshot_jax.config import Config
 
 APPLICATIONS: dict[str, Any] = {
     "text_classification": TextClassification,
     "image_classification": ImageClassification,
+    "question_answering": QuestionAnswering,
+    "translation": Translation,
+    "dialogue": Dialogue,
     "regression": Regression,
 }
 

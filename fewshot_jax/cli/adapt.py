@@ -14,11 +14,12 @@ MUCH_UNKNOWN = 0.3  # share of unknown tokens above which a warning is due
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Adapt a meta-trained run to labelled texts and save the model.
+    """Adapt a meta-trained run to a few examples and save the model.
 
     Attributes:
         model: run directory of 'fewshot-jax train'.
-        data: CSV, TSV or JSONL file with a text and a label in each row.
+        data: of classification, a CSV, TSV or JSONL file with a text and a label in each row; of other applications
+            a file of the form that the run was trained on.
         output: new directory for the adapted model.
         text_field: column or field of the text.
         label_field: column or field of the label.
@@ -35,15 +36,28 @@ def run(arguments: Sequence[str]) -> None:
     """Run the command."""
     parsed = parse(Arguments, "adapt", arguments)
     from fewshot_jax.adaptation.adapt import adapt, unknown_share
-    from fewshot_jax.adaptation.classifier import check_output
+    from fewshot_jax.adaptation.classifier import Classifier
+    from fewshot_jax.adaptation.saving import check_output
+    from fewshot_jax.adaptation.writer import saved_model
+    from fewshot_jax.applications.table import APPLICATIONS
+    from fewshot_jax.config import WRITES
     from fewshot_jax.data.files import read_records
     from fewshot_jax.training.run_directory import RunDirectory
 
     check_output(parsed.output)
+    config = RunDirectory(parsed.model).config()
+    if config.application in WRITES:
+        application, model = APPLICATIONS[config.application], saved_model(config, parsed.model)
+        examples = application.read(config, parsed.data, model)
+        writer = adapt(parsed.model, examples)
+        _tell_unfinished(parsed.model)
+        writer.save(parsed.output)
+        print(f"adapted to {len(examples)} examples; saved in {parsed.output}")
+        return
     records = read_records(parsed.data, text=parsed.text_field, label=parsed.label_field)
     classifier = adapt(parsed.model, records)
-    if RunDirectory(parsed.model).result() is None:
-        print(f"note: {parsed.model} is unfinished; this is its best checkpoint so far", file=sys.stderr)
+    assert isinstance(classifier, Classifier)
+    _tell_unfinished(parsed.model)
     texts = [record.text for record in records]
     if (unknown := unknown_share(classifier.tokenizer, texts)) > MUCH_UNKNOWN:
         print(
@@ -57,3 +71,10 @@ def run(arguments: Sequence[str]) -> None:
         f"adapted to {len(records)} examples of {len(classifier.labels)} classes, of which it labels {right} right; "
         f"saved in {parsed.output}"
     )
+
+
+def _tell_unfinished(run: Path) -> None:
+    from fewshot_jax.training.run_directory import RunDirectory
+
+    if RunDirectory(run).result() is None:
+        print(f"note: {run} is unfinished; this is its best checkpoint so far", file=sys.stderr)

@@ -15,13 +15,14 @@ from fewshot_jax.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Label the texts of a file with an adapted model.
+    """Label, answer, translate or reply to the rows of a file with an adapted model.
 
-    The output has the rows of the input with predicted_label and probability.
+    The output has the rows of the input with predicted_label and probability, or with what was written.
 
     Attributes:
         model: directory of 'fewshot-jax adapt'.
-        input: CSV, TSV, JSONL, or plain text with one text per line.
+        input: CSV, TSV or JSONL with a text in each row (questions have a question and a context, dialogues are
+            JSONL with turns), or plain text with one text per line.
         output: .csv, .tsv or .jsonl file to write.
         text_field: column or field of the text.
     """
@@ -42,24 +43,42 @@ def run(arguments: Sequence[str]) -> None:
     if parsed.output.absolute() == parsed.input.absolute():
         raise UserError(f"{parsed.output}: is the input as well; give another --output")
     from fewshot_jax.adaptation.classifier import load
+    from fewshot_jax.adaptation.writer import Writer
+    from fewshot_jax.applications.table import APPLICATIONS
     from fewshot_jax.data.files import read_texts
 
+    model = load(parsed.model)
+    if isinstance(model, Writer):
+        rows, sources = APPLICATIONS[model.config.application].sources(model.config, parsed.input, model.model)
+        _check_free(parsed.input, rows, {"written"})
+        written = [{**row, "written": text} for row, text in zip(rows, model.predict(sources), strict=True)]
+        _write(parsed.output, written)
+        print(f"wrote to {len(written)} rows; in {parsed.output}")
+        return
     rows, texts = read_texts(parsed.input, text=parsed.text_field)
-    if taken := sorted({"predicted_label", "probability"} & rows[0].keys()):
-        raise UserError(f"{parsed.input}: has a column '{taken[0]}', which the output adds; rename it")
-    predictions = load(parsed.model).predict(texts)
+    _check_free(parsed.input, rows, {"predicted_label", "probability"})
+    predictions = model.predict(texts)
     labelled = [
         {**row, "predicted_label": prediction.label, "probability": round(prediction.probability, 4)}
         for row, prediction in zip(rows, predictions, strict=True)
     ]
-    try:
-        _write(parsed.output, labelled)
-    except OSError as error:
-        raise UserError(f"{parsed.output}: cannot be written ({error.strerror}); see --output") from None
+    _write(parsed.output, labelled)
     print(f"labelled {len(texts)} texts; written to {parsed.output}")
 
 
+def _check_free(path: Path, rows: list[dict[str, Any]], added: set[str]) -> None:
+    if taken := sorted(added & rows[0].keys()):
+        raise UserError(f"{path}: has a column '{taken[0]}', which the output adds; rename it")
+
+
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    try:
+        _write_rows(path, rows)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); see --output") from None
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         if path.suffix == ".jsonl":
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -1,12 +1,13 @@
 """The evaluation table on a terminal."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from fewshot_jax.evaluation.baselines import CHANCE
 from fewshot_jax.evaluation.statistics import Estimate
-from fewshot_jax.training.evaluate import MULTI_TASK, UNTRAINED, Evaluation
+from fewshot_jax.training.evaluate import MULTI_TASK, PRETRAINED, UNTRAINED, Evaluation, Measured
 
-_OF_A_RUN = (UNTRAINED, MULTI_TASK)  # what the floors start from that depend on the run's model
+_OF_A_RUN = (UNTRAINED, PRETRAINED, MULTI_TASK)  # what the floors start from that depend on the run's model
 
 
 def table_rows(evaluations: Sequence[Evaluation]) -> dict[str, dict[int, Estimate]]:
@@ -22,6 +23,23 @@ def table_rows(evaluations: Sequence[Evaluation]) -> dict[str, dict[int, Estimat
                 floors[f"{name}{of_run}" if name.split(",")[0] in _OF_A_RUN else name] = row
     last = {name: floors.pop(name) for name in [CHANCE] if name in floors}
     return {**own, **floors, **last}
+
+
+def _more(evaluations: Sequence[Evaluation], number: int, first: Measured, shots: Sequence[int], classes: bool) -> Any:
+    """A table of one of the further scores."""
+    from rich import box
+    from rich.table import Table
+
+    percent = first.score.percent
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(f"{first.score.name}{' (%)' if percent else ''}")
+    for k in shots:
+        table.add_column(f"{k}-shot" if classes else f"{k} examples", justify="right", no_wrap=True)
+    for evaluation in evaluations:
+        of_run = f" ({evaluation.run})" if len(evaluations) > 1 else ""
+        for name, row in evaluation.more[number].scores.items():
+            table.add_row(f"{name}{of_run}", *(row[k].text(percent=percent) for k in shots))
+    return table
 
 
 def print_evaluation(evaluations: Sequence[Evaluation]) -> None:
@@ -49,6 +67,8 @@ def print_evaluation(evaluations: Sequence[Evaluation]) -> None:
             table.add_row(name, *(gains[k].text(percent=percent, sign=True) for k in shots))
     console = Console()
     console.print(table)
+    for number, one in enumerate(first.more):
+        console.print(_more(evaluations, number, one, shots, classes))
     steps = ", ".join(f"{e.run} at step {e.step}{'' if e.finished else ' (run unfinished)'}" for e in evaluations)
     what = "unseen classes; 95% intervals over episodes, of one run and one class split" if classes else "unseen tasks"
     console.print(f"{first.episodes} episodes of {what}\ncheckpoints: {steps}", highlight=False)

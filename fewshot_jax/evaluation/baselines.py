@@ -6,10 +6,14 @@ from typing import Any
 import numpy as np
 
 from fewshot_jax.applications.application import Application
+from fewshot_jax.applications.classification import ACCURACY
 from fewshot_jax.applications.image_classification import ImageClassification
-from fewshot_jax.applications.regression import Regression
+from fewshot_jax.applications.regression import SQUARED_ERROR, Regression
 from fewshot_jax.applications.text_classification import TextClassification
+from fewshot_jax.applications.writing import Writing
+from fewshot_jax.config import WRITES
 from fewshot_jax.data.episodes import EpisodeSampler, Items
+from fewshot_jax.evaluation.written import judge_written, written_floors
 from fewshot_jax.types import Episode
 
 TFIDF, PIXELS, SUPPORT_MEAN, CHANCE = "TF-IDF centroid", "pixel centroid", "mean of the support set", "chance"
@@ -75,22 +79,22 @@ def chance(ways: int) -> float:
     return 1 / ways
 
 
-Floors = Callable[[int, int, int], dict[str, np.ndarray]]
+Floors = Callable[[int, int, int], dict[str, dict[str, np.ndarray]]]
 
 
 def _of_classes(application: Any, split: str, name: str, vectors: Any) -> Floors:
     centroid, guess = NearestCentroid(vectors), np.array([chance(application.config.evaluation.ways)])
 
-    def find(shots: int, episodes: int, tasks: int) -> dict[str, np.ndarray]:
+    def find(shots: int, episodes: int, tasks: int) -> dict[str, dict[str, np.ndarray]]:
         sampler = application.sampler(split, shots)
-        return {name: centroid.accuracies(sampler, episodes=episodes, tasks=tasks), CHANCE: guess}
+        accuracies = centroid.accuracies(sampler, episodes=episodes, tasks=tasks)
+        return {name: {ACCURACY.name: accuracies}, CHANCE: {ACCURACY.name: guess}}
 
     return find
 
 
 def _texts(application: TextClassification, split: str) -> Floors:
-    texts = application.splits
-    return _of_classes(application, split, TFIDF, tfidf(texts["train"].texts, texts[split].texts))
+    return _of_classes(application, split, TFIDF, tfidf(application.texts("train"), application.texts(split)))
 
 
 def _images(application: ImageClassification, split: str) -> Floors:
@@ -99,11 +103,23 @@ def _images(application: ImageClassification, split: str) -> Floors:
 
 
 def _regression(application: Regression, split: str) -> Floors:
-    def find(shots: int, episodes: int, tasks: int) -> dict[str, np.ndarray]:
+    def find(shots: int, episodes: int, tasks: int) -> dict[str, dict[str, np.ndarray]]:
         stream = application.stream(split, shots)
         batches = [stream(step, tasks) for step in range(-(-episodes // tasks))]
         errors = [((b.query["y"] - b.support["y"].mean(1, keepdims=True)) ** 2).mean((1, 2)) for b in batches]
-        return {SUPPORT_MEAN: np.concatenate(errors)[:episodes]}
+        return {SUPPORT_MEAN: {SQUARED_ERROR.name: np.concatenate(errors)[:episodes]}}
+
+    return find
+
+
+def _writing(application: Writing, split: str) -> Floors:
+    def find(shots: int, episodes: int, tasks: int) -> dict[str, dict[str, np.ndarray]]:
+        if not application.config.evaluation.write:
+            return {}
+        sampler = application.sampler(split, shots)
+        drawn = [sampler.task(*divmod(index, tasks)) for index in range(episodes)]
+        name = application.config.application
+        return {floor: judge_written(name, texts, drawn) for floor, texts in written_floors(drawn).items()}
 
     return find
 
@@ -111,12 +127,13 @@ def _regression(application: Regression, split: str) -> Floors:
 _FLOORS: dict[str, Callable[[Any, str], Floors]] = {
     "text_classification": _texts,
     "image_classification": _images,
+    **dict.fromkeys(WRITES, _writing),
     "regression": _regression,
 }
 
 
 def floors(application: Application, split: str) -> Floors:
-    """``(shots, episodes, tasks) -> {name: scores [episodes]}`` over the episodes of ``application.stream``.
+    """``(shots, episodes, tasks) -> {name: {score: values [episodes]}}`` over the episodes of ``application.stream``.
 
     Chance is one number, ``[1]``.
     """

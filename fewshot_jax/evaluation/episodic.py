@@ -1,6 +1,6 @@
 """Scores of a learner over many episodes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from fewshot_jax.applications.application import Score, Stream
 from fewshot_jax.types import Episode, Key, MetaLearner, MetaParams, PyTree
 
 TaskScores = Callable[[MetaParams, Episode, Key], PyTree]
+Judge = Callable[[PyTree, Episode], PyTree]  # (outputs, episode) -> scores of one task
 BatchScores = Callable[[MetaParams, Episode, Key, int], PyTree]
 
 
@@ -35,22 +36,33 @@ def over_episodes(of_task: Callable[..., PyTree], *, task_chunk: int | None = No
     return scores
 
 
+def judge_by(scores: Sequence[Score]) -> Judge:
+    """The judge that gives each score by name, and what was written as ``ids`` where something was."""
+
+    def judge(outputs: PyTree, episode: Episode) -> dict[str, jax.Array]:
+        values = {score.name: score.of(outputs, episode) for score in scores}
+        written = getattr(outputs, "ids", None)
+        return values if written is None else {**values, "ids": written}
+
+    return judge
+
+
 def episode_scores(
-    learner: MetaLearner, score: Score, *, task_chunk: int | None = None, inner_steps: int | None = None
+    learner: MetaLearner, judge: Judge, *, task_chunk: int | None = None, inner_steps: int | None = None
 ) -> BatchScores:
-    """Compile ``(meta_params, episodes, rng, first) -> scores [T]`` for a learner.
+    """Compile ``(meta_params, episodes, rng, first) -> scores``, with a leading axis ``[T]``, for a learner.
 
     Args:
         learner: without dropout.
-        score: of the outputs of ``learner.predict`` on the query set.
+        judge: of the outputs of ``learner.predict`` on the query set: a score's ``of``, or `judge_by` several.
         task_chunk: how many tasks are vmapped at once; None for all.
         inner_steps: other than the learner's own; None for those.
     """
     overrides = {} if inner_steps is None else {"inner_steps": inner_steps}
 
-    def one(meta_params: MetaParams, episode: Episode, key: Key) -> jax.Array:
+    def one(meta_params: MetaParams, episode: Episode, key: Key) -> PyTree:
         adapted = learner.adapt(meta_params, episode.support, key, **overrides)
-        return score.of(learner.predict(adapted, episode.query, query_key(key)), episode)
+        return judge(learner.predict(adapted, episode.query, query_key(key)), episode)
 
     return over_episodes(one, task_chunk=task_chunk)
 
@@ -63,8 +75,8 @@ def evaluate_episodes(
     episodes: int,
     tasks: int,
     rng: Key,
-) -> np.ndarray:
-    """Scores ``[episodes, ...]`` of the first episodes of a stream.
+) -> Any:
+    """Scores ``[episodes, ...]``, an array or a dict of them, of the first episodes of a stream.
 
     Args:
         scores: from `over_episodes`.
@@ -77,4 +89,12 @@ def evaluate_episodes(
     """
     steps = -(-episodes // tasks)
     values = [scores(meta_params, stream(step, tasks), rng, step * tasks, *more) for step in range(steps)]
-    return np.concatenate([np.asarray(value) for value in values])[:episodes]
+    return jax.tree.map(lambda *parts: _joined([np.asarray(part) for part in parts])[:episodes], *values)
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """Concatenate; generated ids of batches of other buckets are padded with their last column's kind, -1."""
+    if parts[0].ndim == 3:
+        longest = max(part.shape[-1] for part in parts)
+        parts = [np.pad(p, ((0, 0), (0, 0), (0, longest - p.shape[-1])), constant_values=-1) for p in parts]
+    return np.concatenate(parts)

@@ -15,11 +15,11 @@ import optax
 from fewshot_jax.algorithms.gradient_based import RATES, Adaptation, adaptation
 from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.applications.application import Functions, Score, Stream
-from fewshot_jax.evaluation.episodic import evaluate_episodes, over_episodes
+from fewshot_jax.evaluation.episodic import Judge, evaluate_episodes, over_episodes
 from fewshot_jax.types import Episode, Key, MetaLearner, MetaParams, Params, PyTree
 
 # Numbers of steps -> ``(meta_params, episode, key, rate) -> scores [numbers]``, of one task.
-AfterSteps = Callable[[tuple[int, ...]], Callable[..., jax.Array]]
+AfterSteps = Callable[[tuple[int, ...]], Callable[..., PyTree]]
 
 
 class Choice(NamedTuple):
@@ -29,15 +29,15 @@ class Choice(NamedTuple):
     steps: int
 
 
-def fine_tuned(functions: Functions, score: Score) -> AfterSteps:
+def fine_tuned(functions: Functions, judge: Judge) -> AfterSteps:
     """Fine-tuning: Adam with a rate on all parameters.
 
     Args:
         functions: of the application, in evaluation.
-        score: of its outputs.
+        judge: of its outputs.
     """
 
-    def after(steps: tuple[int, ...]) -> Callable[..., jax.Array]:
+    def after(steps: tuple[int, ...]) -> Callable[..., PyTree]:
         parts: Adaptation = adaptation(
             functions.loss_fn,
             inner_optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=0.0),  # the rate comes at each call
@@ -47,54 +47,59 @@ def fine_tuned(functions: Functions, score: Score) -> AfterSteps:
             output_fn=functions.output_fn,
         )
 
-        def one(meta_params: MetaParams, episode: Episode, key: Key, rate: jax.Array) -> jax.Array:
-            def judge(params: Params) -> jax.Array:
-                return score.of(parts.predict(params, episode.query, query_key(key)), episode)
+        def one(meta_params: MetaParams, episode: Episode, key: Key, rate: jax.Array) -> PyTree:
+            def judged(params: Params) -> PyTree:
+                return judge(parts.predict(params, episode.query, query_key(key)), episode)
 
             if len(steps) == 1:
-                return judge(parts.run(meta_params, episode.support, key, inner_rate=rate).params)[None]
-            adapted = parts.run(meta_params, episode.support, key, inner_rate=rate, each_step=judge)
-            return adapted.each_step[jnp.array(steps) - 1]
+                return _stacked([judged(parts.run(meta_params, episode.support, key, inner_rate=rate).params)])
+            adapted = parts.run(meta_params, episode.support, key, inner_rate=rate, each_step=judged)
+            return jax.tree.map(lambda leaf: leaf[jnp.array(steps) - 1], adapted.each_step)
 
         return one
 
     return after
 
 
-def adapted(learner: MetaLearner, score: Score, *, rate: float) -> AfterSteps:
+def adapted(learner: MetaLearner, judge: Judge, *, rate: float) -> AfterSteps:
     """A learner's own inner loop, its rates multiplied by a factor.
 
     Args:
         learner: without dropout.
-        score: of the outputs of its ``predict``.
+        judge: of the outputs of its ``predict``.
         rate: its inner rate, where that is not learned.
     """
 
-    def after(steps: tuple[int, ...]) -> Callable[..., jax.Array]:
-        def one(meta_params: MetaParams, episode: Episode, key: Key, factor: jax.Array) -> jax.Array:
+    def after(steps: tuple[int, ...]) -> Callable[..., PyTree]:
+        def one(meta_params: MetaParams, episode: Episode, key: Key, factor: jax.Array) -> PyTree:
             overrides = {}
             if RATES in meta_params:
                 meta_params = {**meta_params, RATES: jax.tree.map(lambda own: factor * own, meta_params[RATES])}
             else:
                 overrides = {"inner_rate": factor * rate}
 
-            def judge(count: int) -> jax.Array:
+            def judged(count: int) -> PyTree:
                 task = learner.adapt(meta_params, episode.support, key, inner_steps=count, **overrides)
-                return score.of(learner.predict(task, episode.query, query_key(key)), episode)
+                return judge(learner.predict(task, episode.query, query_key(key)), episode)
 
-            return jnp.stack([judge(count) for count in steps])
+            return _stacked([judged(count) for count in steps])
 
         return one
 
     return after
 
 
+def _stacked(values: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *values)
+
+
 class Tuning:
     """A loop, compiled once for each number of shots and each choice of steps.
 
     Args:
-        after: the scores of a task after some numbers of steps, from `fine_tuned` or `adapted`.
-        score: whose larger or smaller values are better.
+        loop: ``judge -> scores of a task after some numbers of steps``: `fine_tuned` or `adapted` of a judge.
+        score: that chooses, the larger or the smaller value.
+        judge: of the choice.
         rates: to choose from.
         steps: numbers of steps to choose from.
         task_chunk: how many tasks are vmapped at once; None for all.
@@ -102,27 +107,30 @@ class Tuning:
 
     def __init__(
         self,
-        after: AfterSteps,
+        loop: Callable[[Judge], AfterSteps],
         score: Score,
+        judge: Judge,
         *,
         rates: Sequence[float],
         steps: Sequence[int],
         task_chunk: int | None = None,
     ):
-        self._after, self._sign, self._task_chunk = after, 1 if score.larger_is_better else -1, task_chunk
+        self._choosing, self._judging = loop(score.of), loop(judge)
+        self._sign, self._task_chunk = 1 if score.larger_is_better else -1, task_chunk
         self._rates, self._steps = tuple(rates), tuple(steps)
-        self._compiled: dict[tuple[int, ...], Callable[..., PyTree]] = {}
+        self._compiled: dict[tuple[AfterSteps, tuple[int, ...]], Callable[..., PyTree]] = {}
 
-    def _scores(self, steps: tuple[int, ...], rate: float, *where: Any, **sizes: Any) -> np.ndarray:
-        """Scores ``[episodes, steps]``; ``where`` and ``sizes`` are those of `evaluate_episodes`."""
-        if steps not in self._compiled:
-            self._compiled[steps] = over_episodes(self._after(steps), task_chunk=self._task_chunk)
-        return evaluate_episodes(self._compiled[steps], *where, np.float32(rate), **sizes)
+    def _scores(self, after: AfterSteps, steps: tuple[int, ...], rate: float, *where: Any, **sizes: Any) -> Any:
+        """Scores ``[episodes, steps, ...]``; ``where`` and ``sizes`` are those of `evaluate_episodes`."""
+        if (after, steps) not in self._compiled:
+            self._compiled[after, steps] = over_episodes(after(steps), task_chunk=self._task_chunk)
+        return evaluate_episodes(self._compiled[after, steps], *where, np.float32(rate), **sizes)
 
     def choose(self, meta_params: MetaParams, stream: Stream, *, episodes: int, tasks: int, rng: Key) -> Choice:
         """The rate and the number of steps with the best mean score over some episodes."""
+        sizes = {"episodes": episodes, "tasks": tasks, "rng": rng}
         means = [
-            self._scores(self._steps, rate, meta_params, stream, episodes=episodes, tasks=tasks, rng=rng).mean(0)
+            self._scores(self._choosing, self._steps, rate, meta_params, stream, **sizes).mean(0)
             for rate in self._rates
         ]
         finite = np.where(np.isfinite(means), self._sign * np.array(means), -np.inf)  # a large rate may diverge
@@ -141,7 +149,8 @@ class Tuning:
 
     def scores(
         self, choice: Choice, meta_params: MetaParams, stream: Stream, *, episodes: int, tasks: int, rng: Key
-    ) -> np.ndarray:
-        """Scores ``[episodes]`` of the choice."""
-        alone = (choice.steps,)
-        return self._scores(alone, choice.rate, meta_params, stream, episodes=episodes, tasks=tasks, rng=rng)[:, 0]
+    ) -> Any:
+        """Scores ``[episodes]`` of the choice, as the judge gives them."""
+        alone, sizes = (choice.steps,), {"episodes": episodes, "tasks": tasks, "rng": rng}
+        scores = self._scores(self._judging, alone, choice.rate, meta_params, stream, **sizes)
+        return jax.tree.map(lambda leaf: leaf[:, 0], scores)

@@ -9,15 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fewshot_jax.applications.application import Application, Score, Stream, evaluation_steps
+from fewshot_jax.applications.application import Application, Functions, Score, Stream, evaluation_steps
 from fewshot_jax.applications.classification import JOINT
 from fewshot_jax.applications.table import build_application, score_of
 from fewshot_jax.config import Config
+from fewshot_jax.data.tasks import Drawn
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.baselines import CHANCE, floors
-from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
+from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes, judge_by
 from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.evaluation.tuning import Choice, Tuning, adapted, fine_tuned
+from fewshot_jax.evaluation.written import JUDGES, judge_written
 from fewshot_jax.training.checkpoints import Checkpoints
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
@@ -25,8 +27,23 @@ from fewshot_jax.training.state import TrainState, initial_state, run_keys
 from fewshot_jax.types import MetaLearner, MetaParams
 from fewshot_jax.versions import versions
 
-UNTRAINED, MULTI_TASK = "untrained", "multi-task"  # where prototypes and fine-tuning start from
-PROTOTYPES, FINE_TUNED, TUNED = "prototypes", "fine-tuned", "tuned"
+UNTRAINED, PRETRAINED, MULTI_TASK = "untrained", "pretrained", "multi-task"  # where the rows beside start from
+PROTOTYPES, FINE_TUNED, IN_CONTEXT, TUNED = "prototypes", "fine-tuned", "in context", "tuned"
+Per = dict[str, dict[int, Estimate]]  # for each row, the estimate at each number of shots
+
+
+class Measured(NamedTuple):
+    """One score of all rows.
+
+    Attributes:
+        score: what was measured.
+        scores: for each row of the table (the learner first, then the floors) the `Estimate` at each number of shots.
+        gains: the learner's score minus that of each floor, paired by episode.
+    """
+
+    score: Score
+    scores: Per
+    gains: Per
 
 
 class Evaluation(NamedTuple):
@@ -35,10 +52,8 @@ class Evaluation(NamedTuple):
     Attributes:
         run: name of the run's directory.
         learner: its name, the first of ``scores``.
-        score: what was measured.
-        scores: for each row of the table (the learner first, then the floors)
-            the `Estimate` at each number of shots.
-        gains: the learner's score minus that of each floor, paired by episode.
+        score, scores, gains: of the score that checkpoints are chosen by, see `Measured`.
+        more: the other scores.
         choices: rate and steps of the rows whose loop is chosen on validation episodes, at each number of shots.
         ways: classes of an episode; None where there are none.
         episodes: of the evaluation.
@@ -49,8 +64,9 @@ class Evaluation(NamedTuple):
     run: str
     learner: str
     score: Score
-    scores: dict[str, dict[int, Estimate]]
-    gains: dict[str, dict[int, Estimate]]
+    scores: Per
+    gains: Per
+    more: tuple[Measured, ...]
     choices: dict[str, dict[int, Choice]]
     ways: int | None
     episodes: int
@@ -73,6 +89,10 @@ class Evaluation(NamedTuple):
             "larger_is_better": self.score.larger_is_better,
             self.score.name.replace(" ", "_"): plain(self.scores),
             "gain": plain(self.gains),
+            "more": {
+                one.score.name.replace(" ", "_"): {"scores": plain(one.scores), "gain": plain(one.gains)}
+                for one in self.more
+            },
             "choices": plain(self.choices),
             "ways": self.ways,
             "episodes": self.episodes,
@@ -130,13 +150,13 @@ def evaluate(
     bench = _Bench(application, count)
     own = _of_learner(bench, meta_params)
     trained = {MULTI_TASK: meta_params} if config.learner.name == "multi_task" else _multi_task(application, run, quiet)
-    starts = {UNTRAINED: untrained.meta_params, **trained}
-    beside = {**_prototypes(bench, starts), **_fine_tuned(bench, starts)}
+    starts = {**_beginnings(bench, untrained.meta_params), **trained}
+    beside = {**_prototypes(bench, starts), **_in_context(bench, starts), **_fine_tuned(bench, starts)}
     for k in wanted:  # before the work begins: a split may be too small for this many
         bench.streams(k)
     known = floors(application, "test")
-    rows: dict[str, dict[int, Estimate]] = {}
-    gains: dict[str, dict[int, Estimate]] = {}
+    rows: dict[str, Per] = {}  # by the name of the score
+    gains: dict[str, Per] = {}
     chosen: dict[str, dict[int, Choice]] = {}
     for k in wanted:
         if not quiet:
@@ -145,10 +165,13 @@ def evaluate(
         plain = known(k, count, config.evaluation.tasks)
         guess = {CHANCE: plain.pop(CHANCE)} if CHANCE in plain else {}
         baselines = {**plain, **{name: _told(name, of, k, quiet) for name, of in beside.items()}}
-        for name, value in {**values, **baselines, **guess}.items():
-            rows.setdefault(name, {})[k] = Estimate(float(value[0]), 0.0) if name == CHANCE else estimate(value)
-        for name, value in baselines.items():
-            gains.setdefault(name, {})[k] = estimate(values[config.learner.name] - value)
+        learned = values[config.learner.name]
+        for name, judged in {**values, **baselines, **guess}.items():
+            for score, value in judged.items():
+                known_value = Estimate(float(value[0]), 0.0) if name == CHANCE else estimate(value)
+                rows.setdefault(score, {}).setdefault(name, {})[k] = known_value
+                if name in baselines and score in learned:
+                    gains.setdefault(score, {}).setdefault(name, {})[k] = estimate(learned[score] - value)
         for name, choice in bench.choices.items():
             chosen.setdefault(name, {})[k] = choice
     if bench.at_edge and not quiet:
@@ -161,8 +184,13 @@ def evaluate(
         run=run.path.resolve().name,
         learner=config.learner.name,
         score=application.score,
-        scores=rows,
-        gains=gains,
+        scores=rows[application.score.name],
+        gains=gains.get(application.score.name, {}),
+        more=tuple(
+            Measured(score, rows[score.name], gains.get(score.name, {}))
+            for score in (*application.scores[1:], *bench.of_texts)
+            if score.name in rows
+        ),
         choices=chosen,
         ways=bench.functions.ways,
         episodes=count,
@@ -175,17 +203,18 @@ def evaluate(
     return result
 
 
-Row = Callable[[int], np.ndarray]  # shots -> scores [episodes]
+Row = Callable[[int], dict[str, np.ndarray]]  # shots -> scores [episodes] by name
 
 
-def _told(name: str, row: Row, shots: int, quiet: bool) -> np.ndarray:
+def _told(name: str, row: Row, shots: int, quiet: bool) -> dict[str, np.ndarray]:
     """The scores of a row, announced, with a note where some are not finite."""
     if not quiet:
         print(f"  {name}", file=sys.stderr, flush=True)
     scores = row(shots)
-    if (bad := int(np.sum(~np.isfinite(scores)))) and not quiet:
+    first = next(iter(scores.values()))
+    if (bad := int(np.sum(~np.isfinite(first)))) and not quiet:
         print(
-            f"note: {name}: the loop diverged in {bad} of {scores.size} episodes; lower inner.rate, or the number of "
+            f"note: {name}: the loop diverged in {bad} of {first.size} episodes; lower inner.rate, or the number of "
             "steps (inner.test_steps, evaluation.inner_steps)",
             file=sys.stderr,
         )
@@ -197,12 +226,16 @@ class _Bench:
 
     Attributes:
         choices: the last choice of each row whose loop is chosen.
+        of_texts: the scores of written texts, where some are written.
         at_edge: the rows and numbers of shots whose choice stands at the edge of what was tried.
     """
 
     def __init__(self, application: Application, episodes: int):
         self.application, self.config = application, application.config
         self.functions = application.functions(training=False)
+        self.judge = judge_by(application.scores)
+        self._writes = self.config.evaluation.write and self.functions.write_fn is not None
+        self.of_texts = JUDGES[self.config.application][0] if self._writes else ()
         self.choices: dict[str, Choice] = {}
         self.streams = functools.cache(self._streams)  # the same for all rows
         self.at_edge: list[str] = []
@@ -212,15 +245,37 @@ class _Bench:
             "rng": run_keys(self.config.seed).evaluation,
         }
 
-    def learner(self, name: str | None = None) -> MetaLearner:
-        return build_learner(self.functions, self.config, training=False, name=name)
+    def judged_functions(self) -> Functions:
+        """Those of the table: with what is written, if something is."""
+        return self.functions._replace(output_fn=self.functions.write_fn) if self._writes else self.functions  # type: ignore[arg-type]
+
+    def learner(self, name: str | None = None, functions: Functions | None = None) -> MetaLearner:
+        return build_learner(functions or self.judged_functions(), self.config, training=False, name=name)
+
+    def with_texts(self, shots: int, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The scores of a row, those of its texts in the place of its ids."""
+        ids = values.pop("ids", None)
+        if ids is None:
+            return values
+        tasks = self.tasks(shots)
+        texts = [self.application.codec.decode(rows) for rows in ids]  # type: ignore[attr-defined]
+        return {**values, **judge_written(self.config.application, texts, tasks)}
+
+    def tasks(self, shots: int) -> list[Drawn]:
+        """The test episodes as texts, of applications that write."""
+        sampler, tasks = self.application.sampler("test", shots), self.config.evaluation.tasks  # type: ignore[attr-defined]
+        return [sampler.task(*divmod(index, tasks)) for index in range(self._episodes)]
 
     def row(self, learner: MetaLearner, meta_params: MetaParams, inner_steps: int | None = None) -> Row:
         chunk = self.config.learner.task_chunk
-        compiled = episode_scores(learner, self.application.score, task_chunk=chunk, inner_steps=inner_steps)
-        return lambda shots: evaluate_episodes(
-            compiled, meta_params, self.streams(shots)[1], episodes=self._episodes, **self._common
-        )
+        compiled = episode_scores(learner, self.judge, task_chunk=chunk, inner_steps=inner_steps)
+
+        def scores(shots: int) -> dict[str, np.ndarray]:
+            test = self.streams(shots)[1]
+            values = evaluate_episodes(compiled, meta_params, test, episodes=self._episodes, **self._common)
+            return self.with_texts(shots, values)
+
+        return scores
 
     def _streams(self, shots: int) -> tuple[Stream, Stream]:
         """The validation episodes, on which loops are chosen, and those of the table."""
@@ -230,13 +285,14 @@ class _Bench:
     def tuned(self, name: str, meta_params: MetaParams, tuning: Tuning, episodes: int) -> Row:
         """A row whose loop is chosen on so many validation episodes."""
 
-        def scores(shots: int) -> np.ndarray:
+        def scores(shots: int) -> dict[str, np.ndarray]:
             validation, test = self.streams(shots)
             choice = tuning.choose(meta_params, validation, episodes=episodes, **self._common)
             self.choices[name] = choice
             if edge := tuning.at_edge(choice):
                 self.at_edge.append(f"{name}, {shots}-shot: {edge}")
-            return tuning.scores(choice, meta_params, test, episodes=self._episodes, **self._common)
+            values = tuning.scores(choice, meta_params, test, episodes=self._episodes, **self._common)
+            return self.with_texts(shots, values)
 
         return scores
 
@@ -249,8 +305,9 @@ def _of_learner(bench: _Bench, meta_params: MetaParams) -> dict[str, Row]:
         rows[f"{name}, {steps} step{'' if steps == 1 else 's'}"] = bench.row(learner, meta_params, steps)
     if evaluation.tune_rates:
         tuning = Tuning(
-            adapted(learner, bench.application.score, rate=bench.config.inner.rate),
+            functools.partial(adapted, learner, rate=bench.config.inner.rate),
             bench.application.score,
+            bench.judge,
             rates=tuple(dict.fromkeys((1.0, *evaluation.tune_rates))),  # ties go to the loop of training
             steps=sorted({*evaluation.tune_steps, max(1, evaluation_steps(bench.config))}),
             task_chunk=bench.config.learner.task_chunk,
@@ -258,6 +315,22 @@ def _of_learner(bench: _Bench, meta_params: MetaParams) -> dict[str, Row]:
         row = f"{name}, {TUNED}"
         rows[row] = bench.tuned(row, meta_params, tuning, evaluation.validation_episodes)
     return rows
+
+
+def _beginnings(bench: _Bench, initial: MetaParams) -> dict[str, MetaParams]:
+    """What the run started from, and where that was pretrained, parameters that know nothing."""
+    scratch = bench.functions.scratch_params
+    if scratch is None:
+        return {UNTRAINED: initial}
+    return {PRETRAINED: initial, UNTRAINED: {"params": scratch(run_keys(bench.config.seed).params)}}
+
+
+def _in_context(bench: _Bench, starts: dict[str, MetaParams]) -> dict[str, Row]:
+    """A start that reads the support set before each query, where the model reads examples; nothing adapts."""
+    if bench.functions.join_fn is None:
+        return {}
+    learner = bench.learner("metaicl")
+    return {f"{name}, {IN_CONTEXT}": bench.row(learner, start) for name, start in starts.items() if name != UNTRAINED}
 
 
 def _prototypes(bench: _Bench, starts: dict[str, MetaParams]) -> dict[str, Row]:
@@ -274,8 +347,9 @@ def _fine_tuned(bench: _Bench, starts: dict[str, MetaParams]) -> dict[str, Row]:
     if not baselines.fine_tuning:
         return {}
     tuning = Tuning(
-        fine_tuned(bench.functions, bench.application.score),
+        functools.partial(fine_tuned, bench.judged_functions()),
         bench.application.score,
+        bench.judge,
         rates=baselines.rates,
         steps=range(1, baselines.steps + 1),
         task_chunk=bench.config.learner.task_chunk,

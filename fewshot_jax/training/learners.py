@@ -14,6 +14,7 @@ from fewshot_jax.algorithms.maml import fomaml, maml
 from fewshot_jax.algorithms.maml_plus_plus import maml_plus_plus
 from fewshot_jax.algorithms.matching_network import matching_network
 from fewshot_jax.algorithms.meta_sgd import meta_sgd
+from fewshot_jax.algorithms.metaicl import metaicl
 from fewshot_jax.algorithms.metric import protonet
 from fewshot_jax.algorithms.multi_task import multi_task
 from fewshot_jax.algorithms.proto_maml import proto_maml
@@ -160,6 +161,18 @@ def _r2d2(functions: Functions, config: Config, steps: int) -> MetaLearner:
     return r2d2(embed_fn, ways=ways, task_chunk=config.learner.task_chunk)
 
 
+def _metaicl(functions: Functions, config: Config, steps: int) -> MetaLearner:
+    del steps
+    if functions.join_fn is None:
+        raise ValueError("this learner reads its examples, and the application's model reads none")
+    return metaicl(
+        functions.loss_fn,
+        join=functions.join_fn,
+        output_fn=functions.output_fn,
+        task_chunk=config.learner.task_chunk,
+    )
+
+
 def _multi_task(functions: Functions, config: Config, steps: int) -> MetaLearner:
     return multi_task(functions.loss_fn, joint_loss_fn=functions.joint_loss_fn, **_loop(functions, config, steps))
 
@@ -178,6 +191,7 @@ LEARNERS: dict[str, Build] = {
     "protonet": _protonet,
     "matching_network": _matching_network,
     "r2d2": _r2d2,
+    "metaicl": _metaicl,
     "multi_task": _multi_task,
 }
 

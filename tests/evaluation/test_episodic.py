@@ -35,7 +35,7 @@ def full(label):
 def test_padded_queries_do_not_count():
     logits = np.eye(2)[[[0, 1, 1, 0]]]
     query = (np.array([[0, 1, 0, 1]]), np.array([[True, True, True, False]]))
-    value = episode_scores(READS_LOGITS, ACCURACY)({}, episodes(full([[0, 1]]), query, logits), KEY, 0)
+    value = episode_scores(READS_LOGITS, ACCURACY.of)({}, episodes(full([[0, 1]]), query, logits), KEY, 0)
     np.testing.assert_allclose(value, [2 / 3], rtol=1e-6)
 
 
@@ -44,7 +44,7 @@ def test_a_class_without_support_cannot_be_predicted(mask, expected):
     # Class 2 has the largest logit; the support set holds it only if its item is real.
     support = (np.array([[0, 1, 2]]), np.array([mask]))
     logits = np.array([[[1.0, 0.0, 5.0], [0.0, 1.0, 5.0]]])
-    value = episode_scores(READS_LOGITS, ACCURACY)({}, episodes(support, full([[0, 1]]), logits), KEY, 0)
+    value = episode_scores(READS_LOGITS, ACCURACY.of)({}, episodes(support, full([[0, 1]]), logits), KEY, 0)
     np.testing.assert_allclose(value, [expected])
 
 
@@ -53,12 +53,12 @@ def guessing_tasks(count):
 
 
 def test_a_task_has_the_key_of_its_global_index_whatever_the_batch():
-    accuracies = episode_scores(GUESSES, ACCURACY)
+    accuracies = episode_scores(GUESSES, ACCURACY.of)
     whole = accuracies({}, guessing_tasks(6), KEY, 0)
     parts = [accuracies({}, guessing_tasks(2), KEY, first) for first in (0, 2, 4)]
     np.testing.assert_allclose(whole, np.concatenate(parts), rtol=1e-6)
     assert len(set(np.asarray(whole).tolist())) > 2
-    chunked = episode_scores(GUESSES, ACCURACY, task_chunk=4)({}, guessing_tasks(6), KEY, 0)
+    chunked = episode_scores(GUESSES, ACCURACY.of, task_chunk=4)({}, guessing_tasks(6), KEY, 0)
     np.testing.assert_allclose(whole, chunked, rtol=1e-6)
 
 

@@ -1,0 +1,94 @@
+"""The directory of an adapted model, written whole or not at all.
+
+model.safetensors    what the learner adapted: parameters, prototypes, examples to read
+model.json           config, versions, and the label names of a classifier
+tokenizer.json, tokenizer_config.json
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from fewshot_jax.config import Config
+from fewshot_jax.config_file import from_dict, to_dict
+from fewshot_jax.errors import UserError
+from fewshot_jax.training.run_directory import check_writable
+from fewshot_jax.types import PyTree
+from fewshot_jax.versions import versions
+
+
+def check_output(directory: Path) -> None:
+    """Raise a UserError if a model cannot be saved as a new directory."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory}: exists and is not an empty directory; give another --output")
+    check_writable(directory, flag="--output")
+
+
+def save_model(
+    directory: str | Path,
+    adapted: PyTree,
+    config: Config,
+    record: Mapping[str, Any],
+    write_tokenizer: Callable[[Path], None],
+) -> None:
+    """Write a model to a new directory.
+
+    Args:
+        directory: absent or empty.
+        adapted: nested dicts of arrays.
+        config: of the run.
+        record: what else ``model.json`` says.
+        write_tokenizer: into the directory.
+
+    Raises:
+        UserError: the directory exists and is not empty, or cannot be written.
+    """
+    from safetensors.numpy import save_file
+
+    directory = Path(directory)
+    check_output(directory)
+    try:
+        directory.absolute().parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.absolute().parent))
+    except OSError as error:
+        raise UserError(f"{directory}: cannot write here ({error}); see --output") from None
+    try:
+        arrays = {name: np.array(leaf, order="C") for name, leaf in flatten_dict(adapted, sep="/").items()}
+        save_file(arrays, partial / "model.safetensors")
+        write_tokenizer(partial)
+        described = {**record, "config": to_dict(config), "versions": versions()}
+        (partial / "model.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        partial.chmod(0o755)
+        if directory.exists():
+            directory.rmdir()
+        os.replace(partial, directory)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"{directory}: cannot write here ({error}); see --output") from None
+
+
+def read_model(directory: Path) -> tuple[PyTree, Config, dict[str, Any]]:
+    """What `save_model` wrote: the adapted tree, the config, and ``model.json``.
+
+    Raises:
+        UserError: the directory holds no such model.
+        Exception: whatever a torn or edited file leads to; the caller says that the model is damaged.
+    """
+    from safetensors.numpy import load_file
+
+    if not (directory / "model.json").exists():
+        what = "does not exist"
+        if directory.exists():
+            run = (directory / "config.yaml").exists()
+            what = "is a run, which is yet to be adapted" if run else "holds no adapted model (no model.json)"
+        raise UserError(f"{directory}: {what}; make a model with 'fewshot-jax adapt RUN --data FILE --output DIR'")
+    record = json.loads((directory / "model.json").read_text(encoding="utf-8"))
+    adapted = unflatten_dict(load_file(directory / "model.safetensors"), sep="/")
+    return adapted, from_dict(record["config"], source=str(directory / "model.json")), record

@@ -1,0 +1,43 @@
+"""Few-shot dialogue: a task is a service or a persona; the reply to what was said is written."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fewshot_jax.applications.language_model import LanguageModel
+from fewshot_jax.applications.writing import Writing
+from fewshot_jax.config import Config
+from fewshot_jax.data.dialogues import Turn, marked, read_dialogues, replies
+from fewshot_jax.data.examples import Example
+from fewshot_jax.data.files import read_rows
+from fewshot_jax.data.tasks import World
+from fewshot_jax.data.worlds.personas import persona_task
+
+
+class Dialogue(Writing):
+    """The application of one run; its files hold dialogues, of which each reply is an example.
+
+    What was said before is read with speaker tokens, or by the chat template of a pretrained model that has one;
+    of what is too long, the end is kept.
+    """
+
+    world: ClassVar[World] = staticmethod(persona_task)
+    keep_end: ClassVar[bool] = True
+
+    @classmethod
+    def read(cls, config: Config, path: Path, model: LanguageModel | None) -> list[Example]:
+        return replies(read_dialogues(path), history=config.data.history, render=functools.partial(_read, model))
+
+    @classmethod
+    def sources(cls, config: Config, path: Path, model: LanguageModel) -> tuple[list[dict[str, Any]], list[str]]:
+        rows = [row for _, row in read_rows(path, {"turns": "turns"})]
+        turns = [dialogue.turns for dialogue in read_dialogues(path)]
+        return rows, [_read(model, said[-(config.data.history or len(said)) :]) for said in turns]
+
+
+def _read(model: LanguageModel | None, turns: Sequence[Turn]) -> str:
+    """What was said, as the model reads it."""
+    if model is None or model.render is None:
+        return marked(turns)
+    return model.render([(turn.speaker, turn.text) for turn in turns])

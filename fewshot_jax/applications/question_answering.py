@@ -1,0 +1,52 @@
+"""Few-shot question answering: a task is a domain, an article or a language; answers are written.
+
+The question stands before its text, so that a text that is too long loses its end and never the question.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fewshot_jax.applications.language_model import LanguageModel
+from fewshot_jax.applications.writing import Writing
+from fewshot_jax.config import Config
+from fewshot_jax.data.examples import Example
+from fewshot_jax.data.fields import string
+from fewshot_jax.data.files import read_rows
+from fewshot_jax.data.squad import Question, read_questions
+from fewshot_jax.data.tasks import World
+from fewshot_jax.data.worlds.readings import reading_task
+
+NO_ANSWER = "no answer"  # what is written where the text has none
+
+
+class QuestionAnswering(Writing):
+    """The application of one run; its files hold questions about texts."""
+
+    world: ClassVar[World] = staticmethod(reading_task)
+
+    @classmethod
+    def read(cls, config: Config, path: Path, model: LanguageModel | None) -> list[Example]:
+        del model
+        return [asked(question) for question in read_questions(path, task=config.data.task_field)]
+
+    @classmethod
+    def sources(cls, config: Config, path: Path, model: LanguageModel) -> tuple[list[dict[str, Any]], list[str]]:
+        del config, model
+        numbered = list(read_rows(path, {"question": "question", "context": "context"}))
+        texts = [
+            " ".join(string(f"{path}, line {line}", field, row[field]) for field in ("question", "context"))
+            for line, row in numbered
+        ]
+        return [row for _, row in numbered], texts
+
+
+def asked(question: Question) -> Example:
+    """A question as a text to read, and its first answer as the text to write."""
+    answers = tuple(dict.fromkeys(answer.text for answer in question.answers))
+    return Example(
+        source=f"{question.question} {question.context}",
+        target=answers[0] if answers else NO_ANSWER,
+        task=question.article,
+        answers=answers or (NO_ANSWER,),
+        key=question.context,
+    )

@@ -1,0 +1,222 @@
+"""Reading one text and writing another: what answers, translations and replies have in common.
+
+One model serves every learner: a decoder that reads the source and writes after it, or an encoder that reads and a
+decoder that writes. Parameters are the model's; nothing is added for a task.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from fewshot_jax.algorithms.metric import at_least_float32
+from fewshot_jax.applications.application import Functions, Score
+from fewshot_jax.models.generation import generate
+from fewshot_jax.models.lora import lora
+from fewshot_jax.models.transformer import Transformer
+from fewshot_jax.types import Aux, Batch, Key, Params
+
+
+class Written(NamedTuple):
+    """What a model makes of a batch of ``B`` examples.
+
+    Attributes:
+        nats: ``[B]``, minus the log-likelihood of each target, its end included.
+        tokens: ``[B]``, of each target.
+        exact: ``[B]`` bool: each token of the target is the most probable one after those before it, so greedy
+            decoding writes the target.
+        ids: ``[B, M]``, generated; None where nothing was.
+    """
+
+    nats: jax.Array
+    tokens: jax.Array
+    exact: jax.Array
+    ids: jax.Array | None = None
+
+
+def check_batch(batch: Batch) -> None:
+    """Check shapes: ``input_ids, attention_mask [B, L]``, ``decoder_label, decoder_mask [B, M]``, ``mask [B]``."""
+    read, written = ([batch[name] for name in names] for names in (READ, WRITTEN))
+    chex.assert_rank([*read, *written], 2)
+    chex.assert_equal_shape(read)
+    chex.assert_equal_shape(written)
+    chex.assert_equal_shape_prefix([read[0], written[0], batch["mask"]], 1)
+
+
+READ, WRITTEN = ("input_ids", "attention_mask"), ("decoder_label", "decoder_mask")
+
+
+def logits_of_targets(module: Transformer, params: Params, batch: Batch, dropout: Key | None = None) -> jax.Array:
+    """Logits ``[B, M, V]`` of the target's tokens, each given the source and the tokens before it.
+
+    Args:
+        module: a decoder, or an encoder and a decoder.
+        params: of the module.
+        batch: see `check_batch`.
+        dropout: key of the dropout; None for none.
+    """
+    check_batch(batch)
+    options: dict[str, Any] = {"deterministic": True}
+    if dropout is not None:
+        options = {"deterministic": False, "rngs": {"dropout": dropout}}
+    label = batch["decoder_label"]
+    if module.shape.encoder is not None:
+        if module.shape.start_id is None:
+            raise ValueError("the model's config names no token that a decoder starts with")
+        start = jnp.full_like(label[:, :1], module.shape.start_id)
+        before = jnp.concatenate([start, label[:, :-1]], axis=1)
+        seen = jnp.concatenate([jnp.ones_like(batch["decoder_mask"][:, :1]), batch["decoder_mask"][:, :-1]], axis=1)
+        return _logits(
+            module.apply(
+                {"params": params},
+                batch["input_ids"],
+                batch["attention_mask"],
+                decoder_input_ids=before,
+                decoder_attention_mask=seen,
+                **options,
+            )
+        )
+    ids = jnp.concatenate([batch["input_ids"], label], axis=1)
+    mask = jnp.concatenate([batch["attention_mask"], batch["decoder_mask"]], axis=1).astype(bool)
+    positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+    logits = _logits(module.apply({"params": params}, ids, mask, position_ids=positions, **options))
+    # A target's first token follows the last real one of the source, wherever its padding stands.
+    length = batch["input_ids"].shape[1]
+    last = jnp.argmax(jnp.arange(length)[None] * batch["attention_mask"], axis=1)
+    first = jnp.take_along_axis(logits, last[:, None, None], axis=1)
+    return jnp.concatenate([first, logits[:, length:-1]], axis=1)
+
+
+def _logits(output: Any) -> jax.Array:
+    if output.logits is None or output.logits.ndim != 3:
+        raise ValueError("this model has no head that predicts tokens")
+    return output.logits
+
+
+def judge_targets(logits: jax.Array, batch: Batch) -> Written:
+    """Likelihood of the targets under logits ``[B, M, V]``."""
+    logits, real = at_least_float32(logits), batch["decoder_mask"].astype(bool)
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["decoder_label"])
+    right = logits.argmax(-1) == batch["decoder_label"]
+    return Written((nats * real).sum(1), real.sum(1), (right | ~real).all(1))
+
+
+def mean_nats(written: Written, mask: jax.Array) -> jax.Array:
+    """Nats per token over the real items."""
+    weight = mask.astype(written.nats.dtype)
+    return (written.nats * weight).sum() / jnp.maximum((written.tokens * weight).sum(), 1)
+
+
+def _exact(written: Written, mask: jax.Array) -> jax.Array:
+    return (written.exact & mask.astype(bool)).sum() / jnp.maximum(mask.sum(), 1)
+
+
+NATS = Score(
+    "nats per token",
+    lambda written, episode: mean_nats(written, episode.query["mask"]),
+    larger_is_better=False,
+    percent=False,
+)
+EXACT = Score("exact match", lambda written, episode: _exact(written, episode.query["mask"]))
+
+
+def examples_before(support: Batch, query: Batch) -> Batch:
+    """The direct form of a context: all support examples, source and target, before each query's source.
+
+    Args:
+        support: ``S`` examples; those that ``mask`` calls padding are not seen.
+        query: ``Q`` examples.
+
+    Returns:
+        The queries, their ``input_ids, attention_mask [Q, S (L + M) + L']``.
+    """
+    return _after(_flat(support, READ, WRITTEN), query)
+
+
+def examples_before_swapped(support: Batch, query: Batch) -> Batch:
+    """The channel form: each example's target before its source, and of a query the source is to be written.
+
+    References:
+        Min, Lewis, Hajishirzi, Zettlemoyer. Noisy Channel Language Model Prompting. ACL 2022 (section 3).
+    """
+    swapped = {**query, **{new: query[old] for old, new in zip((*READ, *WRITTEN), (*WRITTEN, *READ), strict=True)}}
+    return _after(_flat(support, WRITTEN, READ), swapped)
+
+
+def _flat(support: Batch, first: tuple[str, str], second: tuple[str, str]) -> tuple[jax.Array, jax.Array]:
+    ids, mask = (jnp.concatenate([support[a], support[b]], axis=1) for a, b in zip(first, second, strict=True))
+    return ids.reshape(1, -1), (mask.astype(bool) & support["mask"].astype(bool)[:, None]).reshape(1, -1)
+
+
+def _after(context: tuple[jax.Array, jax.Array], query: Batch) -> Batch:
+    items = query["input_ids"].shape[0]
+    joined = {
+        name: jnp.concatenate([jnp.broadcast_to(part, (items, part.shape[1])), query[name]], axis=1)
+        for name, part in zip(READ, context, strict=True)
+    }
+    return {**query, **joined}
+
+
+def text_to_text(
+    module: Transformer,
+    init_params: Callable[[Key], Params],
+    *,
+    end_id: int,
+    pad_id: int = 0,
+    dropout: bool = False,
+    lora_rank: int = 0,
+    beams: int = 1,
+    channel: bool = False,
+) -> Functions:
+    """The functions of a model that reads and writes.
+
+    Args:
+        module: a decoder, or an encoder and a decoder, with a head that predicts tokens.
+        init_params: ``rng -> params``.
+        end_id: of the token that ends a target.
+        pad_id: of padding.
+        dropout: in the loss.
+        lora_rank: of the low-rank path beside the attention's queries and values; 0 for none.
+        beams: of the search, in writing; 1 for the most probable token each time.
+        channel: contexts are of the channel form, see `examples_before_swapped`.
+    """
+    adapted: Any = lora(rank=lora_rank).active if lora_rank else nullcontext
+
+    def output_fn(params: Params, batch: Batch, rng: Key) -> Written:
+        del rng
+        with adapted():
+            return judge_targets(logits_of_targets(module, params, batch), batch)
+
+    def write_fn(params: Params, batch: Batch, rng: Key) -> Written:
+        written = output_fn(params, batch, rng)
+        with adapted():
+            ids = generate(
+                module,
+                params,
+                batch["input_ids"],
+                batch["attention_mask"],
+                max_new_tokens=batch["decoder_label"].shape[1],
+                eos_id=end_id,
+                pad_id=pad_id,
+                beams=beams,
+            ).ids
+        return written._replace(ids=ids)
+
+    def loss_fn(params: Params, batch: Batch, rng: Key) -> tuple[jax.Array, Aux]:
+        """Mean nats per token over the real items, with ``exact_match``."""
+        with adapted():
+            written = judge_targets(logits_of_targets(module, params, batch, rng if dropout else None), batch)
+        return mean_nats(written, batch["mask"]), {"exact_match": _exact(written, batch["mask"])}
+
+    return Functions(
+        init_params=init_params,
+        loss_fn=loss_fn,
+        output_fn=output_fn,
+        joint_loss_fn=loss_fn,
+        write_fn=write_fn,
+        join_fn=None if module.shape.encoder is not None else examples_before_swapped if channel else examples_before,
+    )

@@ -1,0 +1,30 @@
+"""Few-shot translation: a task is a pair of languages, or a domain."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fewshot_jax.applications.language_model import LanguageModel
+from fewshot_jax.applications.writing import Writing
+from fewshot_jax.config import Config
+from fewshot_jax.data.examples import Example
+from fewshot_jax.data.files import read_texts
+from fewshot_jax.data.parallel import read_pairs
+from fewshot_jax.data.tasks import World
+from fewshot_jax.data.worlds.languages import language_task
+
+
+class Translation(Writing):
+    """The application of one run; its files hold pairs of sentences."""
+
+    world: ClassVar[World] = staticmethod(language_task)
+
+    @classmethod
+    def read(cls, config: Config, path: Path, model: LanguageModel | None) -> list[Example]:
+        del model
+        data = config.data
+        return read_pairs(path, source=data.source_field, target=data.target_field, task_field=data.task_field)
+
+    @classmethod
+    def sources(cls, config: Config, path: Path, model: LanguageModel) -> tuple[list[dict[str, Any]], list[str]]:
+        del model
+        return read_texts(path, text=config.data.source_field)

@@ -1,0 +1,205 @@
+"""The application of a run that reads texts and writes others; answers, translations and replies differ in their data.
+
+An application adds its generated world, how its files are read, and which end of a long source counts.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from fewshot_jax.applications.application import Functions, Score, Stream, episode_seed
+from fewshot_jax.applications.classification import class_members, data_files
+from fewshot_jax.applications.language_model import TOKENIZER, LanguageModel, language_model, save_language_model
+from fewshot_jax.applications.text_to_text import EXACT, NATS, text_to_text
+from fewshot_jax.config import WITHOUT_A_LOOP, Config
+from fewshot_jax.data.examples import Example, folded
+from fewshot_jax.data.sequences import Codec, lengths, sequence_batch
+from fewshot_jax.data.splits import SPLITS
+from fewshot_jax.data.tasks import Drawn, NewTasks, PooledTasks, TaskSampler, World
+from fewshot_jax.errors import UserError
+from fewshot_jax.types import Episode, MetaLearner, MetaParams
+
+_TASKS_READ = 400  # generated tasks that a tokenizer is trained on: far more than name every word
+
+
+@dataclass(frozen=True)
+class Writing:
+    """The application of one run; see `application.Application`.
+
+    Attributes:
+        config: resolved.
+        pools: the examples of each split; None where tasks are generated.
+        model: the language model and its tokenizer.
+    """
+
+    config: Config
+    pools: dict[str, list[Example]] | None
+    model: LanguageModel
+    score: ClassVar[Score] = NATS
+    scores: ClassVar[tuple[Score, ...]] = (NATS, EXACT)
+    world: ClassVar[World]
+    keep_end: ClassVar[bool] = False
+
+    @classmethod
+    def read(cls, config: Config, path: Path, model: LanguageModel | None) -> list[Example]:
+        """The examples of a file."""
+        raise NotImplementedError
+
+    @classmethod
+    def sources(cls, config: Config, path: Path, model: LanguageModel) -> tuple[list[dict[str, Any]], list[str]]:
+        """The rows of a file to write to, and what is read of each."""
+        raise NotImplementedError
+
+    @classmethod
+    def build(cls, config: Config, saved: Path | None = None) -> Self:
+        """Read and split the data of a config, and its model.
+
+        Args:
+            config: of the run.
+            saved: its run directory, where it has one; None to train the tokenizer.
+
+        Raises:
+            UserError: the data or the model cannot be used, or a task cannot fill an episode.
+        """
+        pools = None
+        if config.data.source == "tfds":
+            raise UserError(f"data.source=tfds: {config.application} reads files; write the data set to one")
+        if config.data.source == "files":
+            pools = cls.split(config, {path: cls.read(config, path, None) for path in data_files(config.data)})
+
+        def texts() -> list[str]:
+            return [text for example in cls._to_learn_from(config, pools) for text in (example.source, example.target)]
+
+        model = language_model(config, keep_end=cls.keep_end, texts=texts, saved=saved)
+        if model.render is not None and pools is not None:  # a chat template, known only now, writes other sources
+            pools = cls.split(config, {path: cls.read(config, path, model) for path in data_files(config.data)})
+        application = cls(config, pools, model)
+        application.training_sampler()
+        for split in ("validation", "test"):
+            application.sampler(split, max(config.evaluation.shots))
+        return application
+
+    @classmethod
+    def split(cls, config: Config, files: dict[Path, list[Example]]) -> dict[str, list[Example]]:
+        """Give the examples of files to the splits.
+
+        Held out means held out: what shares its key (an English caption, an article) with an example of the
+        test split is no training example, and so with validation.
+        """
+        if config.data.split_files:
+            parts = dict(zip(SPLITS, files.values(), strict=True))
+        else:
+            examples = [example for part in files.values() for example in part]
+            members = class_members(sorted({example.task for example in examples}), config.data)
+            known = {example.task for example in examples}
+            for split, names in members.items():
+                if missing := sorted(set(names) - known):
+                    raise UserError(
+                        f"{split} split: no example has the task '{missing[0]}' ({len(missing)} such names)"
+                    )
+            split_of = {name: split for split, names in members.items() for name in names}
+            parts = {split: [e for e in examples if split_of.get(e.task) == split] for split in SPLITS}
+        taken: set[str] = set()
+        for split in reversed(SPLITS):
+            parts[split] = [e for e in parts[split] if not e.key or folded(e.key) not in taken]
+            taken |= {folded(e.key) for e in parts[split] if e.key}
+        return parts
+
+    @classmethod
+    def _to_learn_from(cls, config: Config, pools: dict[str, list[Example]] | None) -> list[Example]:
+        if pools is not None:
+            return pools["train"]
+        tasks = NewTasks(cls.world, shots=8, queries=8, seed=episode_seed(config, "train"))
+        return [example for i in range(_TASKS_READ) for part in tasks.task(0, i) for example in part]
+
+    @property
+    def codec(self) -> Codec:
+        return self.model.codec
+
+    def with_config(self, config: Config) -> Self:
+        return dataclasses.replace(self, config=config)
+
+    def functions(self, *, training: bool) -> Functions:
+        return writing_functions(self.config, self.model, training=training)
+
+    def training_stream(self) -> Stream:
+        return self._stream(self.training_sampler(), self.config.episodes.shots, self.config.episodes.queries)
+
+    def stream(self, split: str, shots: int) -> Stream:
+        return self._stream(self.sampler(split, shots), shots, self.config.evaluation.queries)
+
+    def training_sampler(self) -> TaskSampler:
+        """The tasks of `training_stream`, as texts."""
+        episodes = self.config.episodes
+        sizes = {"shots": episodes.shots, "queries": episodes.queries, "min_shots": episodes.min_shots}
+        return self._sampler("train", "episodes", **sizes)
+
+    def sampler(self, split: str, shots: int) -> TaskSampler:
+        """The tasks of `stream`, as texts."""
+        return self._sampler(split, "evaluation", shots=shots, queries=self.config.evaluation.queries)
+
+    def _sampler(self, split: str, section: str, **sizes: Any) -> TaskSampler:
+        seed = episode_seed(self.config, split)
+        if self.pools is None:
+            return NewTasks(type(self).world, seed=seed, **sizes)
+        return PooledTasks(self.pools[split], seed=seed, split=split, section=section, **sizes)
+
+    def _stream(self, sampler: TaskSampler, shots: int, queries: int) -> Stream:
+        def episodes(step: int, tasks: int) -> Episode:
+            return batch_of([sampler.task(step, index) for index in range(tasks)], self.codec, shots, queries)
+
+        return episodes
+
+    def labels(self) -> dict[str, list[str]]:
+        """The names of the tasks of each split."""
+        return {split: sorted({example.task for example in pool}) for split, pool in (self.pools or {}).items()}
+
+    def record(self) -> dict[str, Any]:
+        return {TOKENIZER: self.codec.tokenizer.to_str()}
+
+    def save(self, directory: Path) -> None:
+        save_language_model(self.model, self.config, directory)
+
+    def fingerprint(self) -> dict[str, str]:
+        pools = self.pools or {"train": self._to_learn_from(self.config, None)[:64]}
+        return {split: hashlib.sha256(json.dumps(pool).encode()).hexdigest() for split, pool in pools.items()}
+
+    def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
+        """No pictures."""
+
+
+def writing_functions(config: Config, model: LanguageModel, *, training: bool) -> Functions:
+    """The functions of a config, which need no data.
+
+    Args:
+        config: of the run.
+        model: of the run.
+        training: with dropout, for learners without an inner loop only: a loop wants one function.
+    """
+    without = (*WITHOUT_A_LOOP, "multi_task")
+    functions = text_to_text(
+        model.module,
+        model.init_params,
+        end_id=model.codec.end,
+        pad_id=model.codec.pad,
+        dropout=training and config.model.dropout > 0 and config.learner.name in without,
+        lora_rank=config.model.lora_rank,
+        beams=config.evaluation.beams,
+        channel=config.learner.channel,
+    )
+    return functions._replace(scratch_params=model.scratch_params)
+
+
+def batch_of(drawn: Sequence[Drawn], codec: Codec, shots: int, queries: int) -> Episode:
+    """Tasks as arrays, ``[T, shots, ...]`` and ``[T, queries, ...]``, padded to the buckets of their longest texts."""
+    encoded = [[codec.encode(part) for part in task] for task in drawn]
+    length, target_length = lengths(codec, [row for task in encoded for row in task])
+    support, query = (
+        sequence_batch([task[side] for task in encoded], items, length, target_length, codec.pad)
+        for side, items in ((0, shots), (1, queries))
+    )
+    return Episode(support, query)

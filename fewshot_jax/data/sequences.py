@@ -1,0 +1,138 @@
+"""Examples to token ids, and back: what a decoder reads before it writes, and what it should write."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fewshot_jax.data.examples import Example
+from fewshot_jax.data.loader import bucket
+from fewshot_jax.data.tokenization import SPECIAL_TOKENS
+from fewshot_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Ids = list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codec:
+    """A tokenizer and the tokens that stand around texts: ``begin source middle``, then ``target end``.
+
+    Attributes:
+        tokenizer: adds nothing itself.
+        begin, middle: ids before and after a source; may be empty.
+        end: id after a target.
+        pad: id of padding.
+        max_length, target_max_length: most tokens of a source and of a target, those around them included.
+        buckets, target_buckets: lengths that batches are padded to.
+        keep_end: a source that is too long loses its beginning, not its end (a dialogue).
+        refuse: refuse what is too long.
+        cut: counts ``[sources, targets]`` that were cut so far.
+    """
+
+    tokenizer: "Tokenizer"
+    begin: tuple[int, ...] = (SPECIAL_TOKENS.index("[CLS]"),)
+    middle: tuple[int, ...] = (SPECIAL_TOKENS.index("[SEP]"),)
+    end: int = SPECIAL_TOKENS.index("[SEP]")
+    pad: int = SPECIAL_TOKENS.index("[PAD]")
+    max_length: int
+    target_max_length: int
+    buckets: tuple[int, ...]
+    target_buckets: tuple[int, ...]
+    keep_end: bool = False
+    refuse: bool = False
+    cut: list[int] = field(default_factory=lambda: [0, 0])
+
+    def encode(self, examples: Sequence[Example]) -> list[tuple[Ids, Ids]]:
+        """The ids of each source and target.
+
+        Raises:
+            UserError: one is too long, and ``refuse``.
+        """
+        sources = self._ids([example.source for example in examples])
+        targets = self._ids([example.target for example in examples])
+        return [
+            (self.source(ids, example), self._target(written, example))
+            for ids, written, example in zip(sources, targets, examples, strict=True)
+        ]
+
+    def sources(self, texts: Sequence[str]) -> list[Ids]:
+        """The ids of sources alone."""
+        return [self.source(ids, Example(text, "")) for ids, text in zip(self._ids(texts), texts, strict=True)]
+
+    def decode(self, ids: np.ndarray) -> list[str]:
+        """Texts of generated ids ``[n, M]``, each up to its end."""
+        rows = []
+        for row in np.asarray(ids).tolist():
+            stop = row.index(self.end) if self.end in row else len(row)
+            rows.append([token for token in row[:stop] if token != self.pad])
+        return [text.strip() for text in self.tokenizer.decode_batch(rows)]
+
+    def _ids(self, texts: Sequence[str]) -> list[Ids]:
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    def source(self, ids: Ids, example: Example) -> Ids:
+        """What stands before the target."""
+        room = self.max_length - len(self.begin) - len(self.middle)
+        if len(ids) > room:
+            self._too_long("source", len(ids), room, example)
+            ids = ids[-room:] if self.keep_end else ids[:room]
+        return [*self.begin, *ids, *self.middle]
+
+    def _target(self, ids: Ids, example: Example) -> Ids:
+        room = self.target_max_length - 1
+        if len(ids) > room:
+            self._too_long("target", len(ids), room, example)
+            ids = ids[:room]
+        return [*ids, self.end]
+
+    def _too_long(self, side: str, length: int, room: int, example: Example) -> None:
+        option = "max_length" if side == "source" else "target_max_length"
+        if self.refuse:
+            text = example.source if side == "source" else example.target
+            raise UserError(
+                f"task '{example.task}': a {side} of {length} tokens, room for {room}: '{text[:60]}...'; raise "
+                f"tokenizer.{option}, or set tokenizer.too_long to cut"
+            )
+        self.cut[side == "target"] += 1
+
+    def check_size(self) -> None:
+        """Raise a UserError if a source has no room."""
+        if self.max_length <= len(self.begin) + len(self.middle):
+            raise UserError(f"tokenizer.max_length={self.max_length}: leaves no room for a source")
+
+
+def sequence_batch(
+    rows: Sequence[Sequence[tuple[Ids, Ids]]], items: int, length: int, target_length: int, pad: int
+) -> dict[str, np.ndarray]:
+    """The encoded examples of ``T`` tasks as arrays, with ``items`` slots a task.
+
+    Returns:
+        ``input_ids, attention_mask [T, items, length]``, ``decoder_label, decoder_mask [T, items, target_length]``
+        and ``mask [T, items]``, False where a task has no such example.
+    """
+    tasks = len(rows)
+    batch = {
+        "input_ids": np.full((tasks, items, length), pad, np.int32),
+        "attention_mask": np.zeros((tasks, items, length), bool),
+        "decoder_label": np.full((tasks, items, target_length), pad, np.int32),
+        "decoder_mask": np.zeros((tasks, items, target_length), bool),
+        "mask": np.zeros((tasks, items), bool),
+    }
+    for t, task in enumerate(rows):
+        for i, (source, target) in enumerate(task):
+            batch["input_ids"][t, i, : len(source)] = source
+            batch["attention_mask"][t, i, : len(source)] = True
+            batch["decoder_label"][t, i, : len(target)] = target
+            batch["decoder_mask"][t, i, : len(target)] = True
+            batch["mask"][t, i] = True
+    return batch
+
+
+def lengths(codec: Codec, rows: Sequence[Sequence[tuple[Ids, Ids]]]) -> tuple[int, int]:
+    """The buckets of the longest source and the longest target."""
+    longest = [max((len(pair[side]) for row in rows for pair in row), default=1) for side in (0, 1)]
+    return bucket(longest[0], codec.buckets), bucket(longest[1], codec.target_buckets)

@@ -1,0 +1,82 @@
+"""Languages of a lexicon and a word order, new in every task.
+
+A sentence is a subject, a verb and an object. A language has a word of its own for each word of the source
+language and puts the three in one of six orders:
+
+    the king sees the dog   ->   mako duri pelu    (verb-subject-object; mako: sees, duri: king, pelu: dog)
+
+Nouns of all languages come from one list and verbs from another, each dealt out anew: without examples a reader
+can tell the verb of a translation from its nouns, and nothing else. A query is made of words that the support set
+has, and of none of its sentences.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+from fewshot_jax.data.examples import Example
+
+NOUNS = ("king", "queen", "dog", "child", "bird", "horse")
+VERBS = ("sees", "helps", "finds", "calls")
+FOREIGN_NOUNS = ("duri", "pelu", "tavo", "sime", "gola", "reka")
+FOREIGN_VERBS = ("mako", "nezi", "bufa", "wiho")
+ORDERS = tuple(itertools.permutations("SVO"))
+NOUNS_OF_A_TASK, VERBS_OF_A_TASK = 3, 3
+DETERMINED_FROM = 1  # support sentences, from which every query follows: what they leave open does not show in it
+
+
+class Language(NamedTuple):
+    """Attributes: ``order`` of the parts of a sentence; ``lexicon`` from source words to its own."""
+
+    order: tuple[str, ...]
+    lexicon: dict[str, str]
+
+    def translate(self, sentence: str) -> str:
+        """The translation of "the SUBJECT VERB the OBJECT"."""
+        _, subject, verb, _, obj = sentence.split()
+        parts = {"S": subject, "V": verb, "O": obj}
+        return " ".join(self.lexicon[parts[part]] for part in self.order)
+
+
+def random_language(rng: np.random.Generator) -> Language:
+    """Deal out the words and draw an order."""
+    lexicon = {
+        **dict(zip(NOUNS, rng.permutation(FOREIGN_NOUNS).tolist(), strict=True)),
+        **dict(zip(VERBS, rng.permutation(FOREIGN_VERBS).tolist(), strict=True)),
+    }
+    return Language(ORDERS[rng.integers(len(ORDERS))], lexicon)
+
+
+def language_task(rng: np.random.Generator, shots: int, queries: int) -> tuple[list[Example], list[Example]]:
+    """Support and query sentences of a new language.
+
+    Args:
+        rng: consumed.
+        shots: support sentences.
+        queries: query sentences, of words that the support sentences have; other sentences where there are enough.
+
+    Returns:
+        Examples whose ``task`` is "language".
+    """
+    language = random_language(rng)
+    nouns = rng.permutation(NOUNS)[:NOUNS_OF_A_TASK].tolist()
+    verbs = rng.permutation(VERBS)[:VERBS_OF_A_TASK].tolist()
+    a, b, c = nouns
+    pairs = [(a, b), (c, a), (b, c), (b, a), (a, c), (c, b)]  # each noun soon stands in both places
+    support = [_sentence(*pairs[i % len(pairs)], verbs[(i + i // len(pairs)) % len(verbs)]) for i in range(shots)]
+    used = [word for sentence in support for word in sentence.split()]
+    known = [[word for word in words if word in used] for words in (nouns, verbs)]
+    free = [_sentence(*pair, verb) for pair in itertools.permutations(known[0], 2) for verb in known[1]]
+    free = [sentence for sentence in free if sentence not in support] or free
+    asked = rng.choice(free, queries, replace=queries > len(free)).tolist()
+    order = rng.permutation(shots)
+    return [_example(language, support[i]) for i in order], [_example(language, sentence) for sentence in asked]
+
+
+def _sentence(subject: str, obj: str, verb: str) -> str:
+    return f"the {subject} {verb} the {obj}"
+
+
+def _example(language: Language, sentence: str) -> Example:
+    return Example(sentence, language.translate(sentence), "language")

@@ -1,0 +1,215 @@
+"""Answers, translations and replies from a config: training, evaluation, adaptation, prediction."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from fewshot_jax.adaptation.classifier import load
+from fewshot_jax.applications.table import build_application
+from fewshot_jax.applications.text_to_text import EXACT
+from fewshot_jax.cli.main import main
+from fewshot_jax.config_file import from_dict
+from fewshot_jax.errors import UserError
+from fewshot_jax.training.evaluate import evaluate
+
+SMALL = {
+    "episodes": {"shots": 3, "queries": 2},
+    "tokenizer": {"kind": "word", "max_length": 24, "buckets": [24], "target_max_length": 8, "target_buckets": [8]},
+    "model": {"width": 16, "layers": 1, "heads": 2, "mlp_width": 16},
+    "learner": {"gradient": "reverse", "task_chunk": 1},
+    "inner": {"steps": 1},
+    "outer": {"steps": 2, "tasks": 2},
+    "evaluation": {"every": 2, "validation_episodes": 2, "episodes": 3, "shots": [2], "queries": 2, "tasks": 3},
+    "baselines": {"rates": [0.01], "steps": 1, "episodes": 2, "multi_task": False},
+}
+
+
+def config(application, **sections):
+    merged = {name: {**SMALL.get(name, {}), **sections.get(name, {})} for name in {**SMALL, **sections}}
+    return {"application": application, **merged}
+
+
+def written(tmp_path, name, rows):
+    path = tmp_path / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def train(tmp_path, values, run="run"):
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(values), encoding="utf-8")  # JSON is YAML
+    assert main(["train", str(path), "--run-dir", str(tmp_path / run), "--quiet"]) == 0
+    return tmp_path / run
+
+
+FILES = {
+    "question_answering": (
+        [{"question": "zorp anna ?", "context": "anna eats rice . anna fears fog .", "answer": "fog"}] * 2,
+        [{"question": "zorp ben ?", "context": "ben eats soup . ben fears rain ."}],
+    ),
+    "translation": (
+        [{"source": "the king sees the dog", "target": "duri mako pelu"}] * 2,
+        [{"source": "the dog sees the king"}],
+    ),
+    "dialogue": (
+        [
+            {
+                "turns": [
+                    {"speaker": "user", "text": "tell me your food"},
+                    {"speaker": "system", "text": "my food is rice"},
+                ]
+            }
+        ],
+        [{"turns": [{"speaker": "user", "text": "and your food"}]}],
+    ),
+}
+
+
+@pytest.mark.parametrize("application", FILES)
+def test_a_run_is_trained_adapted_to_a_file_and_writes(application, tmp_path, capsys):
+    run = train(tmp_path, config(application, evaluation={"at_end": False}))
+    examples, inputs = FILES[application]
+    data, asked = written(tmp_path, "data.jsonl", examples), written(tmp_path, "input.jsonl", inputs)
+    model, output = tmp_path / "model", tmp_path / "output.jsonl"
+    assert main(["adapt", str(run), "--data", str(data), "--output", str(model)]) == 0
+    assert main(["predict", str(model), "--input", str(asked), "--output", str(output)]) == 0
+    (row,) = [json.loads(line) for line in output.read_text().splitlines()]
+    assert {name: row[name] for name in inputs[0]} == inputs[0]
+    assert isinstance(row["written"], str)
+    assert "saved in" in capsys.readouterr().out
+
+
+def test_the_table_has_likelihoods_texts_floors_and_intervals(tmp_path):
+    run = train(tmp_path, config("translation", evaluation={"at_end": False}))
+    result = evaluate(run, quiet=True)
+    assert result.score.name == "nats per token"
+    assert list(result.scores) == ["maml", "untrained, fine-tuned"]
+    more = {one.score.name: one for one in result.more}
+    assert list(more) == ["exact match", "BLEU", "chrF"]
+    assert list(more["chrF"].scores) == ["maml", "copy of the source", "most frequent target", "untrained, fine-tuned"]
+    assert all(np.isfinite(row[2].mean) for one in result.more for row in one.scores.values())
+    assert set(more["chrF"].gains) == {"copy of the source", "most frequent target", "untrained, fine-tuned"}
+    stored = json.loads((run / "evaluation.json").read_text())
+    assert stored["more"]["chrF"]["scores"]["maml"]["2"]["mean"] == pytest.approx(more["chrF"].scores["maml"][2].mean)
+
+
+def test_metaicl_is_a_learner_of_any_of_them(tmp_path):
+    run = train(tmp_path, config("dialogue", learner={"name": "metaicl", "gradient": "auto"}))
+    result = json.loads((run / "evaluation.json").read_text())
+    assert result["learner"] == "metaicl" and np.isfinite(result["nats_per_token"]["metaicl"]["2"]["mean"])
+    data = written(tmp_path, "data.jsonl", FILES["dialogue"][0])
+    assert main(["adapt", str(run), "--data", str(data), "--output", str(tmp_path / "model")]) == 0
+    model = load(tmp_path / "model")
+    assert set(model.adapted) == {"params", "support"} and len(model.predict(["[USER] and your food"])) == 1
+
+
+def test_an_encoder_and_decoder_serve_as_well(tmp_path):
+    run = train(tmp_path, config("translation", model={"architecture": "encoder_decoder"}))
+    assert (run / "result.json").exists()
+
+
+def test_evaluation_scores_what_the_model_writes(tmp_path):
+    """Exact match by likelihood and by the written texts are the same thing."""
+    run = train(tmp_path, config("question_answering", outer={"steps": 4}, evaluation={"at_end": False, "every": 4}))
+    more = {one.score.name: one.scores["maml"][2].mean for one in evaluate(run, quiet=True).more}
+    assert more["SQuAD exact match"] >= more["exact match"]  # which counts the letter's case and articles too
+
+
+# Files.
+PAIRS = [{"source": f"word {i} of {task}", "target": f"{i}", "task": task} for task in "abcde" for i in range(6)]
+
+
+def files(tmp_path, rows=PAIRS, **data):
+    path = written(tmp_path, "pairs.jsonl", rows)
+    return from_dict(config("translation", data={"source": "files", "path": str(path), **data}))
+
+
+def test_tasks_of_a_file_are_divided_and_never_shared(tmp_path):
+    application = build_application(files(tmp_path))
+    tasks = application.labels()
+    assert sorted(name for names in tasks.values() for name in names) == list("abcde")
+    for split, names in tasks.items():
+        drawn = application.sampler(split, 2) if split != "train" else application.training_sampler()
+        for index in range(20):
+            support, query = drawn.task(0, index)
+            assert {example.task for example in (*support, *query)} <= set(names)
+            assert not {e.source for e in support} & {e.source for e in query}
+
+
+def test_what_is_held_out_is_not_trained_on(tmp_path):
+    for name in ("train", "validation", "test"):
+        rows = [{"source": f"{name} {i}", "target": "x"} for i in range(6)]
+        if name == "train":
+            rows += [{"source": "Test  3", "target": "x"}, {"source": "validation 1", "target": "x"}]
+        if name == "validation":
+            rows += [{"source": "TEST 1", "target": "x"}]
+        written(tmp_path, f"{name}.jsonl", rows)
+    names = [f"{name}.jsonl" for name in ("train", "validation", "test")]
+    made = from_dict(
+        config("translation", data={"source": "files", "path": str(tmp_path), "files": names, "split_files": True})
+    )
+    pools = build_application(made).pools
+    assert {split: len(pool) for split, pool in pools.items()} == {"train": 6, "validation": 6, "test": 6}
+    assert pools["train"][0].task == "train"  # a file is a task where its rows name none
+
+
+def test_too_few_examples_of_a_task_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"split: task 'c' has 3 examples.*add examples.*shots"):
+        build_application(files(tmp_path, [row for row in PAIRS if row["task"] != "c" or int(row["target"]) < 3]))
+
+
+def test_too_long_texts_are_cut_and_counted_or_refused(tmp_path):
+    rows = [{**row, "source": row["source"] + " and more" * 20} for row in PAIRS]
+    application = build_application(files(tmp_path, rows))
+    batch = application.training_stream()(0, 2)
+    assert batch.support["attention_mask"].sum(-1).max() == 24 and application.codec.cut[0] > 0
+    refusing = files(tmp_path, rows)
+    refusing = dataclasses.replace(refusing, tokenizer=dataclasses.replace(refusing.tokenizer, too_long="refuse"))
+    with pytest.raises(UserError, match=r"a source of 44 tokens, room for 22.*raise tokenizer.max_length"):
+        build_application(refusing).training_stream()(0, 2)
+
+
+def test_a_dialogue_keeps_its_end_and_a_question_its_beginning(tmp_path):
+    long = " ".join(f"w{i}" for i in range(40))
+    turns = [{"speaker": "user", "text": f"{long} last"}, {"speaker": "system", "text": "yes"}]
+    rows = [{"turns": turns, "task": task} for task in "abcde" for _ in range(6)]
+    path = written(tmp_path, "dialogues.jsonl", rows)
+    application = build_application(from_dict(config("dialogue", data={"source": "files", "path": str(path)})))
+    ids = application.codec.encode(application.pools["train"][:1])[0][0]
+    assert len(ids) == 24 and application.codec.tokenizer.decode(ids).split()[-1] == "last"
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"learner": {"name": "protonet", "gradient": "auto"}}, "compares classes, of which translation has none"),
+        ({"learner": {"name": "cavia"}, "model": {"context_width": 2}}, "translation has no use for it"),
+        ({"episodes": {"ways": 3}}, r"episodes.ways=3: translation has no use for it"),
+        ({"learner": {"channel": True}}, "is a form of metaicl"),
+        ({"learner": {"name": "metaicl"}, "model": {"architecture": "encoder_decoder"}}, "architecture=decoder"),
+        ({"tokenizer": {"target_buckets": [4]}}, r"tokenizer.target_buckets=\(4,\).*target_max_length=8"),
+        ({"data": {"split_files": True}}, r"data.files=\(\): expected three"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(sections, message):
+    with pytest.raises(UserError, match=message):
+        from_dict(config("translation", **sections))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"source": "", "target": "x"}, r"line 1: 'source' is empty"),
+        ({"source": "x", "target": " "}, r"line 1: 'target' is empty"),
+        ({"source": "x", "text": "y"}, r"line 1: no field 'target'"),
+    ],
+)
+def test_a_wrong_file_is_named_with_line_and_field(row, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        build_application(files(tmp_path, [row]))
+
+
+def test_exact_match_is_a_share():
+    assert EXACT.percent and EXACT.larger_is_better
