@@ -15,11 +15,13 @@ from fewshot_jax.algorithms.maml import fomaml, maml
 from fewshot_jax.algorithms.maml_plus_plus import maml_plus_plus
 from fewshot_jax.algorithms.matching_network import matching_network
 from fewshot_jax.algorithms.meta_sgd import meta_sgd
+from fewshot_jax.algorithms.metaicl import metaicl
 from fewshot_jax.algorithms.metric import protonet
 from fewshot_jax.algorithms.multi_task import multi_task
 from fewshot_jax.algorithms.proto_maml import proto_maml
 from fewshot_jax.algorithms.r2d2 import r2d2
 from fewshot_jax.algorithms.reptile import reptile
+from fewshot_jax.data.examples import Example
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
 from fewshot_jax.types import Episode, MetaLearner
@@ -36,10 +38,12 @@ if TYPE_CHECKING:
     from fewshot_jax.training.evaluate import evaluate
     from fewshot_jax.training.loop import train
     from fewshot_jax.training.plan import plan
+    from fewshot_jax.training.pretrain import pretrain
 
 __all__ = [
     "Config",
     "Episode",
+    "Example",
     "MetaLearner",
     "Record",
     "UserError",
@@ -59,8 +63,10 @@ __all__ = [
     "maml_plus_plus",
     "matching_network",
     "meta_sgd",
+    "metaicl",
     "multi_task",
     "plan",
+    "pretrain",
     "proto_maml",
     "protonet",
     "r2d2",
@@ -82,6 +88,7 @@ _LAZY = {
     "load_adapter": "fewshot_jax.models.huggingface.peft",
     "load_pretrained": "fewshot_jax.models.huggingface.load",
     "plan": "fewshot_jax.training.plan",
+    "pretrain": "fewshot_jax.training.pretrain",
     "read_config": "fewshot_jax.config_file",
     "save_adapter": "fewshot_jax.models.huggingface.peft",
     "save_pretrained": "fewshot_jax.models.huggingface.save",

@@ -120,8 +120,9 @@ WRITING = {
     "learner": {"name": "metaicl", "channel": True},
     "evaluation": {"write": False, "beams": 4},
 }
+SCORED = {"model": {"classifier": "label_names"}}
 DIALOGUE = {"application": "dialogue", "data": {"history": 2}, "model": {"architecture": "encoder_decoder"}}
-ALL = (OTHER, IMAGES, WRITING, DIALOGUE)
+ALL = (OTHER, IMAGES, WRITING, DIALOGUE, SCORED)
 # What a value needs beside it, to be a value at all.
 BESIDE = {
     "buckets": {"max_length": 8},

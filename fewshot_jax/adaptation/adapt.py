@@ -58,8 +58,10 @@ def adapt(run_dir: str | Path, records: Sequence[Record] | Sequence[Example]) ->
         )
     if config.application in WRITES:
         return adapt_writer(run, cast(Sequence[Example], records))
-    if config.application != "text_classification":
-        raise UserError(f"{run.path}: is a run of {config.application}; adapt serves texts")
+    if config.kind != "text_classification":
+        raise UserError(
+            f"{run.path}: is a run of {config.kind}; adapt serves texts: classifiers with a head, and writers"
+        )
     return _classifier(run, config, cast(Sequence[Record], records))
 
 

@@ -6,8 +6,10 @@ from typing import Any
 from fewshot_jax.applications.application import Application, Score
 from fewshot_jax.applications.dialogue import Dialogue
 from fewshot_jax.applications.image_classification import ImageClassification
+from fewshot_jax.applications.label_scoring import LabelScoring
 from fewshot_jax.applications.question_answering import QuestionAnswering
 from fewshot_jax.applications.regression import Regression
+from fewshot_jax.applications.span_question_answering import SpanQuestionAnswering
 from fewshot_jax.applications.text_classification import TextClassification
 from fewshot_jax.applications.translation import Translation
 from fewshot_jax.config import Config
@@ -22,6 +24,15 @@ APPLICATIONS: dict[str, Any] = {
 }
 
 
+def application_of(config: Config) -> Any:
+    """The class of a config's application, some of which have two."""
+    if config.application == "text_classification" and config.model.classifier == "label_names":
+        return LabelScoring
+    if config.application == "question_answering" and config.model.architecture == "encoder":
+        return SpanQuestionAnswering
+    return APPLICATIONS[config.application]
+
+
 def build_application(config: Config, saved: Path | None = None) -> Application:
     """Read the data of a config.
 
@@ -32,9 +43,9 @@ def build_application(config: Config, saved: Path | None = None) -> Application:
     Raises:
         UserError: the data cannot be read, or cannot fill the episodes.
     """
-    return APPLICATIONS[config.application].build(config, saved)
+    return application_of(config).build(config, saved)
 
 
 def score_of(config: Config) -> Score:
     """How the outputs of a config's application are judged."""
-    return APPLICATIONS[config.application].score
+    return application_of(config).score

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,10 +224,7 @@ class TextClassification(ClassApplication):
         save_tokenizer(self.tokenizer, directory / TOKENIZER)
 
     def fingerprint(self) -> dict[str, str]:
-        return {
-            name: hashlib.sha256(json.dumps([split.texts, split.label.tolist(), split.classes]).encode()).hexdigest()
-            for name, split in self.splits.items()
-        }
+        return fingerprint_of_texts(self.splits)
 
     def batches(self, split: str, sampler: EpisodeSampler) -> Stream:
         episodes = self.config.episodes
@@ -256,6 +253,14 @@ class TextClassification(ClassApplication):
             mask_id=SPECIAL_TOKENS.index("[MASK]"),
             ngram_dropout=self.config.episodes.ngram_dropout,
         )
+
+
+def fingerprint_of_texts(splits: Mapping[str, TextSplit]) -> dict[str, str]:
+    """A hash of the texts, labels and classes of each split."""
+    return {
+        name: hashlib.sha256(json.dumps([split.texts, split.label.tolist(), split.classes]).encode()).hexdigest()
+        for name, split in splits.items()
+    }
 
 
 def with_label_names(config: Config, split: TextSplit) -> list[str]:

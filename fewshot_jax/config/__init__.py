@@ -38,11 +38,15 @@ Application = Literal[
 WRITES: tuple[Application, ...] = ("question_answering", "translation", "dialogue")  # read a text and write another
 OF_CLASSES = (*METRIC, "proto_maml")  # learners that compare embeddings of classes
 
-_LABELS: tuple[Application, ...] = ("text_classification",)
-_IMAGES: tuple[Application, ...] = ("image_classification",)
+# An application, or "label_scoring" for text classification by a decoder that scores the names of the classes.
+Kind = Application | Literal["label_scoring"]
+_HEADS: tuple[Kind, ...] = ("text_classification",)
+_LABELS: tuple[Kind, ...] = (*_HEADS, "label_scoring")
+_IMAGES: tuple[Kind, ...] = ("image_classification",)
+WRITERS: tuple[Kind, ...] = (*WRITES, "label_scoring")  # their model predicts tokens
 _CLASSES, _TEXTS, _DATA = (*_LABELS, *_IMAGES), (*_LABELS, *WRITES), (*_LABELS, *_IMAGES, *WRITES)
 # Of the fields that say something about some applications only: which those are. To set them elsewhere is a mistake.
-APPLIES: dict[str, dict[str, tuple[Application, ...]]] = {
+APPLIES: dict[str, dict[str, tuple[Kind, ...]]] = {
     "data": {
         **dict.fromkeys(("source", "path", "files"), _DATA),
         **dict.fromkeys(("class_split", "class_split_name", "fractions", "split_seed"), _DATA),
@@ -56,22 +60,24 @@ APPLIES: dict[str, dict[str, tuple[Application, ...]]] = {
     "episodes": {
         **dict.fromkeys(("ways", "min_ways", "uneven"), _CLASSES),
         "min_shots": _DATA,
-        **dict.fromkeys(("label_names", "within_group", "domain_power"), _LABELS),
-        **dict.fromkeys(("token_dropout", "token_remap", "ngram_dropout"), _LABELS),
+        **dict.fromkeys(("within_group", "domain_power"), _LABELS),
+        **dict.fromkeys(("label_names", "token_dropout", "token_remap", "ngram_dropout"), _HEADS),
     },
     "tokenizer": {
         **dict.fromkeys(("kind", "vocab_size", "max_length", "buckets"), _TEXTS),
-        **dict.fromkeys(("target_max_length", "target_buckets", "too_long"), WRITES),
+        **dict.fromkeys(("target_max_length", "target_buckets", "too_long"), WRITERS),
+        **dict.fromkeys(("windows", "stride"), ("question_answering",)),
     },
     "model": {
         **dict.fromkeys(("heads", "mlp_width", "dropout", "lora_rank"), _TEXTS),
-        **dict.fromkeys(("norm", "feature_scale", "ngram_width"), _LABELS),
-        "context_width": (*_LABELS, "regression"),
+        **dict.fromkeys(("norm", "feature_scale", "ngram_width"), _HEADS),
+        "classifier": _LABELS,
+        "context_width": (*_HEADS, "regression"),
         "compute_dtype": _DATA,
         **dict.fromkeys(("downsample", "conv_norm"), _IMAGES),
-        **dict.fromkeys(("architecture", "pretrained"), WRITES),
+        **dict.fromkeys(("architecture", "pretrained"), WRITERS),
     },
-    "learner": {"channel": WRITES},
+    "learner": {"channel": WRITERS},
     "evaluation": {**dict.fromkeys(("ways", "uneven"), _CLASSES), **dict.fromkeys(("write", "beams"), WRITES)},
 }
 
@@ -104,7 +110,7 @@ class Config:
             for field_name, applications in fields.items():
                 value = getattr(given, field_name)
                 require(
-                    self.application in applications or value == getattr(default, field_name),
+                    self.kind in applications or value == getattr(default, field_name),
                     f"{section}.{field_name}={value}: {self.application} has no use for it; leave it out",
                 )
         require(
@@ -121,21 +127,39 @@ class Config:
         )
         require(
             bool(self.data.sets) or self.episodes.domain_power == EpisodeConfig().domain_power,
-            f"episodes.domain_power={self.episodes.domain_power}: there is one data set; set data.sets, or leave it out",
+            f"episodes.domain_power={self.episodes.domain_power}: there is one data set; set data.sets, or leave it "
+            "out",
         )
         require(
-            self.application in _CLASSES or name not in OF_CLASSES,
-            f"learner.name={name}: compares classes, of which {self.application} has none; "
+            self.kind in (*_HEADS, *_IMAGES) or name not in OF_CLASSES,
+            f"learner.name={name}: compares embeddings of classes, of which {self.kind} has none; "
             "take maml or one of its relatives",
         )
         require(
-            self.application not in WRITES or name != "cavia",
+            self.kind not in WRITERS or name != "cavia",
             "learner.name=cavia: a language model takes no context; take maml or one of its relatives",
         )
+        encoder = self.model.architecture == "encoder"
         require(
-            name != "metaicl" or (self.application in WRITES and self.model.architecture == "decoder"),
+            not encoder or self.application == "question_answering",
+            f"model.architecture=encoder: points to answers in a text, and writes nothing; {self.application} takes "
+            "decoder or encoder_decoder",
+        )
+        for more in ("windows", "stride"):
+            value = getattr(self.tokenizer, more)
+            require(
+                encoder or value == getattr(TokenizerConfig(), more),
+                f"tokenizer.{more}={value}: only an encoder points to answers in windows; set "
+                "model.architecture=encoder, or leave it out",
+            )
+        require(
+            not encoder or self.evaluation.beams == 1,
+            f"evaluation.beams={self.evaluation.beams}: an encoder points to answers without a search; leave it out",
+        )
+        require(
+            name != "metaicl" or (self.kind in WRITERS and self.model.architecture == "decoder"),
             "learner.name=metaicl: reads its examples before it writes; take an application that writes "
-            f"({', '.join(WRITES)}) with model.architecture=decoder",
+            f"({', '.join(WRITES)}), or model.classifier=label_names, with model.architecture=decoder",
         )
         require(
             not self.learner.channel or name == "metaicl",
@@ -155,3 +179,9 @@ class Config:
             self.inner.optimizer == "sgd" or name != "meta_sgd",
             f"inner.optimizer={self.inner.optimizer}: the inner step of meta_sgd is SGD's; take maml_plus_plus",
         )
+
+    @property
+    def kind(self) -> Kind:
+        """The application, as `APPLIES` names it."""
+        scores = self.application == "text_classification" and self.model.classifier == "label_names"
+        return "label_scoring" if scores else self.application

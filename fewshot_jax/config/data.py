@@ -150,7 +150,9 @@ class TokenizerConfig:
         vocab_size: most entries.
         max_length: longest text in tokens; longer ones are cut.
         buckets: lengths that batches are padded to; each costs a compilation.
-        target_max_length, target_buckets: the same of what is written.
+        target_max_length, target_buckets: the same of what is written; the first bounds answers that are pointed to.
+        windows: of an encoder that points to answers: a longer context is read in up to so many windows.
+        stride: tokens from the beginning of a window to that of the next; 0 for half of the context's room in one.
         too_long: "cut" longer texts and count them, or "refuse" them.
     """
 
@@ -160,10 +162,14 @@ class TokenizerConfig:
     buckets: tuple[int, ...] = (16, 32)
     target_max_length: int = 16
     target_buckets: tuple[int, ...] = (16,)
+    windows: int = 1
+    stride: int = 0
     too_long: Literal["cut", "refuse"] = "cut"
 
     def __post_init__(self) -> None:
         require(self.vocab_size >= 8, f"tokenizer.vocab_size={self.vocab_size}: expected at least 8")
+        require(self.windows >= 1, f"tokenizer.windows={self.windows}: expected at least 1")
+        require(self.stride >= 0, f"tokenizer.stride={self.stride}: expected zero or more")
         for longest, buckets in (("max_length", "buckets"), ("target_max_length", "target_buckets")):
             lengths, most = getattr(self, buckets), getattr(self, longest)
             require(

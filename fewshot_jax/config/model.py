@@ -25,7 +25,9 @@ class ModelConfig:
             0 for none.
         compute_dtype: of the encoder or the convolutions, on parameters that stay float32 as heads and losses do;
             "bfloat16" saves memory and, on accelerators, time (texts, images).
-        architecture: what writes: a "decoder" that reads the source first (Llama), or an "encoder_decoder" (T5).
+        classifier: of texts: a "head" on the features of an encoder, or a decoder that scores "label_names".
+        architecture: what writes: a "decoder" that reads the source first (Llama), or an "encoder_decoder" (T5); or,
+            of answers, an "encoder" that points to them in the text (ModernBERT).
         pretrained: a Hugging Face directory, or the run of 'fewshot-jax pretrain', whose model and tokenizer to start
             from; its sizes count. None for a new model.
         downsample: of images: convolutions of stride 2, or max-pooling after each.
@@ -44,7 +46,8 @@ class ModelConfig:
     context_width: int = 0
     lora_rank: int = 0
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    architecture: Literal["decoder", "encoder_decoder"] = "decoder"
+    classifier: Literal["head", "label_names"] = "head"
+    architecture: Literal["encoder", "decoder", "encoder_decoder"] = "decoder"
     pretrained: str | None = None
     downsample: Literal["stride", "max_pool"] = "stride"
     conv_norm: Literal["batch", "layer", "group"] = "batch"

@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -168,10 +168,12 @@ def evaluate(
         learned = values[config.learner.name]
         for name, judged in {**values, **baselines, **guess}.items():
             for score, value in judged.items():
-                known_value = Estimate(float(value[0]), 0.0) if name == CHANCE else estimate(value)
-                rows.setdefault(score, {}).setdefault(name, {})[k] = known_value
+                rows.setdefault(score, {}).setdefault(name, {})[k] = (
+                    Estimate(float(value[0]), 0.0) if name == CHANCE else _estimate(bench, score, value)
+                )
                 if name in baselines and score in learned:
-                    gains.setdefault(score, {}).setdefault(name, {})[k] = estimate(learned[score] - value)
+                    gain = _estimate(bench, score, learned[score] - value)
+                    gains.setdefault(score, {}).setdefault(name, {})[k] = gain
         for name, choice in bench.choices.items():
             chosen.setdefault(name, {})[k] = choice
     if bench.at_edge and not quiet:
@@ -201,6 +203,13 @@ def evaluate(
         run.write("evaluation.json", result.to_json())
     application.draw(bench.learner(), meta_params, run.path)
     return result
+
+
+def _estimate(bench: "_Bench", score: str, values: np.ndarray) -> Estimate:
+    """Over all episodes; of a score of texts, over those that had something to score."""
+    if any(score == one.name for one in bench.of_texts):
+        values = values[np.isfinite(values)]
+    return estimate(values) if values.size else Estimate(math.nan, math.nan)
 
 
 Row = Callable[[int], dict[str, np.ndarray]]  # shots -> scores [episodes] by name
@@ -257,8 +266,11 @@ class _Bench:
         ids = values.pop("ids", None)
         if ids is None:
             return values
-        tasks = self.tasks(shots)
-        texts = [self.application.codec.decode(rows) for rows in ids]  # type: ignore[attr-defined]
+        tasks, application = self.tasks(shots), cast(Any, self.application)
+        texts = [
+            application.texts_of(rows, [example.source for example in task.query], application.codec)
+            for rows, task in zip(ids, tasks, strict=True)
+        ]
         return {**values, **judge_written(self.config.application, texts, tasks)}
 
     def tasks(self, shots: int) -> list[Drawn]:

@@ -37,8 +37,12 @@ def resolve(config: Config) -> Config:
     split = data.class_split
     if split is not None and not (path or Path()).joinpath(split).exists() and Path(split).exists():
         split = str(Path(split).resolve())
+    given = config.model.pretrained
+    pretrained = None if given is None else str(Path(given).expanduser().resolve())
     return dataclasses.replace(
-        config, data=dataclasses.replace(data, path=None if path is None else str(path), class_split=split)
+        config,
+        data=dataclasses.replace(data, path=None if path is None else str(path), class_split=split),
+        model=dataclasses.replace(config.model, pretrained=pretrained),
     )
 
 

@@ -157,7 +157,7 @@ def test_learners_of_the_family_train_on_it(name, tmp_path):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"learner": {"name": "protonet"}}, "learner.name=protonet: compares classes"),
+        ({"learner": {"name": "protonet"}}, "learner.name=protonet: compares embeddings of classes"),
         ({"tokenizer": {"vocab_size": 100}}, "tokenizer.vocab_size=100: regression has no use for it"),
         ({"model": {"heads": 2}}, "model.heads=2: regression has no use"),
         ({"data": {"path": "somewhere"}}, "data.path=somewhere: regression has no use"),

@@ -75,7 +75,7 @@ def test_the_loss_of_masked_tokens_is_that_of_all_logits():
         attention_mask=batch["segment"] > 0,
     )
     log_p = jax.nn.log_softmax(out.logits)[0]
-    asked = [(slot, token) for slot, token, w in zip(*(rows[n][0] for n in ("predicted", "target", "weight"))) if w]
+    asked = [(s, t) for s, t, w in np.stack([rows[n][0] for n in ("predicted", "target", "weight")], axis=1) if w]
     assert int(count) == len(asked) > 3
     np.testing.assert_allclose(total, -sum(log_p[slot, token] for slot, token in asked), rtol=1e-5)
 

@@ -6,7 +6,7 @@ Documents follow each other, an end-of-text token after each, and are cut where 
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,6 +49,13 @@ class Windows(NamedTuple):
     tokens: np.ndarray
     starts: np.ndarray
     real: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To a worker go the names of mapped files, not what is in them."""
+        file = getattr(self.tokens, "filename", None)
+        if file is None:
+            return Windows, tuple(self)
+        return _mapped, (Path(file).parent, self.tokens.shape[1], self.tokens.dtype, self.real)
 
     @property
     def efficiency(self) -> float:
@@ -156,12 +163,17 @@ def read_windows(directory: Path, packing: Packing, real: int) -> Windows:
         UserError: the files are missing or torn.
     """
     try:
-        tokens, starts = (
-            np.memmap(directory / name, kind, mode="r").reshape(-1, packing.length)
-            for name, kind in ((TOKENS, packing.dtype), (STARTS, np.dtype(bool)))
-        )
-        if not 0 <= tokens.size - real < packing.length or tokens.shape != starts.shape:
-            raise ValueError(f"{tokens.size} and {starts.size} slots for {real} tokens")
+        windows = _mapped(directory, packing.length, packing.dtype, real)
+        if not 0 <= windows.tokens.size - real < packing.length or windows.tokens.shape != windows.starts.shape:
+            raise ValueError(f"{windows.tokens.size} and {windows.starts.size} slots for {real} tokens")
     except (OSError, ValueError) as error:
         raise UserError(f"{directory}: the packed corpus cannot be read ({error}); start a new run") from None
+    return windows
+
+
+def _mapped(directory: Path, length: int, dtype: np.dtype, real: int) -> Windows:
+    tokens, starts = (
+        np.memmap(directory / name, kind, mode="r").reshape(-1, length)
+        for name, kind in ((TOKENS, dtype), (STARTS, np.dtype(bool)))
+    )
     return Windows(tokens, starts, real)

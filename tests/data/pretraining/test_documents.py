@@ -104,7 +104,7 @@ def test_neither_part_is_empty(share, held_out):
 
 
 def test_one_document_cannot_be_divided():
-    with pytest.raises(UserError, match="one document.*blank lines"):
+    with pytest.raises(UserError, match=r"one document.*blank lines"):
         divide(1, CorpusConfig())
 
 

@@ -1,5 +1,7 @@
 """Packing: nothing of a document is lost, documents stay apart, hardly a slot is empty."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -76,6 +78,16 @@ def test_windows_on_disk_are_those_in_memory(tmp_path, size, dtype):
     for one, other in zip(held[:2], mapped[:2], strict=True):
         assert np.array_equal(one, other)
     assert size - 1 in all_rows(mapped)["input_ids"]
+
+
+def test_a_worker_is_sent_the_names_of_the_files(tmp_path):
+    texts = documents(count=2000)
+    mapped, held = pack(texts, Packing(16, END), directory=tmp_path), pack(texts, Packing(16, END))
+    for windows, most in ((mapped, 1000), (held, 10_000_000)):
+        sent = pickle.dumps(windows)
+        assert len(sent) < most
+        there = pickle.loads(sent)
+        assert all(np.array_equal(a, b) for a, b in zip(windows, there, strict=True))
 
 
 def test_torn_windows_are_refused(tmp_path):

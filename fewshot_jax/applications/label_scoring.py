@@ -1,0 +1,163 @@
+"""Few-shot text classification without a head: a decoder reads a text and scores the names of the classes.
+
+The score of a class is its name's log-likelihood after the text, per token of the name; in the channel form the
+text's log-likelihood after the name. With the support set in the context (metaicl) these are in-context learning.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fewshot_jax.algorithms.metric import ABSENT
+from fewshot_jax.applications.application import Functions, Stream
+from fewshot_jax.applications.classification import ClassApplication
+from fewshot_jax.applications.language_model import TOKENIZER, LanguageModel, language_model, save_language_model
+from fewshot_jax.applications.text_classification import fingerprint_of_texts, read_data, split_data
+from fewshot_jax.applications.text_to_text import READ, WRITTEN, Written
+from fewshot_jax.applications.writing import writing_functions
+from fewshot_jax.config import Config
+from fewshot_jax.data.episodes import EpisodeSampler
+from fewshot_jax.data.examples import Example
+from fewshot_jax.data.loader import bucket
+from fewshot_jax.data.sequences import Ids, sequence_batch
+from fewshot_jax.data.sets import label_text
+from fewshot_jax.data.splits import TextSplit
+from fewshot_jax.types import Batch, BatchFn, Episode, Key, Params
+
+CHOICES = ("choice_label", "choice_mask")  # ``[B, N, M]``, the names of an episode's classes, once for each item
+
+
+def each_choice(batch: Batch) -> Batch:
+    """The items of a batch with each of the ``N`` names as its target, ``[B N, ...]``: those of item 0 first."""
+    items, names = batch[CHOICES[0]].shape[:2]
+    repeated = {name: jnp.repeat(batch[name], names, axis=0) for name in (*READ, "mask")}
+    targets = {name: batch[choice].reshape(items * names, -1) for name, choice in zip(WRITTEN, CHOICES, strict=True)}
+    return {**repeated, **targets}
+
+
+def scored_labels(functions: Functions, *, ways: int, per_token: bool = True) -> Functions:
+    """Classification by the functions of a model that writes: logits of the classes from the names' likelihoods.
+
+    Args:
+        functions: of `text_to_text`.
+        ways: names beside each item.
+        per_token: divide a log-likelihood by the number of its tokens.
+    """
+    written_fn, join_one = functions.output_fn, functions.join_fn
+
+    def join(support: Batch, query: Batch) -> Batch:
+        assert join_one is not None
+        return {**join_one(support, query), "choices": join_one(support, each_choice(query))}
+
+    def output_fn(params: Params, batch: Batch, rng: Key) -> jax.Array:
+        """Logits ``[B, N]``: nats, of a name or of the text, per token."""
+        choices = batch["choices"] if "choices" in batch else each_choice(batch)
+        written: Written = written_fn(params, choices, rng)
+        score = -written.nats / jnp.maximum(written.tokens, 1) if per_token else -written.nats
+        logits = score.reshape(-1, ways)
+        real = batch[CHOICES[1]].any(-1) if CHOICES[1] in batch else jnp.ones_like(logits, bool)
+        return jnp.where(real, logits, ABSENT)
+
+    wrapped: BatchFn = output_fn
+    return functions._replace(output_fn=wrapped, write_fn=None, join_fn=None if join_one is None else join, ways=ways)
+
+
+@dataclass(frozen=True)
+class LabelScoring(ClassApplication):
+    """The application of one run; see `application.Application`. Its splits are of texts, `TextSplit`.
+
+    Attributes:
+        model: the language model and its tokenizer.
+        sources: the token ids of each split's texts, as they are read.
+        names: those of its classes' names, as they are written.
+    """
+
+    model: LanguageModel
+    sources: dict[str, list[Ids]]
+    names: dict[str, list[Ids]]
+
+    @classmethod
+    def build(cls, config: Config, saved: Path | None = None) -> Self:
+        """Read, split and encode the data of a config, and its model.
+
+        Raises:
+            UserError: the data or the model cannot be used, or cannot fill the episodes.
+        """
+        splits = split_data(read_data(config.data, config.seed), config.data)
+
+        def texts() -> list[str]:
+            train: TextSplit = splits["train"]
+            return [*train.texts, *map(label_text, train.classes)]
+
+        model = language_model(config, keep_end=False, texts=texts, saved=saved)
+        sources = {name: model.codec.sources(split.texts) for name, split in splits.items()}
+        names = {
+            name: [ids for _, ids in model.codec.encode([Example(" ", label_text(c)) for c in split.classes])]
+            for name, split in splits.items()
+        }
+        application = cls(config, splits, model, sources, names)
+        application.check_episodes()
+        return application
+
+    def functions(self, *, training: bool) -> Functions:
+        ways = self.config.episodes.ways if training else self.config.evaluation.ways
+        functions = writing_functions(self.config, self.model, training=training)
+        return scored_labels(functions, ways=ways, per_token=not self.config.learner.channel)
+
+    def texts(self, split: str) -> list[str]:
+        """The texts that the positions of `sampler` refer to."""
+        return self.splits[split].texts
+
+    def batches(self, split: str, sampler: EpisodeSampler) -> Stream:
+        sources, names, label = self.sources[split], self.names[split], self.splits[split].label
+        codec = self.model.codec
+        target_length = bucket(max(map(len, names)), codec.target_buckets)
+
+        def episodes(step: int, tasks: int) -> Episode:
+            drawn = sampler.batch(step, tasks)
+            length = bucket(max(len(sources[i]) for items in drawn for i in items.position.flat), codec.buckets)
+            classes = _classes(drawn.support.label, label[drawn.support.position], drawn.support.mask, sampler.ways)
+            shown = sequence_batch(
+                [[([], names[c]) if c >= 0 else ([], []) for c in row] for row in classes],
+                sampler.ways,
+                1,
+                target_length,
+                codec.pad,
+            )
+            sides = []
+            for items in drawn:
+                rows = [[(sources[i], names[label[i]]) for i in row] for row in items.position]
+                batch = sequence_batch(rows, items.position.shape[1], length, target_length, codec.pad)
+                choices = {
+                    choice: np.repeat(shown[name][:, None], items.position.shape[1], axis=1)
+                    for choice, name in zip(CHOICES, WRITTEN, strict=True)
+                }
+                sides.append({**batch, **choices, "label": items.label, "mask": items.mask})
+            return Episode(*sides)
+
+        return episodes
+
+    def record(self) -> dict[str, Any]:
+        return {TOKENIZER: self.model.codec.tokenizer.to_str()}
+
+    def save(self, directory: Path) -> None:
+        save_language_model(self.model, self.config, directory)
+
+    def fingerprint(self) -> dict[str, str]:
+        return fingerprint_of_texts(self.splits)
+
+    def with_config(self, config: Config) -> Self:
+        return dataclasses.replace(self, config=config)
+
+
+def _classes(label: np.ndarray, of_item: np.ndarray, mask: np.ndarray, ways: int) -> np.ndarray:
+    """The class of each label of an episode, ``[T, N]``; -1 where there is none."""
+    classes = np.full((label.shape[0], ways), -1)
+    for task in range(label.shape[0]):
+        classes[task, label[task][mask[task]]] = of_item[task][mask[task]]
+    return classes

@@ -1,0 +1,160 @@
+"""Classification by the likelihood of class names, in context or not."""
+
+import jax
+import numpy as np
+import pytest
+
+from fewshot_jax.algorithms.metaicl import metaicl
+from fewshot_jax.applications.application import Functions
+from fewshot_jax.applications.label_scoring import each_choice, scored_labels
+from fewshot_jax.applications.table import build_application
+from fewshot_jax.applications.text_to_text import text_to_text
+from fewshot_jax.config_file import from_dict
+from fewshot_jax.models.huggingface.fresh import new_model, new_params
+from fewshot_jax.training.evaluate import evaluate
+from fewshot_jax.training.loop import train
+
+V, KEY = 23, jax.random.key(0)
+TEXTS = [[2, 7, 8, 3], [2, 11, 3], [2, 5, 6, 7, 3]]
+NAMES = [[13, 3], [14, 15, 3]]  # of different lengths
+SUPPORT = [([2, 16, 3], 1), ([2, 19, 20, 3], 0)]
+
+
+def model(**options):
+    made = new_model("decoder", vocab_size=V, width=16, layers=2, heads=2, mlp_width=32)
+    functions = text_to_text(made.module, lambda key: new_params(made.module, key), end_id=3, **options)
+    params = jax.tree.map(lambda leaf: leaf * 3, functions.init_params(jax.random.key(1)))
+    return made.module, functions, params
+
+
+def batch(rows, length=5, target_length=3):
+    """Texts with the number of their class."""
+
+    def padded(sequences, size):
+        ids, mask = np.zeros((len(sequences), size), np.int32), np.zeros((len(sequences), size), bool)
+        for i, sequence in enumerate(sequences):
+            ids[i, : len(sequence)], mask[i, : len(sequence)] = sequence, True
+        return ids, mask
+
+    made = {}
+    made["input_ids"], made["attention_mask"] = padded([text for text, _ in rows], length)
+    made["decoder_label"], made["decoder_mask"] = padded([NAMES[label] for _, label in rows], target_length)
+    made["choice_label"], made["choice_mask"] = (
+        np.repeat(names[None], len(rows), axis=0) for names in padded(NAMES, target_length)
+    )
+    made["label"] = np.array([label for _, label in rows], np.int32)
+    return {**made, "mask": np.ones(len(rows), bool)}
+
+
+QUERY = [(text, i % 2) for i, text in enumerate(TEXTS)]
+
+
+def log_likelihood(module, params, before, written):
+    total = 0.0
+    for i in range(len(written)):
+        ids = np.array([[*before, *written[:i]]])
+        logits = module.apply({"params": params}, ids, np.ones_like(ids)).logits[0, -1]
+        total += float(jax.nn.log_softmax(logits)[written[i]])
+    return total
+
+
+def test_a_class_scores_its_names_likelihood_per_token():
+    module, functions, params = model()
+    logits = scored_labels(functions, ways=2).output_fn(params, batch(QUERY), KEY)
+    expected = [[log_likelihood(module, params, text, name) / len(name) for name in NAMES] for text in TEXTS]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5)
+
+
+def in_context(functions: Functions, params, **options):
+    scored = scored_labels(functions, ways=2, **options)
+    learner = metaicl(scored.loss_fn, join=scored.join_fn, output_fn=scored.output_fn)
+    return learner.predict(learner.adapt({"params": params}, batch(SUPPORT), KEY), batch(QUERY), KEY)
+
+
+def test_in_context_the_support_set_stands_before():
+    module, functions, params = model()
+    context = [token for text, label in SUPPORT for token in (*text, *NAMES[label])]
+    expected = [
+        [log_likelihood(module, params, [*context, *text], name) / len(name) for name in NAMES] for text in TEXTS
+    ]
+    np.testing.assert_allclose(in_context(functions, params), expected, rtol=1e-5)
+
+
+def test_the_channel_form_scores_the_text_after_the_name():
+    module, functions, params = model(channel=True)
+    context = [token for text, label in SUPPORT for token in (*NAMES[label], *text)]
+    expected = [[log_likelihood(module, params, [*context, *name], text) for name in NAMES] for text in TEXTS]
+    np.testing.assert_allclose(in_context(functions, params, per_token=False), expected, rtol=1e-5)
+
+
+def test_a_class_that_an_episode_lacks_is_never_chosen():
+    _, functions, params = model()
+    lacking = batch(QUERY)
+    lacking["choice_mask"][:, 1] = False
+    assert (scored_labels(functions, ways=2).output_fn(params, lacking, KEY)[:, 1] < -1e8).all()
+
+
+def test_choices_go_item_by_item():
+    expanded = each_choice(batch(QUERY))
+    assert expanded["input_ids"].shape[0] == 6
+    np.testing.assert_array_equal(expanded["decoder_label"][:2], batch(QUERY)["choice_label"][0])
+    np.testing.assert_array_equal(expanded["input_ids"][0], expanded["input_ids"][1])
+
+
+@pytest.mark.parametrize("learner", [{"name": "metaicl"}, {"name": "metaicl", "channel": True}, {"name": "fomaml"}])
+def test_it_is_trained_and_evaluated_like_any_classifier(learner, tmp_path):
+    config = from_dict(
+        {
+            "data": {"groups": 6, "texts_per_class": 6, "fractions": [0.34, 0.33, 0.33], "split_by": "group"},
+            "episodes": {"ways": 3, "shots": 1, "queries": 1, "within_group": True},
+            "tokenizer": {
+                "kind": "word",
+                "max_length": 16,
+                "buckets": [16],
+                "target_max_length": 8,
+                "target_buckets": [8],
+            },
+            "model": {"classifier": "label_names", "width": 8, "layers": 1, "heads": 2, "mlp_width": 8},
+            "learner": {**learner, "task_chunk": 1},
+            "inner": {"steps": 1},
+            "outer": {"steps": 1, "tasks": 1},
+            "evaluation": {
+                "every": 1,
+                "validation_episodes": 1,
+                "episodes": 2,
+                "ways": 2,
+                "shots": [1],
+                "queries": 1,
+                "at_end": False,
+            },
+            "baselines": {"fine_tuning": False, "multi_task": False},
+        }
+    )
+    train(config, tmp_path / "run", quiet=True)
+    result = evaluate(tmp_path / "run", quiet=True)
+    assert result.score.name == "accuracy" and list(result.scores) == [learner["name"], "TF-IDF centroid", "chance"]
+
+
+def test_an_episode_shows_the_names_of_its_own_classes():
+    config = from_dict(
+        {
+            "data": {"groups": 6, "texts_per_class": 12, "fractions": [0.34, 0.33, 0.33], "split_by": "group"},
+            "tokenizer": {
+                "kind": "word",
+                "max_length": 16,
+                "buckets": [16],
+                "target_max_length": 8,
+                "target_buckets": [8],
+            },
+            "episodes": {"ways": 3, "shots": 2, "queries": 2},
+            "model": {"classifier": "label_names"},
+            "evaluation": {"ways": 3, "shots": [1]},
+        }
+    )
+    application = build_application(config)
+    support, query = application.training_stream()(3, 2)
+    for side in (support, query):
+        for task in range(2):
+            chosen = side["choice_label"][task, np.arange(side["label"].shape[1]), side["label"][task]]
+            np.testing.assert_array_equal(chosen, side["decoder_label"][task])
+    np.testing.assert_array_equal(support["choice_label"][:, 0], query["choice_label"][:, 0])
