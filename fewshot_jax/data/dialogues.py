@@ -43,7 +43,7 @@ class Dialogue(NamedTuple):
     Attributes:
         turns: at least one.
         task: its task; several services are joined by "+".
-        id: the file's name and the dialogue's own id in it (or its line): SGD numbers each split anew.
+        id: the file's path and the dialogue's own id in it (or its line): SGD numbers each split anew.
     """
 
     turns: tuple[Turn, ...]
@@ -51,7 +51,9 @@ class Dialogue(NamedTuple):
     id: str
 
 
-def read_dialogues(path: str | PurePath, *, speakers: Mapping[str, str] = SPEAKERS) -> list[Dialogue]:
+def read_dialogues(
+    path: str | PurePath, *, speakers: Mapping[str, str] = SPEAKERS, task: str = "task"
+) -> list[Dialogue]:
     """Read dialogues from a `.jsonl` file, or a `.gz` of one: one a line, in one of two shapes.
 
     Plain: ``{"turns": [{"speaker": "user", "text": "..."}], "task": "..."}``; a turn may
@@ -64,6 +66,7 @@ def read_dialogues(path: str | PurePath, *, speakers: Mapping[str, str] = SPEAKE
     Args:
         path: the file.
         speakers: a speaker's name in the file, in lower case -> `USER` or `ASSISTANT`.
+        task: the field of the task; a dialogue without it and without services has the file's name.
 
     Returns:
         The dialogues in the order of the file; at least one.
@@ -77,7 +80,7 @@ def read_dialogues(path: str | PurePath, *, speakers: Mapping[str, str] = SPEAKE
             f"{path}: cannot read dialogues from files of type '{suffix_of(path)}'. Use .jsonl (one dialogue per line) "
             "or .jsonl.gz."
         )
-    return [_dialogue(path, line, row, speakers) for line, row in jsonl_rows(path, read_text(path), {}, _LINE)]
+    return [_dialogue(path, line, row, speakers, task) for line, row in jsonl_rows(path, read_text(path), {}, _LINE)]
 
 
 def replies(
@@ -121,7 +124,7 @@ def marked(turns: Sequence[Turn], markers: Mapping[str, str] = MARKERS) -> str:
     return " ".join(f"{markers[turn.speaker]} {turn.text}" for turn in turns)
 
 
-def _dialogue(path: Path, line: int, row: Mapping[str, Any], speakers: Mapping[str, str]) -> Dialogue:
+def _dialogue(path: Path, line: int, row: Mapping[str, Any], speakers: Mapping[str, str], field: str) -> Dialogue:
     place = f"{path}, line {line}"
     entries = objects(place, "turns", required(place, row, "turns"))
     if not entries:
@@ -131,11 +134,11 @@ def _dialogue(path: Path, line: int, row: Mapping[str, Any], speakers: Mapping[s
     if "services" in row:
         task = "+".join(strings(place, "services", row["services"]))
     else:
-        task = name(place, "task", row["task"]) if "task" in row else ""
-    field = "dialogue_id" if "dialogue_id" in row else "id"
-    identity = name(place, field, row[field]) if field in row else f"line {line}"
+        task = name(place, field, row[field]) if field in row else path.name.partition(".")[0]
+    key = "dialogue_id" if "dialogue_id" in row else "id"
+    identity = name(place, key, row[key]) if key in row else f"line {line}"
     turns = (_turn(f"{place}, turn {number}", entry, task, speakers) for number, entry in enumerate(entries, start=1))
-    return Dialogue(tuple(turns), task, f"{path.name}: {identity}")
+    return Dialogue(tuple(turns), task, f"{path.resolve()}: {identity}")
 
 
 def _turn(place: str, entry: Mapping[str, Any], task: str, speakers: Mapping[str, str]) -> Turn:

@@ -68,7 +68,7 @@ def read_questions(
         question: the field (JSONL) or column (CSV, TSV) of the question; SQuAD's JSON has names of its own.
         context: that of the context.
         answer: that of the answer or answers; without it `answers`, or else `answer`.
-        task: that of the task, which becomes the article; rows need not have it.
+        task: that of the task, which becomes the article; where a row has none, it is the file's name.
 
     Returns:
         The questions in the order of the file; at least one.
@@ -90,7 +90,7 @@ def read_questions(
                 row[context],
                 string(place, question, row[question]),
                 _flat_answers(place, field, row[field], row[context]),
-                name(place, task, row[task]) if task in row else "",
+                name(place, task, row[task]) if task in row else path.name.partition(".")[0],
                 name(place, "id", row["id"]) if "id" in row else f"line {line}",
             )
         )

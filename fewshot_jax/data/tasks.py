@@ -27,7 +27,7 @@ class TaskSampler(Protocol):
 
 
 class NewTasks:
-    """Tasks of a generated world, of which none comes twice.
+    """Tasks of a generated world, each drawn anew.
 
     Args:
         world: makes a task.
@@ -72,9 +72,9 @@ class PooledTasks:
     ):
         self._shots, self._queries, self._seed = shots, queries, seed
         self._min_shots = shots if min_shots is None else min_shots
-        pools: dict[str, list[Example]] = {}
+        pools: dict[str, dict[tuple[str, str], Example]] = {}  # an example that comes twice counts once
         for example in examples:
-            pools.setdefault(example.task, []).append(example)
+            pools.setdefault(example.task, {}).setdefault((example.source, example.target), example)
         if not pools:
             raise UserError(f"{split} split: has no examples; give it a file, or other fractions")
         small = sorted((len(pool), name) for name, pool in pools.items() if len(pool) < shots + queries)
@@ -82,10 +82,10 @@ class PooledTasks:
             count, name = small[0]
             more = f" (and {len(small) - 1} more tasks)" if len(small) > 1 else ""
             raise UserError(
-                f"{split} split: task '{name}' has {count} examples{more}, but an episode takes {shots} shots + "
-                f"{queries} queries; add examples, drop the task, or lower {section}.shots or {section}.queries"
+                f"{split} split: task '{name}' has {count} different examples{more}, but an episode takes {shots} "
+                f"shots + {queries} queries; add examples, drop the task, or lower {section}.shots or {section}.queries"
             )
-        self._pools = [pool for _, pool in sorted(pools.items())]
+        self._pools = [list(pool.values()) for _, pool in sorted(pools.items())]
 
     def task(self, step: int, index: int) -> Drawn:
         rng = np.random.default_rng((self._seed, step, index))

@@ -93,8 +93,9 @@ def evaluate_episodes(
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    """Concatenate; generated ids of batches of other buckets are padded with their last column's kind, -1."""
-    if parts[0].ndim == 3:
+    """Concatenate batches; where their texts went into different buckets, the last axis is padded with -1."""
+    if len({part.shape[1:] for part in parts}) > 1:
         longest = max(part.shape[-1] for part in parts)
-        parts = [np.pad(p, ((0, 0), (0, 0), (0, longest - p.shape[-1])), constant_values=-1) for p in parts]
+        widths = [[(0, 0)] * (part.ndim - 1) + [(0, longest - part.shape[-1])] for part in parts]
+        parts = [np.pad(part, width, constant_values=-1) for part, width in zip(parts, widths, strict=True)]
     return np.concatenate(parts)

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fewshot_jax.applications.application import Score
+from fewshot_jax.data.dialogues import MARKERS
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.tasks import Drawn
 from fewshot_jax.evaluation.text_metrics import bleu, chrf, distinct_n, exact_match, f1, slot_recall
 
-COPY, MAJORITY = "copy of the source", "most frequent target"
+DISTINCT = "distinct-2"  # has no better or worse: a model that rambles has most
+COPY, MAJORITY, NEAREST = "copy of the source", "most frequent target", "target of the nearest source"
 # What one episode's texts score: ``(texts, examples) -> values``, in the order of the scores beside it.
 Judge = Callable[[Sequence[str], Sequence[Example]], Sequence[float]]
 
@@ -47,7 +49,7 @@ def _replies(texts: Sequence[str], examples: Sequence[Example]) -> Sequence[floa
 JUDGES: dict[str, tuple[tuple[Score, ...], Judge]] = {
     "question_answering": ((_score("SQuAD exact match"), _score("SQuAD F1")), _answers),
     "translation": ((_score("BLEU"), _score("chrF")), _translations),
-    "dialogue": ((_score("BLEU"), _score("distinct-2"), _score("slot recall")), _replies),
+    "dialogue": ((_score("BLEU"), _score(DISTINCT), _score("slot recall")), _replies),
 }
 
 
@@ -62,9 +64,31 @@ def judge_written(application: str, texts: Sequence[Sequence[str]], tasks: Seque
 
 
 def written_floors(tasks: Sequence[Drawn]) -> dict[str, list[list[str]]]:
-    """What is written for each episode's queries without a model: the source, or the support set's commonest target."""
+    """What is written for each episode's queries without a model.
+
+    The source itself; the support set's commonest target; the target of the support source that shares most words
+    with the query's (the largest share of both, Jaccard).
+    """
     common = [Counter(example.target for example in task.support).most_common(1)[0][0] for task in tasks]
     return {
-        COPY: [[example.source for example in task.query] for task in tasks],
+        COPY: [[copied(example.source) for example in task.query] for task in tasks],
         MAJORITY: [[target] * len(task.query) for target, task in zip(common, tasks, strict=True)],
+        NEAREST: [[_nearest(example.source, task.support) for example in task.query] for task in tasks],
     }
+
+
+def copied(source: str) -> str:
+    """A source as the text to write; of a dialogue its last turn."""
+    for marker in MARKERS.values():
+        source = source.rpartition(f"{marker} ")[2]
+    return source
+
+
+def _nearest(source: str, support: Sequence[Example]) -> str:
+    words = set(source.split())
+
+    def shared(example: Example) -> float:
+        others = set(example.source.split())
+        return len(words & others) / len(words | others)
+
+    return max(support, key=shared).target

@@ -13,7 +13,7 @@ from fewshot_jax.data.pretraining.objectives import SENTINELS, Questions, withou
 from fewshot_jax.data.pretraining.packing import Windows, pack, read_windows
 from fewshot_jax.data.tokenization import save_tokenizer, train_tokenizer
 from fewshot_jax.errors import UserError, require
-from fewshot_jax.models.huggingface.pretrained import TOKENIZER_FILES
+from fewshot_jax.models.huggingface.text_tokenizer import load_text_tokenizer
 from fewshot_jax.training.pretraining_directory import PretrainingDirectory
 
 if TYPE_CHECKING:
@@ -45,29 +45,6 @@ def documents_of(config: PretrainConfig) -> Documents:
     """
     texts = read_documents(config.corpus)
     return Documents(*([texts[i] for i in positions] for positions in divide(len(texts), config.corpus)))
-
-
-def load_text_tokenizer(path: Path, field: str) -> "PreTrainedTokenizerBase":
-    """Read the tokenizer of a directory, as transformers does.
-
-    Args:
-        path: the directory.
-        field: of the config that names it, for messages.
-
-    Raises:
-        UserError: there is none, or it cannot be read, or is of the slow kind.
-    """
-    if not any((path / name).is_file() for name in TOKENIZER_FILES):
-        what = "holds no tokenizer (no tokenizer.json)" if path.is_dir() else "no such directory"
-        raise UserError(f"{path}: {what}; {field} takes a directory that transformers' save_pretrained wrote")
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever a stranger's file raises in there
-        raise UserError(f"{path}: the tokenizer cannot be read ({error}); see {field}") from error
-    require(tokenizer.is_fast, f"{path}: this tokenizer has no tokenizer.json; save a fast one and give it as {field}")
-    return tokenizer
 
 
 def make_tokenizer(config: PretrainConfig, documents: Documents, run: PretrainingDirectory) -> None:

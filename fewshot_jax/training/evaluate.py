@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import jax
 import numpy as np
 
 from fewshot_jax.applications.application import Application, Functions, Score, Stream, evaluation_steps
@@ -19,7 +20,7 @@ from fewshot_jax.evaluation.baselines import CHANCE, floors
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes, judge_by
 from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.evaluation.tuning import Choice, Tuning, adapted, fine_tuned
-from fewshot_jax.evaluation.written import JUDGES, judge_written
+from fewshot_jax.evaluation.written import DISTINCT, JUDGES, judge_written
 from fewshot_jax.training.checkpoints import Checkpoints
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
@@ -171,7 +172,7 @@ def evaluate(
                 rows.setdefault(score, {}).setdefault(name, {})[k] = (
                     Estimate(float(value[0]), 0.0) if name == CHANCE else _estimate(bench, score, value)
                 )
-                if name in baselines and score in learned:
+                if name in baselines and score in learned and score != DISTINCT:
                     gain = _estimate(bench, score, learned[score] - value)
                     gains.setdefault(score, {}).setdefault(name, {})[k] = gain
         for name, choice in bench.choices.items():
@@ -247,6 +248,7 @@ class _Bench:
         self.of_texts = JUDGES[self.config.application][0] if self._writes else ()
         self.choices: dict[str, Choice] = {}
         self.streams = functools.cache(self._streams)  # the same for all rows
+        self._tasks = functools.cache(self._drawn)
         self.at_edge: list[str] = []
         self._episodes = episodes
         self._common: dict[str, Any] = {
@@ -266,14 +268,14 @@ class _Bench:
         ids = values.pop("ids", None)
         if ids is None:
             return values
-        tasks, application = self.tasks(shots), cast(Any, self.application)
+        tasks, application = self._tasks(shots), cast(Any, self.application)
         texts = [
             application.texts_of(rows, [example.source for example in task.query], application.codec)
             for rows, task in zip(ids, tasks, strict=True)
         ]
         return {**values, **judge_written(self.config.application, texts, tasks)}
 
-    def tasks(self, shots: int) -> list[Drawn]:
+    def _drawn(self, shots: int) -> list[Drawn]:
         """The test episodes as texts, of applications that write."""
         sampler, tasks = self.application.sampler("test", shots), self.config.evaluation.tasks  # type: ignore[attr-defined]
         return [sampler.task(*divmod(index, tasks)) for index in range(self._episodes)]
@@ -342,7 +344,16 @@ def _in_context(bench: _Bench, starts: dict[str, MetaParams]) -> dict[str, Row]:
     if bench.functions.join_fn is None:
         return {}
     learner = bench.learner("metaicl")
-    return {f"{name}, {IN_CONTEXT}": bench.row(learner, start) for name, start in starts.items() if name != UNTRAINED}
+    rows = {f"{name}, {IN_CONTEXT}": start for name, start in starts.items() if name != UNTRAINED}
+    try:
+        for shots in bench.config.evaluation.shots if rows else ():
+            episode = bench.streams(shots)[1](0, 1)
+            one = next(iter(rows.values()))
+            jax.eval_shape(episode_scores(learner, bench.judge), one, episode, jax.random.key(0), 0)
+    except ValueError as error:  # more tokens than the model has positions for
+        print(f"note: left out the rows '{IN_CONTEXT}' ({error})", file=sys.stderr)
+        return {}
+    return {name: bench.row(learner, start) for name, start in rows.items()}
 
 
 def _prototypes(bench: _Bench, starts: dict[str, MetaParams]) -> dict[str, Row]:

@@ -66,16 +66,22 @@ def write(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
-def test_a_turn_has_its_service_and_the_values_it_names(write, name):
-    assert read_dialogues(write(name, SGD)) == [Dialogue(TURNS, "Hotels_1+Taxis_2", f"{name}: 1_00000")]
+def test_a_turn_has_its_service_and_the_values_it_names(write, name, tmp_path):
+    assert read_dialogues(write(name, SGD)) == [Dialogue(TURNS, "Hotels_1+Taxis_2", f"{tmp_path / name}: 1_00000")]
 
 
-def test_the_plain_shape_needs_no_task_and_no_id(write):
+def test_the_plain_shape_needs_no_task_and_no_id(write, tmp_path):
     turns = [{**PLAIN["turns"][0], "speaker": "User"}, {**PLAIN["turns"][1], "values": ["2", "3"]}]
     dialogues = read_dialogues(write("a.jsonl", PLAIN, "", {"turns": turns, "id": 7}))
     assert dialogues == [
-        Dialogue((Turn(USER, "Hi", (), "chat"), Turn(ASSISTANT, "Hello 2", (), "chat")), "chat", "a.jsonl: line 1"),
-        Dialogue((Turn(USER, "Hi"), Turn(ASSISTANT, "Hello 2", ("2",))), "", "a.jsonl: 7"),
+        Dialogue(
+            (Turn(USER, "Hi", (), "chat"), Turn(ASSISTANT, "Hello 2", (), "chat")),
+            "chat",
+            f"{tmp_path / 'a.jsonl'}: line 1",
+        ),
+        Dialogue(
+            (Turn(USER, "Hi", (), "a"), Turn(ASSISTANT, "Hello 2", ("2",), "a")), "a", f"{tmp_path / 'a.jsonl'}: 7"
+        ),
     ]
 
 
@@ -91,7 +97,7 @@ def test_a_goodbye_without_words_is_left_out(write):
     assert dialogue.turns == TURNS
 
 
-def test_every_reply_reads_the_turns_before_it(write):
+def test_every_reply_reads_the_turns_before_it(write, tmp_path):
     dialogues = read_dialogues(write("a.jsonl", SGD))
     assert replies(dialogues) == [
         Example(
@@ -99,13 +105,13 @@ def test_every_reply_reads_the_turns_before_it(write):
             TURNS[1].text,
             "Hotels_1",
             values=("Krone", "half past 3", "Ulm"),
-            key="a.jsonl: 1_00000",
+            key=f"{tmp_path / 'a.jsonl'}: 1_00000",
         ),
         Example(
             f"[USER] A room in Ulm? [SYSTEM] {TURNS[1].text} [USER] And a cab.",
             "How many seats?",
             "Taxis_2",
-            key="a.jsonl: 1_00000",
+            key=f"{tmp_path / 'a.jsonl'}: 1_00000",
         ),
     ]
 

@@ -202,7 +202,7 @@ def test_flat_rows_take_answers_in_several_forms(write, field, answers, expected
     row = {"question": "Wo?", "context": CONTEXT, field: answers}
     found = [Answer(*answer) for answer in expected]
     path = write("a.jsonl", "\n" + json.dumps(row))
-    assert read_questions(path) == [Question(CONTEXT, "Wo?", tuple(found), "", "line 2")]
+    assert read_questions(path) == [Question(CONTEXT, "Wo?", tuple(found), path.name.partition(".")[0], "line 2")]
 
 
 def test_columns_can_be_renamed(write):

@@ -73,3 +73,14 @@ def test_the_last_batch_is_cut():
     values = evaluate_episodes(accuracies, "meta", stream, episodes=10, tasks=4, rng=KEY)
     assert values.tolist() == list(range(10))
     assert seen == [("meta", f"batch {step} of 4", 4 * step) for step in range(3)]
+
+
+def test_texts_of_batches_in_different_buckets_are_padded():
+    def scores(meta_params, episodes, rng, first):
+        width = 3 if first == 0 else 5
+        return {"score": np.arange(2.0) + first, "ids": np.full((2, 1, 4, width), 7)}
+
+    values = evaluate_episodes(scores, {}, lambda step, tasks: None, episodes=3, tasks=2, rng=KEY)
+    assert values["score"].tolist() == [0, 1, 2]
+    assert values["ids"].shape == (3, 1, 4, 5)
+    assert (values["ids"][:2, ..., 3:] == -1).all() and (values["ids"][2] == 7).all()

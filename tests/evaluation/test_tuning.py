@@ -1,5 +1,6 @@
 """Loops chosen on validation episodes: Adam's steps, a learner's own, and the best of their rates and numbers."""
 
+import functools
 import itertools
 
 import jax
@@ -28,8 +29,8 @@ ERROR = Score("error", lambda w, episode: jnp.abs(w - episode.query["x"]).mean()
 
 def fine_tuning(score, *, rates, steps, task_chunk=None):
     """Tuning of Adam over one to so many steps."""
-    after = fine_tuned(FUNCTIONS, score)
-    return Tuning(after, score, rates=rates, steps=range(1, steps + 1), task_chunk=task_chunk)
+    loop = functools.partial(fine_tuned, FUNCTIONS)
+    return Tuning(loop, score, score.of, rates=rates, steps=range(1, steps + 1), task_chunk=task_chunk)
 
 
 def stream(step, tasks):
@@ -94,7 +95,7 @@ def test_a_choice_at_the_edge_of_what_was_tried_is_known(choice, edge):
         ((3,), 3, None),
         ((2, 4), 4, None),
     ):
-        tuning = Tuning(fine_tuned(FUNCTIONS, ERROR), ERROR, rates=[0.1], steps=steps)
+        tuning = Tuning(functools.partial(fine_tuned, FUNCTIONS), ERROR, ERROR.of, rates=[0.1], steps=steps)
         assert tuning.at_edge(Choice(0.1, asked)) == told
 
 
@@ -116,11 +117,11 @@ def test_a_learner_is_judged_at_multiples_of_its_rates_after_each_number_of_step
     learner = LEARNERS[kind]
     meta_params = learner.init({"w": jnp.float32(0)}, KEY)
     factors, numbers = [0.5, 4.0, 100.0], [1, 3]
-    tuning = Tuning(adapted(learner, ERROR, rate=0.1), ERROR, rates=factors, steps=numbers)
+    tuning = Tuning(functools.partial(adapted, learner, rate=0.1), ERROR, ERROR.of, rates=factors, steps=numbers)
     targets = 1 + np.arange(5) / 10
     for factor, number in itertools.product(factors[:2], numbers):
         scores = tuning.scores(Choice(factor, number), meta_params, stream, episodes=5, tasks=2, rng=KEY)
         np.testing.assert_allclose(scores, targets * (1 - 0.2 * factor) ** number, rtol=1e-5)
     assert tuning.choose(meta_params, stream, episodes=3, tasks=2, rng=KEY) == Choice(4.0, 3)
-    once = Tuning(adapted(learner, ERROR, rate=0.1), ERROR, rates=[9.0, 100.0], steps=numbers)
+    once = Tuning(functools.partial(adapted, learner, rate=0.1), ERROR, ERROR.of, rates=[9.0, 100.0], steps=numbers)
     assert once.choose(meta_params, stream, episodes=3, tasks=2, rng=KEY) == Choice(9.0, 3), "|1 - 1.8|^3 is least"

@@ -16,13 +16,14 @@ from typing import NamedTuple
 import numpy as np
 
 from fewshot_jax.data.examples import Example
+from fewshot_jax.errors import UserError
 
 NOUNS = ("king", "queen", "dog", "child", "bird", "horse")
 VERBS = ("sees", "helps", "finds", "calls")
 FOREIGN_NOUNS = ("duri", "pelu", "tavo", "sime", "gola", "reka")
 FOREIGN_VERBS = ("mako", "nezi", "bufa", "wiho")
 ORDERS = tuple(itertools.permutations("SVO"))
-NOUNS_OF_A_TASK, VERBS_OF_A_TASK = 3, 3
+NOUNS_OF_A_TASK, VERBS_OF_A_TASK = 3, 4
 DETERMINED_FROM = 1  # support sentences, from which every query follows: what they leave open does not show in it
 
 
@@ -54,21 +55,31 @@ def language_task(rng: np.random.Generator, shots: int, queries: int) -> tuple[l
     Args:
         rng: consumed.
         shots: support sentences.
-        queries: query sentences, of words that the support sentences have; other sentences where there are enough.
+        queries: query sentences, of words that the support sentences have; with few shots some come twice.
 
     Returns:
         Examples whose ``task`` is "language".
+
+    Raises:
+        UserError: a language has too few sentences.
     """
     language = random_language(rng)
     nouns = rng.permutation(NOUNS)[:NOUNS_OF_A_TASK].tolist()
     verbs = rng.permutation(VERBS)[:VERBS_OF_A_TASK].tolist()
+    # Pairs in an order in which each noun soon stands in both places; a verb after the other.
     a, b, c = nouns
-    pairs = [(a, b), (c, a), (b, c), (b, a), (a, c), (c, b)]  # each noun soon stands in both places
-    support = [_sentence(*pairs[i % len(pairs)], verbs[(i + i // len(pairs)) % len(verbs)]) for i in range(shots)]
+    pairs = [(a, b), (c, a), (b, c), (b, a), (a, c), (c, b)]
+    made = [
+        _sentence(*pairs[i % len(pairs)], verbs[(i + i // len(pairs)) % len(verbs)])
+        for i in range(len(pairs) * len(verbs))
+    ]
+    if shots + queries > len(made):
+        raise UserError(f"a language has {len(made)} sentences: lower shots + queries = {shots + queries}")
+    support = made[:shots]
     used = [word for sentence in support for word in sentence.split()]
     known = [[word for word in words if word in used] for words in (nouns, verbs)]
     free = [_sentence(*pair, verb) for pair in itertools.permutations(known[0], 2) for verb in known[1]]
-    free = [sentence for sentence in free if sentence not in support] or free
+    free = [sentence for sentence in free if sentence not in support]
     asked = rng.choice(free, queries, replace=queries > len(free)).tolist()
     order = rng.permutation(shots)
     return [_example(language, support[i]) for i in order], [_example(language, sentence) for sentence in asked]
