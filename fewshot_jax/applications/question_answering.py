@@ -1,5 +1,7 @@
 """Few-shot question answering: a task is a domain, an article or a language; answers are written.
 
+Where ``model.architecture`` is an encoder they are spans of the text: see `span_question_answering`.
+
 The question stands before its text, so that a text that is too long loses its end and never the question.
 """
 
@@ -27,26 +29,31 @@ class QuestionAnswering(Writing):
     @classmethod
     def read(cls, config: Config, path: Path, model: LanguageModel | None) -> list[Example]:
         del model
-        return [asked(question) for question in read_questions(path, task=config.data.task_field)]
+        return [cls.asked(question) for question in read_questions(path, task=config.data.task_field)]
 
     @classmethod
     def sources(cls, config: Config, path: Path, model: LanguageModel) -> tuple[list[dict[str, Any]], list[str]]:
         del config, model
         numbered = list(read_rows(path, {"question": "question", "context": "context"}))
         texts = [
-            " ".join(string(f"{path}, line {line}", field, row[field]) for field in ("question", "context"))
+            cls.source_of(*(string(f"{path}, line {line}", field, row[field]) for field in ("question", "context")))
             for line, row in numbered
         ]
         return [row for _, row in numbered], texts
 
+    @classmethod
+    def asked(cls, question: Question) -> Example:
+        """A question as a text to read, and its first answer as the text to write."""
+        answers = tuple(dict.fromkeys(answer.text for answer in question.answers))
+        return Example(
+            source=cls.source_of(question.question, question.context),
+            target=answers[0] if answers else NO_ANSWER,
+            task=question.article,
+            answers=answers or (NO_ANSWER,),
+            key=question.context,
+        )
 
-def asked(question: Question) -> Example:
-    """A question as a text to read, and its first answer as the text to write."""
-    answers = tuple(dict.fromkeys(answer.text for answer in question.answers))
-    return Example(
-        source=f"{question.question} {question.context}",
-        target=answers[0] if answers else NO_ANSWER,
-        task=question.article,
-        answers=answers or (NO_ANSWER,),
-        key=question.context,
-    )
+    @classmethod
+    def source_of(cls, question: str, context: str) -> str:
+        """What is read of a question and its text."""
+        return f"{question} {context}"

@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> None:
     from fewshot_jax.adaptation.classifier import Classifier
     from fewshot_jax.adaptation.saving import check_output
     from fewshot_jax.adaptation.writer import saved_model
-    from fewshot_jax.applications.table import APPLICATIONS
+    from fewshot_jax.applications.table import application_of
     from fewshot_jax.config import WRITES
     from fewshot_jax.data.files import read_records
     from fewshot_jax.training.run_directory import RunDirectory
@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> None:
     check_output(parsed.output)
     config = RunDirectory(parsed.model).config()
     if config.application in WRITES:
-        application, model = APPLICATIONS[config.application], saved_model(config, parsed.model)
+        application, model = application_of(config), saved_model(config, parsed.model)
         examples = application.read(config, parsed.data, model)
         writer = adapt(parsed.model, examples)
         _tell_unfinished(parsed.model)

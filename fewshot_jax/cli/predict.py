@@ -44,12 +44,12 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(f"{parsed.output}: is the input as well; give another --output")
     from fewshot_jax.adaptation.classifier import load
     from fewshot_jax.adaptation.writer import Writer
-    from fewshot_jax.applications.table import APPLICATIONS
+    from fewshot_jax.applications.table import application_of
     from fewshot_jax.data.files import read_texts
 
     model = load(parsed.model)
     if isinstance(model, Writer):
-        rows, sources = APPLICATIONS[model.config.application].sources(model.config, parsed.input, model.model)
+        rows, sources = application_of(model.config).sources(model.config, parsed.input, model.model)
         _check_free(parsed.input, rows, {"written"})
         written = [{**row, "written": text} for row, text in zip(rows, model.predict(sources), strict=True)]
         _write(parsed.output, written)

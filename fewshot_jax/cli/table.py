@@ -54,8 +54,9 @@ def print_evaluation(evaluations: Sequence[Evaluation]) -> None:
     shots = list(next(iter(rows.values())))
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column(f"{first.score.name}{' (%)' if percent else ''}{'' if larger else ', less is better'}")
+    unit = "examples" if first.more else "points"
     for k in shots:
-        table.add_column(f"{first.ways}-way {k}-shot" if classes else f"{k} points", justify="right", no_wrap=True)
+        table.add_column(f"{first.ways}-way {k}-shot" if classes else f"{k} {unit}", justify="right", no_wrap=True)
     for name, row in rows.items():
         cells = (f"{100 * row[k].mean:.1f}" if name == CHANCE else row[k].text(percent=percent) for k in shots)
         table.add_row(name, *cells)
@@ -70,5 +71,7 @@ def print_evaluation(evaluations: Sequence[Evaluation]) -> None:
     for number, one in enumerate(first.more):
         console.print(_more(evaluations, number, one, shots, classes))
     steps = ", ".join(f"{e.run} at step {e.step}{'' if e.finished else ' (run unfinished)'}" for e in evaluations)
-    what = "unseen classes; 95% intervals over episodes, of one run and one class split" if classes else "unseen tasks"
+    what = (
+        "unseen classes; 95% intervals over episodes, of one run and one class split" if classes else "tasks drawn anew"
+    )
     console.print(f"{first.episodes} episodes of {what}\ncheckpoints: {steps}", highlight=False)

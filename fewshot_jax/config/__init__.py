@@ -77,7 +77,7 @@ APPLIES: dict[str, dict[str, tuple[Kind, ...]]] = {
         **dict.fromkeys(("downsample", "conv_norm"), _IMAGES),
         **dict.fromkeys(("architecture", "pretrained"), WRITERS),
     },
-    "learner": {"channel": WRITERS},
+    "learner": {"channel": ("label_scoring",)},
     "evaluation": {**dict.fromkeys(("ways", "uneven"), _CLASSES), **dict.fromkeys(("write", "beams"), WRITES)},
 }
 
@@ -160,6 +160,28 @@ class Config:
             name != "metaicl" or (self.kind in WRITERS and self.model.architecture == "decoder"),
             "learner.name=metaicl: reads its examples before it writes; take an application that writes "
             f"({', '.join(WRITES)}), or model.classifier=label_names, with model.architecture=decoder",
+        )
+        require(
+            self.kind not in WRITES or self.data.source == "files" or not (self.data.files or self.data.split_files),
+            f"data.files={self.data.files}: tasks are generated; set data.source to files, or leave it out",
+        )
+        require(
+            self.kind not in WRITES
+            or encoder
+            or self.tokenizer.kind != "wordpiece"
+            or self.model.pretrained is not None,
+            "tokenizer.kind=wordpiece: forgets case and spaces of what is written; take bpe, or word for generated "
+            "tasks",
+        )
+        require(
+            self.kind not in WRITERS or self.model.architecture != "decoder" or self.model.dropout == 0,
+            f"model.dropout={self.model.dropout}: a decoder has none; leave it out",
+        )
+        require(
+            self.kind not in WRITERS
+            or self.model.pretrained is not None
+            or self.model.width % (2 * self.model.heads) == 0,
+            f"model.width={self.model.width}: expected a multiple of twice model.heads={self.model.heads}",
         )
         require(
             not self.learner.channel or name == "metaicl",

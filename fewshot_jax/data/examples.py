@@ -13,6 +13,8 @@ class Example(NamedTuple):
         answers: all accepted targets, where there are several; empty for `target` alone.
         values: strings that a good target names (slot values); empty where that is not asked.
         key: what must not stand in two splits at once (an English caption, an article); "" for nothing.
+        start: where the target stands in the text that a question is about, in characters; None where it is the
+            first occurrence, or where that is not asked.
     """
 
     source: str
@@ -21,6 +23,7 @@ class Example(NamedTuple):
     answers: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
     key: str = ""
+    start: int | None = None
 
 
 def folded(text: str) -> str:

@@ -30,6 +30,8 @@ class Codec:
         buckets, target_buckets: lengths that batches are padded to.
         keep_end: a source that is too long loses its beginning, not its end (a dialogue).
         refuse: refuse what is too long.
+        windows, stride: most windows of a context in which an answer is pointed to, and tokens from the beginning of
+            one to that of the next; 0 for half of what a window holds.
         cut: counts ``[sources, targets]`` that were cut so far.
     """
 
@@ -44,6 +46,8 @@ class Codec:
     target_buckets: tuple[int, ...]
     keep_end: bool = False
     refuse: bool = False
+    windows: int = 1
+    stride: int = 0
     cut: list[int] = field(default_factory=lambda: [0, 0])
 
     def encode(self, examples: Sequence[Example]) -> list[tuple[Ids, Ids]]:
@@ -64,11 +68,11 @@ class Codec:
         return [self.source(ids, Example(text, "")) for ids, text in zip(self._ids(texts), texts, strict=True)]
 
     def decode(self, ids: np.ndarray) -> list[str]:
-        """Texts of generated ids ``[n, M]``, each up to its end."""
+        """Texts of generated ids ``[n, M]``, each up to its end; -1 is padding too."""
         rows = []
         for row in np.asarray(ids).tolist():
             stop = row.index(self.end) if self.end in row else len(row)
-            rows.append([token for token in row[:stop] if token != self.pad])
+            rows.append([token for token in row[:stop] if token not in (self.pad, -1)])
         return [text.strip() for text in self.tokenizer.decode_batch(rows)]
 
     def _ids(self, texts: Sequence[str]) -> list[Ids]:

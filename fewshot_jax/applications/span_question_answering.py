@@ -1,0 +1,291 @@
+"""Few-shot question answering by an encoder: the answer is a span of the context, whose two ends the model points to.
+
+A context that is longer than the model reads is cut into windows that overlap. The first position of a window stands
+for "the answer is not here", and so for questions that the text does not answer.
+
+References:
+    Devlin, Chang, Lee, Toutanova. BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding.
+    NAACL 2019 (sections 4.2 and 4.3).
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, ClassVar, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fewshot_jax.applications.application import Functions, Score
+from fewshot_jax.applications.language_model import LanguageModel
+from fewshot_jax.applications.question_answering import NO_ANSWER, QuestionAnswering
+from fewshot_jax.applications.text_to_text import EXACT
+from fewshot_jax.applications.writing import trains_with_dropout
+from fewshot_jax.config import Config
+from fewshot_jax.data.examples import Example
+from fewshot_jax.data.sequences import Codec
+from fewshot_jax.data.spans import encode_windows, span_text, window_batch, window_length
+from fewshot_jax.data.squad import Answer, Question
+from fewshot_jax.data.tasks import Drawn, World
+from fewshot_jax.data.worlds.readings import reading_task
+from fewshot_jax.errors import UserError
+from fewshot_jax.models.lora import lora
+from fewshot_jax.models.transformer import Transformer
+from fewshot_jax.types import Aux, Batch, Episode, Key, Params
+
+BETWEEN = "\n"  # a source is its question, this, and its context as it stands
+
+
+class Span(NamedTuple):
+    """What a model makes of ``B`` questions.
+
+    Attributes:
+        nats: ``[B]``, see `judge_spans`.
+        window, start, end: ``[B]``, where the answer stands: the window and the positions of the first and last token
+            in it; three zeros for no answer.
+        exact: ``[B]`` bool: that is the span of the answer, or rightly no answer.
+        ids: ``[B, 3]``, the three together, where they are to become texts; None elsewhere.
+    """
+
+    nats: jax.Array
+    window: jax.Array
+    start: jax.Array
+    end: jax.Array
+    exact: jax.Array
+    ids: jax.Array | None = None
+
+
+def check_batch(batch: Batch) -> None:
+    """Check shapes; see `data.spans.window_batch`, here of one task."""
+    chex.assert_rank([batch["input_ids"], batch["start"], batch["mask"]], [3, 2, 1])
+    chex.assert_equal_shape([batch[name] for name in ("input_ids", "attention_mask", "context_mask")])
+    chex.assert_equal_shape([batch["start"], batch["end"]])
+    chex.assert_equal_shape([batch["answerable"], batch["mask"]])
+    chex.assert_equal_shape_prefix([batch["input_ids"], batch["start"]], 2)
+    chex.assert_equal_shape_prefix([batch["input_ids"], batch["mask"]], 1)
+
+
+def span_logits(
+    module: Transformer, params: Params, batch: Batch, dropout: Key | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Logits ``[B, W, L]`` of the start and of the end of the answer, minus infinity where it cannot be.
+
+    Args:
+        module: an encoder with a head of kind "span".
+        params: of the module.
+        batch: see `check_batch`.
+        dropout: key of the dropout; None for none.
+    """
+    check_batch(batch)
+    options: dict[str, Any] = {"deterministic": True}
+    if dropout is not None:
+        options = {"deterministic": False, "rngs": {"dropout": dropout}}
+    shape = batch["input_ids"].shape
+    ids, mask, context = (
+        batch[name].reshape(-1, shape[-1]) for name in ("input_ids", "attention_mask", "context_mask")
+    )
+    if module.shape.last.token_types > 1:  # the second of two texts, and the token that ends it
+        options["token_type_ids"] = ((jnp.cumsum(context, axis=1) > 0) & mask.astype(bool)).astype(jnp.int32)
+    output: Any = module.apply({"params": params}, ids, mask, **options)
+    if output.start_logits is None:
+        raise ValueError("this model has no head that points to a span")
+    possible = context.astype(bool) | (jnp.arange(shape[-1]) == 0)[None]
+    start, end = (jnp.where(possible, logits, -jnp.inf) for logits in (output.start_logits, output.end_logits))
+    return start.reshape(shape), end.reshape(shape)
+
+
+def best_span(
+    start: jax.Array, end: jax.Array, context_mask: jax.Array, *, longest: int, threshold: float = 0.0
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The most probable span of each question over all its windows: ``window, start, end``, each ``[B]``.
+
+    The score of a span is the sum of its two logits. There is no answer, and all three are zero, unless the best
+    span's exceeds that of the first position, the smallest over the windows, by the threshold (Devlin et al.,
+    section 4.3, where logits are compared across windows too).
+
+    Args:
+        start, end: logits ``[B, W, L]``.
+        context_mask: ``[B, W, L]``, where a span may be; no window has it at position 0.
+        longest: most tokens of a span.
+        threshold: in logits; a larger one answers fewer questions.
+    """
+    length, context = start.shape[-1], context_mask.astype(bool)
+    ends = jnp.pad(jnp.where(context, end, -jnp.inf), ((0, 0), (0, 0), (0, longest - 1)), constant_values=-jnp.inf)
+    wide = ends[..., jnp.arange(length)[:, None] + jnp.arange(longest)[None]]  # [B, W, L, longest]
+    scores = (jnp.where(context, start, -jnp.inf)[..., None] + wide).reshape(len(start), -1)
+    window, place = jnp.divmod(scores.argmax(1), length * longest)
+    first, more = jnp.divmod(place, longest)
+    nothing = jnp.where(context.any(-1), start[..., 0] + end[..., 0], jnp.inf).min(1)
+    found = scores.max(1) > nothing + threshold
+    return tuple(jnp.where(found, value, 0) for value in (window, first, first + more))  # type: ignore[return-value]
+
+
+def judge_spans(start: jax.Array, end: jax.Array, batch: Batch, *, longest: int) -> Span:
+    """What logits ``[B, W, L]`` say of the questions.
+
+    The nats of a question are the cross-entropy of the start plus that of the end, each over the context's tokens
+    and the first position, in the mean over its windows: of those without the answer the first position is the
+    target, and those in which it is cut do not count.
+    """
+    fixed = jax.lax.stop_gradient((start, end))
+    window, first, last = best_span(*fixed, batch["context_mask"], longest=longest)
+    label = jnp.stack([batch["start"], batch["end"]])
+    real = label[0] >= 0
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels(jnp.stack([start, end]), jnp.maximum(label, 0))
+    nats = jnp.where(real, cross_entropy.sum(0), 0).sum(1) / jnp.maximum(real.sum(1), 1)
+    here = jnp.take_along_axis(label, window[None, :, None], axis=2)[..., 0]
+    right = (here[0] == first) & (here[1] == last)
+    exact = jnp.where(first > 0, right, ~batch["answerable"].astype(bool))
+    return Span(nats, window, first, last, exact)
+
+
+def mean_nats(nats: jax.Array, batch: Batch) -> jax.Array:
+    """Nats per question over the real items that have a window to judge."""
+    weight = batch["mask"].astype(bool) & (batch["start"] >= 0).any(1)
+    return jnp.where(weight, nats, 0).sum() / jnp.maximum(weight.sum(), 1)
+
+
+NATS = Score(
+    "nats per question",
+    lambda span, episode: mean_nats(span.nats, episode.query),
+    larger_is_better=False,
+    percent=False,
+)
+
+
+def spans(
+    module: Transformer,
+    init_params: Callable[[Key], Params],
+    *,
+    longest: int,
+    dropout: bool = False,
+    lora_rank: int = 0,
+) -> Functions:
+    """The functions of a model that points to answers.
+
+    Args:
+        module: an encoder with a head of kind "span".
+        init_params: ``rng -> params``.
+        longest: most tokens of an answer.
+        dropout: in the loss.
+        lora_rank: of the low-rank path beside the attention's queries and values; 0 for none.
+    """
+    adapted: Any = lora(rank=lora_rank).active if lora_rank else nullcontext
+
+    def judged(params: Params, batch: Batch, dropout_key: Key | None) -> Span:
+        with adapted():
+            start, end = span_logits(module, params, batch, dropout_key)
+        return judge_spans(start, end, batch, longest=longest)
+
+    def output_fn(params: Params, batch: Batch, rng: Key) -> Span:
+        del rng
+        return judged(params, batch, None)
+
+    def write_fn(params: Params, batch: Batch, rng: Key) -> Span:
+        span = output_fn(params, batch, rng)
+        return span._replace(ids=jnp.stack([span.window, span.start, span.end], axis=-1))
+
+    def loss_fn(params: Params, batch: Batch, rng: Key) -> tuple[jax.Array, Aux]:
+        """Mean nats per question over the real items, with ``exact_match``."""
+        span, mask = judged(params, batch, rng if dropout else None), batch["mask"].astype(bool)
+        exact = (span.exact & mask).sum() / jnp.maximum(mask.sum(), 1)
+        return mean_nats(span.nats, batch), {"exact_match": exact}
+
+    return Functions(
+        init_params=init_params, loss_fn=loss_fn, output_fn=output_fn, joint_loss_fn=loss_fn, write_fn=write_fn
+    )
+
+
+def source_of(question: str, context: str) -> str:
+    """A question and its context as one source, which `question_of` takes apart."""
+    return f"{' '.join(question.split())}{BETWEEN}{context}"
+
+
+def question_of(example: Example) -> Question:
+    """The question of an example, with the place of its answer.
+
+    Raises:
+        UserError: the source has no context, or the answer does not stand in it.
+    """
+    question, between, context = example.source.partition(BETWEEN)
+    if not between:
+        raise UserError(
+            f"task '{example.task}': '{example.source[:60]}' has no context; write the question, a line break and the "
+            "text that answers it"
+        )
+    start = example.start
+    if start is None and example.target not in ("", NO_ANSWER) and (start := context.find(example.target)) < 0:
+        raise UserError(
+            f"task '{example.task}': the answer '{example.target[:60]}' to '{question[:60]}' does not occur in its "
+            f"context; copy it as it stands there, or write '{NO_ANSWER}'"
+        )
+    answers = () if start is None else (Answer(example.target, start),)
+    return Question(context, question, answers, example.task, "")
+
+
+def reading_spans(rng: np.random.Generator, shots: int, queries: int) -> tuple[list[Example], list[Example]]:
+    """`reading_task`, whose texts stand apart from their questions."""
+    support, query = (
+        [example._replace(source=source_of(*_apart(example.source))) for example in part]
+        for part in reading_task(rng, shots, queries)
+    )
+    return support, query
+
+
+def _apart(source: str) -> tuple[str, str]:
+    question, mark, text = source.partition(" ? ")
+    return question + mark, text
+
+
+class SpanQuestionAnswering(QuestionAnswering):
+    """Question answering with ``model.architecture: encoder``."""
+
+    score: ClassVar[Score] = NATS
+    scores: ClassVar[tuple[Score, ...]] = (NATS, EXACT)
+    world: ClassVar[World] = staticmethod(reading_spans)
+
+    @classmethod
+    def asked(cls, question: Question) -> Example:
+        start = question.answers[0].start if question.answers else None
+        return super().asked(question)._replace(start=start)
+
+    @classmethod
+    def source_of(cls, question: str, context: str) -> str:
+        return source_of(question, context)
+
+    @classmethod
+    def functions_of(cls, config: Config, model: LanguageModel, *, training: bool) -> Functions:
+        functions = spans(
+            model.module,
+            model.init_params,
+            longest=model.codec.target_max_length,
+            dropout=training and trains_with_dropout(config),
+            lora_rank=config.model.lora_rank,
+        )
+        return functions._replace(scratch_params=model.scratch_params)
+
+    @classmethod
+    def episodes_of(cls, tasks: Sequence[Drawn], codec: Codec, shots: int, queries: int) -> Episode:
+        encoded = [[encode_windows(codec, list(map(question_of, part))) for part in task] for task in tasks]
+        length = window_length(codec, [part for task in encoded for part in task])
+        support, query = (
+            window_batch(codec, [task[side] for task in encoded], items, length)
+            for side, items in ((0, shots), (1, queries))
+        )
+        return Episode(support, query)
+
+    @classmethod
+    def batch_to_write(cls, sources: Sequence[str], codec: Codec, items: int) -> dict[str, np.ndarray]:
+        rows = [encode_windows(codec, [question_of(Example(source, "")) for source in sources])]
+        return {name: leaf[0] for name, leaf in window_batch(codec, rows, items, window_length(codec, rows)).items()}
+
+    @classmethod
+    def texts_of(cls, ids: np.ndarray, sources: Sequence[str], codec: Codec) -> list[str]:
+        questions = [question_of(Example(source, "")) for source in sources]
+        encoded = encode_windows(codec, questions)
+        return [
+            span_text(question.context, windows, *row) or NO_ANSWER
+            for question, windows, row in zip(questions, encoded, np.asarray(ids).tolist(), strict=True)
+        ]
