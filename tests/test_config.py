@@ -117,12 +117,22 @@ WRITING = {
     },
     "tokenizer": {"target_max_length": 8, "target_buckets": [4, 8], "too_long": "refuse"},
     "model": {"pretrained": "somewhere"},
-    "learner": {"name": "metaicl", "channel": True},
+    "learner": {"name": "metaicl"},
     "evaluation": {"write": False, "beams": 4},
 }
-SCORED = {"model": {"classifier": "label_names"}}
-DIALOGUE = {"application": "dialogue", "data": {"history": 2}, "model": {"architecture": "encoder_decoder"}}
-ALL = (OTHER, IMAGES, WRITING, DIALOGUE, SCORED)
+SCORED = {"model": {"classifier": "label_names"}, "learner": {"name": "metaicl", "channel": True}}
+DIALOGUE = {
+    "application": "dialogue",
+    "data": {"history": 2},
+    "tokenizer": {"kind": "bpe"},
+    "model": {"architecture": "encoder_decoder"},
+}
+POINTING = {
+    "application": "question_answering",
+    "tokenizer": {"windows": 3, "stride": 8},
+    "model": {"architecture": "encoder"},
+}
+ALL = (OTHER, IMAGES, WRITING, DIALOGUE, SCORED, POINTING)
 # What a value needs beside it, to be a value at all.
 BESIDE = {
     "buckets": {"max_length": 8},

@@ -69,8 +69,10 @@ def save_model(
         if directory.exists():
             directory.rmdir()
         os.replace(partial, directory)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         raise UserError(f"{directory}: cannot write here ({error}); see --output") from None
 
 

@@ -1,5 +1,6 @@
 """A saved few-shot model that reads texts and writes others: answers, translations, replies."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,12 +9,9 @@ import numpy as np
 
 from fewshot_jax.adaptation.saving import save_model
 from fewshot_jax.applications.language_model import LanguageModel, language_model, save_language_model
-from fewshot_jax.applications.table import APPLICATIONS
-from fewshot_jax.applications.writing import batch_of, writing_functions
+from fewshot_jax.applications.table import application_of
 from fewshot_jax.config import Config
 from fewshot_jax.data.examples import Example
-from fewshot_jax.data.loader import bucket
-from fewshot_jax.data.sequences import sequence_batch
 from fewshot_jax.data.tasks import Drawn
 from fewshot_jax.errors import UserError
 from fewshot_jax.training.evaluate import restore_best
@@ -36,8 +34,9 @@ class Writer:
 
     def __init__(self, adapted: PyTree, model: LanguageModel, config: Config):
         self.adapted, self.model, self.config = adapted, model, config
-        functions = writing_functions(config, model, training=False)
-        learner = build_learner(functions._replace(output_fn=functions.write_fn), config, training=False)  # type: ignore[arg-type]
+        self._application = application_of(config)
+        functions = self._application.functions_of(config, model, training=False)
+        learner = build_learner(functions._replace(output_fn=functions.write_fn), config, training=False)
 
         @jax.jit
         def ids(adapted: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
@@ -51,19 +50,14 @@ class Writer:
             raise TypeError("predict takes a list of texts, not one string")
         codec, written = self.model.codec, list[str]()
         for start in range(0, len(sources), _BATCH):
-            encoded = codec.sources(sources[start : start + _BATCH])
-            length = bucket(max(map(len, encoded)), codec.buckets)
-            rows = [(ids, [codec.end]) for ids in (*encoded, *[encoded[-1]] * (_BATCH - len(encoded)))]
-            batch = sequence_batch([rows], _BATCH, length, codec.target_max_length, codec.pad)
-            ids = np.asarray(self._ids(self.adapted, {name: leaf[0] for name, leaf in batch.items()}))
-            written += codec.decode(ids[: len(encoded)])
+            chunk = sources[start : start + _BATCH]
+            ids = self._ids(self.adapted, self._application.batch_to_write(chunk, codec, _BATCH))
+            written += self._application.texts_of(np.asarray(ids)[: len(chunk)], chunk, codec)
         return written
 
     def check(self) -> None:
         """Raise an error if weights and config do not fit each other; computes nothing."""
-        rows = [([*self.model.codec.begin, *self.model.codec.middle], [self.model.codec.end])]
-        batch = sequence_batch([rows], 1, self.model.codec.buckets[0], 1, self.model.codec.pad)
-        jax.eval_shape(self._ids, self.adapted, {name: leaf[0] for name, leaf in batch.items()})
+        jax.eval_shape(self._ids, self.adapted, self._application.batch_to_write(["?\n?"], self.model.codec, 1))
 
     def save(self, directory: str | Path) -> None:
         """Write the model to a new directory, whole or not at all.
@@ -71,9 +65,7 @@ class Writer:
         Raises:
             UserError: the directory exists and is not empty, or cannot be written.
         """
-        save_model(
-            directory, self.adapted, self.config, {}, lambda path: save_language_model(self.model, self.config, path)
-        )
+        save_model(directory, self.adapted, self.config, {}, functools.partial(save_language_model, self.model))
 
 
 def load_writer(directory: Path, adapted: PyTree, config: Config) -> Writer:
@@ -85,8 +77,8 @@ def load_writer(directory: Path, adapted: PyTree, config: Config) -> Writer:
 
 def saved_model(config: Config, directory: Path) -> LanguageModel:
     """The language model of a run or a saved model, without its weights."""
-    keep_end = APPLICATIONS[config.application].keep_end
-    return language_model(config, keep_end=keep_end, texts=list, saved=directory, weights=False)
+    kind = application_of(config)
+    return language_model(config, keep_end=kind.keep_end, chat=kind.chat, texts=list, saved=directory, weights=False)
 
 
 def adapt_writer(run: RunDirectory, examples: Sequence[Example]) -> Writer:
@@ -100,15 +92,19 @@ def adapt_writer(run: RunDirectory, examples: Sequence[Example]) -> Writer:
         UserError: the run has no checkpoint, or there are no examples.
     """
     config = run.config()
+    application = application_of(config)
     if not examples:
         raise UserError("there are no examples: give at least one")
+    if len(tasks := {example.task for example in examples}) > 1:
+        raise UserError(f"the examples are of {len(tasks)} tasks ({', '.join(sorted(tasks)[:5])}): give those of one")
     model = saved_model(config, run.path)
-    shapes = jax.eval_shape(lambda: initial_state(config, writing_functions(config, model, training=True)))
+    shapes = jax.eval_shape(lambda: initial_state(config, application.functions_of(config, model, training=True)))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
     meta_params, _ = restore_best(run, like)
-    support = batch_of([Drawn(list(examples), list(examples[:1]))], model.codec, len(examples), 1).support
-    learner = build_learner(writing_functions(config, model, training=False), config, training=False)
+    drawn = [Drawn(list(examples), list(examples[:1]))]
+    support = application.episodes_of(drawn, model.codec, len(examples), 1).support
+    learner = build_learner(application.functions_of(config, model, training=False), config, training=False)
     one = {name: leaf[0] for name, leaf in support.items()}
     adapted = jax.jit(learner.adapt)(meta_params, one, run_keys(config.seed).evaluation)
     return Writer(jax.device_get(adapted), model, config)

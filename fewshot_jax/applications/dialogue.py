@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 from fewshot_jax.applications.language_model import LanguageModel
 from fewshot_jax.applications.writing import Writing
 from fewshot_jax.config import Config
-from fewshot_jax.data.dialogues import Turn, marked, read_dialogues, replies
+from fewshot_jax.data.dialogues import ASSISTANT, Turn, marked, read_dialogues, replies
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.files import read_rows
 from fewshot_jax.data.tasks import World
 from fewshot_jax.data.worlds.personas import persona_task
+from fewshot_jax.errors import UserError
 
 
 class Dialogue(Writing):
@@ -24,15 +25,22 @@ class Dialogue(Writing):
 
     world: ClassVar[World] = staticmethod(persona_task)
     keep_end: ClassVar[bool] = True
+    chat: ClassVar[bool] = True
 
     @classmethod
     def read(cls, config: Config, path: Path, model: LanguageModel | None) -> list[Example]:
-        return replies(read_dialogues(path), history=config.data.history, render=functools.partial(_read, model))
+        dialogues = read_dialogues(path, task=config.data.task_field)
+        examples = replies(dialogues, history=config.data.history, render=functools.partial(_read, model))
+        if not examples:
+            raise UserError(f"{path}: no turn of the assistant answers another; give dialogues of two turns at least")
+        return examples
 
     @classmethod
     def sources(cls, config: Config, path: Path, model: LanguageModel) -> tuple[list[dict[str, Any]], list[str]]:
         rows = [row for _, row in read_rows(path, {"turns": "turns"})]
         turns = [dialogue.turns for dialogue in read_dialogues(path)]
+        if own := [number for number, said in enumerate(turns, start=1) if said[-1].speaker == ASSISTANT]:
+            raise UserError(f"{path}: dialogue {own[0]} ends with the assistant: there is nothing to reply to")
         return rows, [_read(model, said[-(config.data.history or len(said)) :]) for said in turns]
 
 

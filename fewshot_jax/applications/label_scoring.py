@@ -146,7 +146,7 @@ class LabelScoring(ClassApplication):
         return {TOKENIZER: self.model.codec.tokenizer.to_str()}
 
     def save(self, directory: Path) -> None:
-        save_language_model(self.model, self.config, directory)
+        save_language_model(self.model, directory)
 
     def fingerprint(self) -> dict[str, str]:
         return fingerprint_of_texts(self.splits)

@@ -166,6 +166,7 @@ def text_to_text(
     init_params: Callable[[Key], Params],
     *,
     end_id: int,
+    max_new_tokens: int,
     pad_id: int = 0,
     dropout: bool = False,
     lora_rank: int = 0,
@@ -178,6 +179,7 @@ def text_to_text(
         module: a decoder, or an encoder and a decoder, with a head that predicts tokens.
         init_params: ``rng -> params``.
         end_id: of the token that ends a target.
+        max_new_tokens: most tokens that are written.
         pad_id: of padding.
         dropout: in the loss.
         lora_rank: of the low-rank path beside the attention's queries and values; 0 for none.
@@ -199,7 +201,7 @@ def text_to_text(
                 params,
                 batch["input_ids"],
                 batch["attention_mask"],
-                max_new_tokens=batch["decoder_label"].shape[1],
+                max_new_tokens=max_new_tokens,
                 eos_id=end_id,
                 pad_id=pad_id,
                 beams=beams,

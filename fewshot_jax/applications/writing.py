@@ -6,17 +6,27 @@ An application adds its generated world, how its files are read, and which end o
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from fewshot_jax.applications.application import Functions, Score, Stream, episode_seed
 from fewshot_jax.applications.classification import class_members, data_files
-from fewshot_jax.applications.language_model import TOKENIZER, LanguageModel, language_model, save_language_model
+from fewshot_jax.applications.language_model import (
+    TOKENIZER,
+    LanguageModel,
+    fingerprint_of_model,
+    language_model,
+    save_language_model,
+)
 from fewshot_jax.applications.text_to_text import EXACT, NATS, text_to_text
 from fewshot_jax.config import WITHOUT_A_LOOP, Config
-from fewshot_jax.data.examples import Example, folded
+from fewshot_jax.data.examples import Example
+from fewshot_jax.data.parallel import without_sources
 from fewshot_jax.data.sequences import Codec, lengths, sequence_batch
 from fewshot_jax.data.splits import SPLITS
 from fewshot_jax.data.tasks import Drawn, NewTasks, PooledTasks, TaskSampler, World
@@ -43,6 +53,7 @@ class Writing:
     scores: ClassVar[tuple[Score, ...]] = (NATS, EXACT)
     world: ClassVar[World]
     keep_end: ClassVar[bool] = False
+    chat: ClassVar[bool] = False
 
     @classmethod
     def read(cls, config: Config, path: Path, model: LanguageModel | None) -> list[Example]:
@@ -53,6 +64,32 @@ class Writing:
     def sources(cls, config: Config, path: Path, model: LanguageModel) -> tuple[list[dict[str, Any]], list[str]]:
         """The rows of a file to write to, and what is read of each."""
         raise NotImplementedError
+
+    @classmethod
+    def functions_of(cls, config: Config, model: LanguageModel, *, training: bool) -> Functions:
+        """The functions of a config, which need no data."""
+        return writing_functions(config, model, training=training)
+
+    @classmethod
+    def episodes_of(cls, tasks: Sequence[Drawn], codec: Codec, shots: int, queries: int) -> Episode:
+        """Tasks as arrays, ``[T, shots, ...]`` and ``[T, queries, ...]``."""
+        return batch_of(tasks, codec, shots, queries)
+
+    @classmethod
+    def batch_to_write(cls, sources: Sequence[str], codec: Codec, items: int) -> dict[str, np.ndarray]:
+        """Sources alone, whose targets are unknown, as a batch of one task with so many slots."""
+        encoded = codec.sources(sources)
+        encoded += [encoded[-1]] * (items - len(encoded))  # writing ends with the longest text: of padding never
+        rows = [[(ids, [codec.end]) for ids in encoded]]
+        length, _ = lengths(codec, rows)
+        batch = sequence_batch(rows, items, length, codec.target_max_length, codec.pad)
+        return {name: leaf[0] for name, leaf in batch.items()}
+
+    @classmethod
+    def texts_of(cls, ids: np.ndarray, sources: Sequence[str], codec: Codec) -> list[str]:
+        """What is written, from the ``ids [n, ...]`` of `Functions.write_fn`, to each source."""
+        del sources
+        return codec.decode(ids)
 
     @classmethod
     def build(cls, config: Config, saved: Path | None = None) -> Self:
@@ -69,14 +106,16 @@ class Writing:
         if config.data.source == "tfds":
             raise UserError(f"data.source=tfds: {config.application} reads files; write the data set to one")
         if config.data.source == "files":
-            pools = cls.split(config, {path: cls.read(config, path, None) for path in data_files(config.data)})
+            pools, left_out = cls.split(config, [cls.read(config, path, None) for path in data_files(config.data)])
+            if left_out:
+                print(f"left out {left_out} examples whose text is held out", file=sys.stderr)
 
         def texts() -> list[str]:
             return [text for example in cls._to_learn_from(config, pools) for text in (example.source, example.target)]
 
-        model = language_model(config, keep_end=cls.keep_end, texts=texts, saved=saved)
+        model = language_model(config, keep_end=cls.keep_end, chat=cls.chat, texts=texts, saved=saved)
         if model.render is not None and pools is not None:  # a chat template, known only now, writes other sources
-            pools = cls.split(config, {path: cls.read(config, path, model) for path in data_files(config.data)})
+            pools, _ = cls.split(config, [cls.read(config, path, model) for path in data_files(config.data)])
         application = cls(config, pools, model)
         application.training_sampler()
         for split in ("validation", "test"):
@@ -84,16 +123,16 @@ class Writing:
         return application
 
     @classmethod
-    def split(cls, config: Config, files: dict[Path, list[Example]]) -> dict[str, list[Example]]:
-        """Give the examples of files to the splits.
+    def split(cls, config: Config, files: Sequence[list[Example]]) -> tuple[dict[str, list[Example]], int]:
+        """Give the examples of files to the splits, and count those left out.
 
         Held out means held out: what shares its key (an English caption, an article) with an example of the
         test split is no training example, and so with validation.
         """
         if config.data.split_files:
-            parts = dict(zip(SPLITS, files.values(), strict=True))
+            parts = dict(zip(SPLITS, files, strict=True))
         else:
-            examples = [example for part in files.values() for example in part]
+            examples = [example for part in files for example in part]
             members = class_members(sorted({example.task for example in examples}), config.data)
             known = {example.task for example in examples}
             for split, names in members.items():
@@ -103,11 +142,11 @@ class Writing:
                     )
             split_of = {name: split for split, names in members.items() for name in names}
             parts = {split: [e for e in examples if split_of.get(e.task) == split] for split in SPLITS}
-        taken: set[str] = set()
+        held_out, left_out = list[Example](), 0
         for split in reversed(SPLITS):
-            parts[split] = [e for e in parts[split] if not e.key or folded(e.key) not in taken]
-            taken |= {folded(e.key) for e in parts[split] if e.key}
-        return parts
+            parts[split], dropped = without_sources(parts[split], held_out)
+            held_out, left_out = held_out + parts[split], left_out + dropped
+        return parts, left_out
 
     @classmethod
     def _to_learn_from(cls, config: Config, pools: dict[str, list[Example]] | None) -> list[Example]:
@@ -124,7 +163,7 @@ class Writing:
         return dataclasses.replace(self, config=config)
 
     def functions(self, *, training: bool) -> Functions:
-        return writing_functions(self.config, self.model, training=training)
+        return self.functions_of(self.config, self.model, training=training)
 
     def training_stream(self) -> Stream:
         return self._stream(self.training_sampler(), self.config.episodes.shots, self.config.episodes.queries)
@@ -150,7 +189,7 @@ class Writing:
 
     def _stream(self, sampler: TaskSampler, shots: int, queries: int) -> Stream:
         def episodes(step: int, tasks: int) -> Episode:
-            return batch_of([sampler.task(step, index) for index in range(tasks)], self.codec, shots, queries)
+            return self.episodes_of([sampler.task(step, index) for index in range(tasks)], self.codec, shots, queries)
 
         return episodes
 
@@ -162,14 +201,27 @@ class Writing:
         return {TOKENIZER: self.codec.tokenizer.to_str()}
 
     def save(self, directory: Path) -> None:
-        save_language_model(self.model, self.config, directory)
+        save_language_model(self.model, directory)
 
     def fingerprint(self) -> dict[str, str]:
         pools = self.pools or {"train": self._to_learn_from(self.config, None)[:64]}
-        return {split: hashlib.sha256(json.dumps(pool).encode()).hexdigest() for split, pool in pools.items()}
+        hashes = {split: _hash(pool) for split, pool in pools.items()}
+        given = self.config.model.pretrained
+        return hashes if given is None else {**hashes, "model.pretrained": fingerprint_of_model(given)}
 
     def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
         """No pictures."""
+
+
+def _hash(pool: Sequence[Example]) -> str:
+    """Without the place of a target that has none, so that a run from before there were places knows its data."""
+    rows = [example if example.start is not None else example[:-1] for example in pool]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def trains_with_dropout(config: Config) -> bool:
+    """Whether training has dropout: of learners without an inner loop only, as a loop wants one function."""
+    return config.model.dropout > 0 and config.learner.name in (*WITHOUT_A_LOOP, "multi_task")
 
 
 def writing_functions(config: Config, model: LanguageModel, *, training: bool) -> Functions:
@@ -178,15 +230,15 @@ def writing_functions(config: Config, model: LanguageModel, *, training: bool) -
     Args:
         config: of the run.
         model: of the run.
-        training: with dropout, for learners without an inner loop only: a loop wants one function.
+        training: with dropout, where the learner takes it.
     """
-    without = (*WITHOUT_A_LOOP, "multi_task")
     functions = text_to_text(
         model.module,
         model.init_params,
         end_id=model.codec.end,
+        max_new_tokens=model.codec.target_max_length,
         pad_id=model.codec.pad,
-        dropout=training and config.model.dropout > 0 and config.learner.name in without,
+        dropout=training and trains_with_dropout(config),
         lora_rank=config.model.lora_rank,
         beams=config.evaluation.beams,
         channel=config.learner.channel,

@@ -67,7 +67,10 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("application", FILES)
+@pytest.mark.parametrize(
+    "application",
+    ["dialogue", *(pytest.param(name, marks=pytest.mark.slow) for name in FILES if name != "dialogue")],
+)
 def test_a_run_is_trained_adapted_to_a_file_and_writes(application, tmp_path, capsys):
     run = train(tmp_path, config(application, evaluation={"at_end": False}))
     examples, inputs = FILES[application]
@@ -88,9 +91,20 @@ def test_the_table_has_likelihoods_texts_floors_and_intervals(tmp_path):
     assert list(result.scores) == ["maml", "untrained, fine-tuned"]
     more = {one.score.name: one for one in result.more}
     assert list(more) == ["exact match", "BLEU", "chrF"]
-    assert list(more["chrF"].scores) == ["maml", "copy of the source", "most frequent target", "untrained, fine-tuned"]
+    assert list(more["chrF"].scores) == [
+        "maml",
+        "copy of the source",
+        "most frequent target",
+        "target of the nearest source",
+        "untrained, fine-tuned",
+    ]
     assert all(np.isfinite(row[2].mean) for one in result.more for row in one.scores.values())
-    assert set(more["chrF"].gains) == {"copy of the source", "most frequent target", "untrained, fine-tuned"}
+    assert set(more["chrF"].gains) == {
+        "copy of the source",
+        "most frequent target",
+        "target of the nearest source",
+        "untrained, fine-tuned",
+    }
     stored = json.loads((run / "evaluation.json").read_text())
     assert stored["more"]["chrF"]["scores"]["maml"]["2"]["mean"] == pytest.approx(more["chrF"].scores["maml"][2].mean)
 
@@ -105,11 +119,13 @@ def test_metaicl_is_a_learner_of_any_of_them(tmp_path):
     assert set(model.adapted) == {"params", "support"} and len(model.predict(["[USER] and your food"])) == 1
 
 
+@pytest.mark.slow
 def test_an_encoder_and_decoder_serve_as_well(tmp_path):
     run = train(tmp_path, config("translation", model={"architecture": "encoder_decoder"}))
     assert (run / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_evaluation_scores_what_the_model_writes(tmp_path):
     """Exact match by likelihood and by the written texts are the same thing."""
     run = train(tmp_path, config("question_answering", outer={"steps": 4}, evaluation={"at_end": False, "every": 4}))
@@ -156,7 +172,7 @@ def test_what_is_held_out_is_not_trained_on(tmp_path):
 
 
 def test_too_few_examples_of_a_task_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"split: task 'c' has 3 examples.*add examples.*shots"):
+    with pytest.raises(UserError, match=r"split: task 'c' has 3 different examples.*add examples.*shots"):
         build_application(files(tmp_path, [row for row in PAIRS if row["task"] != "c" or int(row["target"]) < 3]))
 
 
@@ -174,7 +190,11 @@ def test_too_long_texts_are_cut_and_counted_or_refused(tmp_path):
 def test_a_dialogue_keeps_its_end_and_a_question_its_beginning(tmp_path):
     long = " ".join(f"w{i}" for i in range(40))
     turns = [{"speaker": "user", "text": f"{long} last"}, {"speaker": "system", "text": "yes"}]
-    rows = [{"turns": turns, "task": task} for task in "abcde" for _ in range(6)]
+    rows = [
+        {"turns": [{**turns[0], "text": f"{i} {turns[0]['text']}"}, turns[1]], "task": t}
+        for t in "abcde"
+        for i in range(6)
+    ]
     path = written(tmp_path, "dialogues.jsonl", rows)
     application = build_application(from_dict(config("dialogue", data={"source": "files", "path": str(path)})))
     ids = application.codec.encode(application.pools["train"][:1])[0][0]
@@ -184,10 +204,10 @@ def test_a_dialogue_keeps_its_end_and_a_question_its_beginning(tmp_path):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"learner": {"name": "protonet", "gradient": "auto"}}, "compares classes, of which translation has none"),
+        ({"learner": {"name": "protonet"}}, "compares embeddings of classes, of which translation has none"),
         ({"learner": {"name": "cavia"}, "model": {"context_width": 2}}, "translation has no use for it"),
         ({"episodes": {"ways": 3}}, r"episodes.ways=3: translation has no use for it"),
-        ({"learner": {"channel": True}}, "is a form of metaicl"),
+        ({"learner": {"name": "metaicl", "channel": True}}, "translation has no use for it"),
         ({"learner": {"name": "metaicl"}, "model": {"architecture": "encoder_decoder"}}, "architecture=decoder"),
         ({"tokenizer": {"target_buckets": [4]}}, r"tokenizer.target_buckets=\(4,\).*target_max_length=8"),
         ({"data": {"split_files": True}}, r"data.files=\(\): expected three"),
@@ -213,3 +233,108 @@ def test_a_wrong_file_is_named_with_line_and_field(row, message, tmp_path):
 
 def test_exact_match_is_a_share():
     assert EXACT.percent and EXACT.larger_is_better
+
+
+def test_a_run_starts_from_a_pretrained_model_and_its_tokenizer(tmp_path):
+    """pretrain -> train -> adapt -> predict, each from the directory of the one before."""
+    from fewshot_jax.data.tasks import NewTasks
+    from fewshot_jax.data.worlds.languages import language_task
+
+    sampler = NewTasks(language_task, shots=4, queries=1, seed=0)
+    texts = [f"{e.source} {e.target}" for index in range(40) for e in sampler.task(0, index).support]
+    corpus = written(tmp_path, "corpus.jsonl", [{"text": text} for text in texts])
+    stage = {
+        "objective": "causal_lm",
+        "corpus": {"path": str(corpus)},
+        "tokenizer": {"kind": "word", "vocab_size": 64},
+        "model": {"width": 16, "layers": 1, "heads": 2, "mlp_width": 16},
+        "optimizer": {"steps": 2},
+        "batch": {"sequences": 8, "length": 16},
+        "evaluation": {"every": 2, "batches": 1},
+    }
+    path = tmp_path / "pretrain.yaml"
+    path.write_text(json.dumps(stage), encoding="utf-8")
+    pretrained = tmp_path / "pretrained"
+    assert main(["pretrain", str(path), "--run-dir", str(pretrained), "--quiet"]) == 0
+    run = train(tmp_path, config("translation", model={"pretrained": str(pretrained)}))
+    result = json.loads((run / "evaluation.json").read_text())
+    rows = ["maml", "pretrained, in context", "pretrained, fine-tuned", "untrained, fine-tuned"]
+    assert list(result["nats_per_token"]) == rows
+    examples, inputs = FILES["translation"]
+    data, asked = written(tmp_path, "data.jsonl", examples), written(tmp_path, "input.jsonl", inputs)
+    assert main(["adapt", str(run), "--data", str(data), "--output", str(tmp_path / "model")]) == 0
+    before = load(tmp_path / "model").predict([inputs[0]["source"]])
+    for path in pretrained.rglob("*.safetensors"):  # what was adapted stands alone
+        path.unlink()
+    assert load(tmp_path / "model").predict([inputs[0]["source"]]) == before
+    output = tmp_path / "output.csv"
+    assert main(["predict", str(tmp_path / "model"), "--input", str(asked), "--output", str(output)]) == 0
+
+
+def test_a_missing_pretrained_model_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no config.json; give a Hugging Face directory.*model.pretrained"):
+        build_application(from_dict(config("translation", model={"pretrained": str(tmp_path)})))
+
+
+TEMPLATE = (
+    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}<{{ message['role'] }}> {{ message['content'] }} "
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def test_a_chat_template_is_read_alike_in_training_adaptation_and_prediction(tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    from fewshot_jax.adaptation.writer import saved_model
+    from fewshot_jax.applications.dialogue import Dialogue
+    from fewshot_jax.data.tokenization import train_tokenizer
+    from fewshot_jax.models.huggingface.fresh import new_model
+    from fewshot_jax.models.huggingface.save import save_pretrained
+
+    own = train_tokenizer(["tell me your food rice", "my food is rice < > user assistant"] * 3, kind="word")
+    of_model = PreTrainedTokenizerFast(
+        tokenizer_object=own, bos_token="[CLS]", eos_token="[SEP]", pad_token="[PAD]", chat_template=TEMPLATE
+    )
+    directory = tmp_path / "pretrained"
+    sizes = {"width": 16, "layers": 1, "heads": 2, "mlp_width": 16}
+    save_pretrained(directory, new_model("decoder", vocab_size=own.get_vocab_size(), **sizes))
+    of_model.save_pretrained(str(directory))
+    turns = [
+        {"speaker": "assistant", "text": "food"},  # templates want the user first
+        {"speaker": "user", "text": "tell me your food"},
+        {"speaker": "assistant", "text": "rice"},
+    ]
+    rows = [{"turns": [*turns[:2], {**turns[2], "text": f"rice {i}"}], "task": t} for t in "abcde" for i in range(6)]
+    path = written(tmp_path, "dialogues.jsonl", rows)
+    given = config(
+        "dialogue",
+        data={"source": "files", "path": str(path)},
+        model={"pretrained": str(directory)},
+        evaluation={"at_end": False},
+    )
+    run = train(tmp_path, given)
+    read = "<user> tell me your food <assistant>"
+    application = build_application(from_dict(given))
+    assert {example.source for example in application.pools["train"]} == {read}
+    again = saved_model(from_dict(given), run)
+    assert {example.source for example in Dialogue.read(from_dict(given), path, again)} == {read}
+    assert again.codec.sources([read]) == application.codec.sources([read]) == [own.encode(read).ids[1:]]
+    asked = written(tmp_path, "asked.jsonl", [{"turns": turns[:2]}])
+    assert Dialogue.sources(from_dict(given), asked, again)[1] == [read]
+
+
+def test_a_dialogue_that_ends_with_the_assistant_has_no_reply_to_write(tmp_path):
+    from fewshot_jax.applications.dialogue import Dialogue
+
+    path = written(tmp_path, "asked.jsonl", FILES["dialogue"][0])
+    with pytest.raises(UserError, match="dialogue 1 ends with the assistant"):
+        Dialogue.sources(from_dict(config("dialogue")), path, None)
+
+
+@pytest.mark.slow
+def test_examples_of_several_tasks_are_refused_by_adapt(tmp_path, capsys):
+    run = train(tmp_path, config("translation", evaluation={"at_end": False}))
+    data = written(tmp_path, "data.jsonl", PAIRS)
+    assert main(["adapt", str(run), "--data", str(data), "--output", str(tmp_path / "model")]) == 2
+    assert "the examples are of 5 tasks (a, b, c, d, e): give those of one" in capsys.readouterr().err

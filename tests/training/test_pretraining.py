@@ -220,6 +220,7 @@ def test_the_given_tokenizer_is_used(one, corpus, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["", "model"])
 def test_a_pretrained_model_is_trained_further(one, corpus, tmp_path, part):
     before = validations(one)[-1]["validation_loss"]
@@ -248,6 +249,7 @@ def bert(one, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_model_of_another_family_is_trained_further(bert, corpus, tmp_path):
     pretrain(config(corpus, "masked_lm", model={"pretrained": str(bert)}), tmp_path / "run", quiet=True)
     model = fsj.load_pretrained(tmp_path / "run" / "model")
@@ -281,6 +283,7 @@ def test_a_meta_training_run_is_not_gone_on_with(corpus, one, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_anew_at_every_step_and_not_in_validation(corpus, tmp_path):
     dropped = config(corpus, "masked_lm", model={"dropout": 0.5})
     plain = config(corpus, "masked_lm")
@@ -336,6 +339,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(corpus
     checkpoints.close()
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one(corpus, one, tmp_path):
     """Four windows go over four of them; the fixture's run has done so already."""
     assert jax.device_count() >= 4
