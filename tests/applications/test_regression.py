@@ -169,5 +169,5 @@ def test_what_does_not_go_together_is_refused(sections, message):
 
 
 def test_a_run_of_regression_cannot_be_adapted_to_texts(finished):
-    with pytest.raises(fsj.UserError, match="is a run of regression; adapt serves text classification"):
+    with pytest.raises(fsj.UserError, match="is a run of regression; adapt serves texts"):
         fsj.adapt(finished[0].path, [fsj.Record("a", "x"), fsj.Record("b", "y")])
