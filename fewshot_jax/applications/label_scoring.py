@@ -4,7 +4,6 @@ The score of a class is its name's log-likelihood after the text, per token of t
 text's log-likelihood after the name. With the support set in the context (metaicl) these are in-context learning.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +15,13 @@ import numpy as np
 from fewshot_jax.algorithms.metric import ABSENT
 from fewshot_jax.applications.application import Functions, Stream
 from fewshot_jax.applications.classification import ClassApplication
-from fewshot_jax.applications.language_model import TOKENIZER, LanguageModel, language_model, save_language_model
+from fewshot_jax.applications.language_model import (
+    TOKENIZER,
+    LanguageModel,
+    fingerprint_of_model,
+    language_model,
+    save_language_model,
+)
 from fewshot_jax.applications.text_classification import fingerprint_of_texts, read_data, split_data
 from fewshot_jax.applications.text_to_text import READ, WRITTEN, Written
 from fewshot_jax.applications.writing import writing_functions
@@ -27,7 +32,7 @@ from fewshot_jax.data.loader import bucket
 from fewshot_jax.data.sequences import Ids, sequence_batch
 from fewshot_jax.data.sets import label_text
 from fewshot_jax.data.splits import TextSplit
-from fewshot_jax.types import Batch, BatchFn, Episode, Key, Params
+from fewshot_jax.types import Batch, Episode, Key, Params
 
 CHOICES = ("choice_label", "choice_mask")  # ``[B, N, M]``, the names of an episode's classes, once for each item
 
@@ -60,11 +65,9 @@ def scored_labels(functions: Functions, *, ways: int, per_token: bool = True) ->
         written: Written = written_fn(params, choices, rng)
         score = -written.nats / jnp.maximum(written.tokens, 1) if per_token else -written.nats
         logits = score.reshape(-1, ways)
-        real = batch[CHOICES[1]].any(-1) if CHOICES[1] in batch else jnp.ones_like(logits, bool)
-        return jnp.where(real, logits, ABSENT)
+        return jnp.where(batch[CHOICES[1]].any(-1), logits, ABSENT)
 
-    wrapped: BatchFn = output_fn
-    return functions._replace(output_fn=wrapped, write_fn=None, join_fn=None if join_one is None else join, ways=ways)
+    return functions._replace(output_fn=output_fn, write_fn=None, join_fn=None if join_one is None else join, ways=ways)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class LabelScoring(ClassApplication):
             train: TextSplit = splits["train"]
             return [*train.texts, *map(label_text, train.classes)]
 
-        model = language_model(config, keep_end=False, texts=texts, saved=saved)
+        model = language_model(config, texts=texts, saved=saved)
         sources = {name: model.codec.sources(split.texts) for name, split in splits.items()}
         names = {
             name: [ids for _, ids in model.codec.encode([Example(" ", label_text(c)) for c in split.classes])]
@@ -149,10 +152,7 @@ class LabelScoring(ClassApplication):
         save_language_model(self.model, directory)
 
     def fingerprint(self) -> dict[str, str]:
-        return fingerprint_of_texts(self.splits)
-
-    def with_config(self, config: Config) -> Self:
-        return dataclasses.replace(self, config=config)
+        return {**fingerprint_of_texts(self.splits), **fingerprint_of_model(self.config)}
 
 
 def _classes(label: np.ndarray, of_item: np.ndarray, mask: np.ndarray, ways: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from fewshot_jax.data.pretraining.objectives import vocabulary_of
 from fewshot_jax.data.sequences import Codec
 from fewshot_jax.data.tokenization import load_tokenizer, save_tokenizer, train_tokenizer
 from fewshot_jax.errors import UserError
-from fewshot_jax.models.huggingface.fresh import new_model, new_params
+from fewshot_jax.models.huggingface.fresh import new_module, new_params
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, read_config
 from fewshot_jax.models.huggingface.text_tokenizer import load_text_tokenizer
 from fewshot_jax.models.lora import lora
@@ -26,7 +26,7 @@ from fewshot_jax.models.transformer import HeadKind, Transformer
 from fewshot_jax.types import Key, Params
 
 if TYPE_CHECKING:
-    pass
+    from tokenizers import Tokenizer
 
 TOKENIZER, CODEC = "tokenizer", "codec.json"  # in a run directory: the folder, and the tokens around texts in it
 MODEL_OF_A_RUN = "model"  # where a pretraining run keeps its Hugging Face directory
@@ -65,22 +65,24 @@ def directory_of(path: str) -> Path:
     for candidate in (directory, directory / MODEL_OF_A_RUN):
         if (candidate / "config.json").is_file():
             return candidate
-    what = (
-        "has no model yet; let 'fewshot-jax pretrain' finish"
-        if (directory / "config.yaml").exists()
-        else ("holds no config.json; give a Hugging Face directory or a run of 'fewshot-jax pretrain'")
-    )
+    missing = "holds no config.json" if directory.exists() else "no such directory"
+    what = f"{missing}; give a Hugging Face directory or a run of 'fewshot-jax pretrain'"
+    if (directory / "config.yaml").exists():
+        what = "has no model yet; let 'fewshot-jax pretrain' finish"
     raise UserError(f"{directory}: {what} (model.pretrained)")
 
 
-def fingerprint_of_model(path: str) -> str:
-    """A hash of the weights and the tokenizer that ``model.pretrained`` names."""
-    files = sorted(file for file in directory_of(path).iterdir() if file.suffix in (".safetensors", ".json"))
+def fingerprint_of_model(config: Config) -> dict[str, str]:
+    """A hash of the weights and the tokenizer that ``model.pretrained`` names, under that name; {} for none."""
+    given = config.model.pretrained
+    if given is None:
+        return {}
+    files = sorted(file for file in directory_of(given).iterdir() if file.suffix in (".safetensors", ".json"))
     hashes = hashlib.sha256()
     for file in files:
         with file.open("rb") as content:
             hashes.update(hashlib.file_digest(content, "sha256").digest())
-    return hashes.hexdigest()
+    return {"model.pretrained": hashes.hexdigest()}
 
 
 def language_model(
@@ -105,26 +107,10 @@ def language_model(
     Raises:
         UserError: the checkpoint or the tokenizer cannot be used.
     """
-    pretrained = config.model.pretrained
-    dtype = jnp.dtype(config.model.compute_dtype)
     home = None
-    if pretrained is not None:
-        home = directory_of(pretrained) if saved is None else saved / MODEL_OF_A_RUN
-    render: Render | None = None
-    around: dict[str, Any] = {}
-    if home is not None and (saved is None or chat):
-        of_model = load_text_tokenizer(home, "model.pretrained")
-        render = _render(of_model) if chat else None
-        around = _around(of_model, config, str(home), rendered=render is not None)
-    if saved is not None:
-        tokenizer, around = load_tokenizer(saved / TOKENIZER), _read_codec(saved / TOKENIZER / CODEC)
-    elif home is not None:
-        tokenizer = of_model.backend_tokenizer
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-    else:
-        sizes = config.tokenizer
-        tokenizer = train_tokenizer(texts(), kind=sizes.kind, vocab_size=sizes.vocab_size)
+    if config.model.pretrained is not None:
+        home = directory_of(config.model.pretrained) if saved is None else saved / MODEL_OF_A_RUN
+    tokenizer, around, render = _tokenizer(config, texts, chat, saved, home)
     codec = Codec(
         tokenizer=tokenizer,
         **around,
@@ -138,33 +124,7 @@ def language_model(
         stride=config.tokenizer.stride,
     )
     codec.check_size()
-    head: HeadKind = "span" if config.model.architecture == "encoder" else "causal_lm"
-    loaded: Params | None = None
-    if pretrained is None:
-        model = new_model(
-            config.model.architecture,
-            vocab_size=tokenizer.get_vocab_size(),
-            width=config.model.width,
-            layers=config.model.layers,
-            heads=config.model.heads,
-            mlp_width=config.model.mlp_width,
-            head=head,
-            dropout=config.model.dropout,
-            compute_dtype=dtype,
-        )
-        module = model.module
-    elif weights:
-        model = _load(directory_of(pretrained), head, dtype)
-        module, loaded = model.module, model.params
-    else:
-        assert home is not None
-        module = build(read_config(home), head, dtype)
-    _check_architecture(config, module)
-    if tokenizer.get_vocab_size() > module.shape.vocab_size:
-        raise UserError(
-            f"{pretrained}: the tokenizer has {tokenizer.get_vocab_size()} tokens, the model embeddings for "
-            f"{module.shape.vocab_size}; give a model with its own tokenizer (model.pretrained)"
-        )
+    module, loaded = _module(config, tokenizer.get_vocab_size(), home, weights)
     rank = config.model.lora_rank
     adapted: Any = lora(rank=rank).active if rank else nullcontext
 
@@ -180,6 +140,52 @@ def language_model(
     if loaded is None:
         return LanguageModel(module, scratch, None, codec, render, home)
     return LanguageModel(module, start, scratch, codec, render, home)
+
+
+def _tokenizer(
+    config: Config, texts: Callable[[], list[str]], chat: bool, saved: Path | None, home: Path | None
+) -> tuple["Tokenizer", dict[str, Any], Render | None]:
+    """The tokenizer, the tokens around texts, and the chat template where one is asked for and there."""
+    of_model = (
+        None if home is None or (saved is not None and not chat) else load_text_tokenizer(home, "model.pretrained")
+    )
+    render = _render(of_model) if chat and of_model is not None else None
+    if saved is not None:
+        return load_tokenizer(saved / TOKENIZER), _read_codec(saved / TOKENIZER / CODEC), render
+    if of_model is None:
+        sizes = config.tokenizer
+        return train_tokenizer(texts(), kind=sizes.kind, vocab_size=sizes.vocab_size), {}, None
+    tokenizer = of_model.backend_tokenizer
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer, _around(of_model, config, str(home), rendered=render is not None), render
+
+
+def _module(config: Config, tokens: int, home: Path | None, weights: bool) -> tuple[Transformer, Params | None]:
+    """The module of a config, and the checkpoint's parameters where they are read."""
+    model, dtype = config.model, jnp.dtype(config.model.compute_dtype)
+    head: HeadKind = "span" if model.architecture == "encoder" else "causal_lm"
+    if model.pretrained is None:
+        sizes = {name: getattr(model, name) for name in ("width", "layers", "heads", "mlp_width", "dropout")}
+        made = new_module(model.architecture, vocab_size=tokens, head=head, compute_dtype=dtype, **sizes)
+        return made[1], None
+    assert home is not None
+    if weights:
+        pretrained = _load(directory_of(model.pretrained), head, dtype)
+        module, loaded = pretrained.module, pretrained.params
+    else:
+        module, loaded = build(read_config(home), head, dtype), None
+    if (found := module.shape.architecture) != model.architecture:
+        raise UserError(
+            f"{model.pretrained}: this model is of architecture '{found}', not '{model.architecture}'; "
+            "set model.architecture to it"
+        )
+    if tokens > module.shape.vocab_size:
+        raise UserError(
+            f"{model.pretrained}: the tokenizer has {tokens} tokens, the model embeddings for "
+            f"{module.shape.vocab_size}; give a model with its own tokenizer (model.pretrained)"
+        )
+    return module, loaded
 
 
 def save_language_model(model: LanguageModel, run: Path) -> None:
@@ -205,16 +211,6 @@ def _load(directory: Path, head: HeadKind, dtype: jnp.dtype) -> Pretrained:
     from fewshot_jax.models.huggingface.load import load_pretrained
 
     return load_pretrained(directory, head=head, dtype=jnp.float32, compute_dtype=dtype)
-
-
-def _check_architecture(config: Config, module: Transformer) -> None:
-    """Raise a UserError where a pretrained model is not what ``model.architecture`` says."""
-    stacks = [name for name in ("encoder", "decoder") if getattr(module.shape, name) is not None]
-    if (found := "_".join(stacks)) != config.model.architecture:
-        raise UserError(
-            f"{config.model.pretrained}: this model is of architecture '{found}', not '{config.model.architecture}'; "
-            "set model.architecture to it"
-        )
 
 
 def _around(tokenizer: Any, config: Config, where: str, *, rendered: bool) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import optax
 from fewshot_jax.applications.application import Functions, Score
 from fewshot_jax.applications.language_model import LanguageModel
 from fewshot_jax.applications.question_answering import NO_ANSWER, QuestionAnswering
-from fewshot_jax.applications.text_to_text import EXACT
+from fewshot_jax.applications.text_to_text import EXACT, exact_share
 from fewshot_jax.applications.writing import trains_with_dropout
 from fewshot_jax.config import Config
 from fewshot_jax.data.examples import Example
@@ -32,7 +32,7 @@ from fewshot_jax.data.tasks import Drawn, World
 from fewshot_jax.data.worlds.readings import reading_task
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.lora import lora
-from fewshot_jax.models.transformer import Transformer
+from fewshot_jax.models.transformer import Transformer, with_dropout
 from fewshot_jax.types import Aux, Batch, Episode, Key, Params
 
 BETWEEN = "\n"  # a source is its question, this, and its context as it stands
@@ -79,9 +79,7 @@ def span_logits(
         dropout: key of the dropout; None for none.
     """
     check_batch(batch)
-    options: dict[str, Any] = {"deterministic": True}
-    if dropout is not None:
-        options = {"deterministic": False, "rngs": {"dropout": dropout}}
+    options = with_dropout(dropout)
     shape = batch["input_ids"].shape
     ids, mask, context = (
         batch[name].reshape(-1, shape[-1]) for name in ("input_ids", "attention_mask", "context_mask")
@@ -189,9 +187,8 @@ def spans(
 
     def loss_fn(params: Params, batch: Batch, rng: Key) -> tuple[jax.Array, Aux]:
         """Mean nats per question over the real items, with ``exact_match``."""
-        span, mask = judged(params, batch, rng if dropout else None), batch["mask"].astype(bool)
-        exact = (span.exact & mask).sum() / jnp.maximum(mask.sum(), 1)
-        return mean_nats(span.nats, batch), {"exact_match": exact}
+        span = judged(params, batch, rng if dropout else None)
+        return mean_nats(span.nats, batch), {"exact_match": exact_share(span.exact, batch["mask"])}
 
     return Functions(
         init_params=init_params, loss_fn=loss_fn, output_fn=output_fn, joint_loss_fn=loss_fn, write_fn=write_fn

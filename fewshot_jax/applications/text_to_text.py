@@ -17,7 +17,7 @@ from fewshot_jax.algorithms.metric import at_least_float32
 from fewshot_jax.applications.application import Functions, Score
 from fewshot_jax.models.generation import generate
 from fewshot_jax.models.lora import lora
-from fewshot_jax.models.transformer import Transformer
+from fewshot_jax.models.transformer import Transformer, with_dropout
 from fewshot_jax.types import Aux, Batch, Key, Params
 
 
@@ -60,9 +60,7 @@ def logits_of_targets(module: Transformer, params: Params, batch: Batch, dropout
         dropout: key of the dropout; None for none.
     """
     check_batch(batch)
-    options: dict[str, Any] = {"deterministic": True}
-    if dropout is not None:
-        options = {"deterministic": False, "rngs": {"dropout": dropout}}
+    options = with_dropout(dropout)
     label = batch["decoder_label"]
     if module.shape.encoder is not None:
         if module.shape.start_id is None:
@@ -111,8 +109,9 @@ def mean_nats(written: Written, mask: jax.Array) -> jax.Array:
     return (written.nats * weight).sum() / jnp.maximum((written.tokens * weight).sum(), 1)
 
 
-def _exact(written: Written, mask: jax.Array) -> jax.Array:
-    return (written.exact & mask.astype(bool)).sum() / jnp.maximum(mask.sum(), 1)
+def exact_share(exact: jax.Array, mask: jax.Array) -> jax.Array:
+    """The share of the real items that are exact."""
+    return (exact & mask.astype(bool)).sum() / jnp.maximum(mask.sum(), 1)
 
 
 NATS = Score(
@@ -121,7 +120,7 @@ NATS = Score(
     larger_is_better=False,
     percent=False,
 )
-EXACT = Score("exact match", lambda written, episode: _exact(written, episode.query["mask"]))
+EXACT = Score("exact match", lambda written, episode: exact_share(written.exact, episode.query["mask"]))
 
 
 def examples_before(support: Batch, query: Batch) -> Batch:
@@ -212,7 +211,7 @@ def text_to_text(
         """Mean nats per token over the real items, with ``exact_match``."""
         with adapted():
             written = judge_targets(logits_of_targets(module, params, batch, rng if dropout else None), batch)
-        return mean_nats(written, batch["mask"]), {"exact_match": _exact(written, batch["mask"])}
+        return mean_nats(written, batch["mask"]), {"exact_match": exact_share(written.exact, batch["mask"])}
 
     return Functions(
         init_params=init_params,

@@ -111,7 +111,8 @@ class Writing:
                 print(f"left out {left_out} examples whose text is held out", file=sys.stderr)
 
         def texts() -> list[str]:
-            return [text for example in cls._to_learn_from(config, pools) for text in (example.source, example.target)]
+            examples = cls._generated(config, _TASKS_READ) if pools is None else pools["train"]
+            return [text for example in examples for text in (example.source, example.target)]
 
         model = language_model(config, keep_end=cls.keep_end, chat=cls.chat, texts=texts, saved=saved)
         if model.render is not None and pools is not None:  # a chat template, known only now, writes other sources
@@ -149,11 +150,10 @@ class Writing:
         return parts, left_out
 
     @classmethod
-    def _to_learn_from(cls, config: Config, pools: dict[str, list[Example]] | None) -> list[Example]:
-        if pools is not None:
-            return pools["train"]
-        tasks = NewTasks(cls.world, shots=8, queries=8, seed=episode_seed(config, "train"))
-        return [example for i in range(_TASKS_READ) for part in tasks.task(0, i) for example in part]
+    def _generated(cls, config: Config, tasks: int) -> list[Example]:
+        """The examples of some training tasks."""
+        sampler = NewTasks(cls.world, shots=8, queries=8, seed=episode_seed(config, "train"))
+        return [example for i in range(tasks) for part in sampler.task(0, i) for example in part]
 
     @property
     def codec(self) -> Codec:
@@ -204,10 +204,8 @@ class Writing:
         save_language_model(self.model, directory)
 
     def fingerprint(self) -> dict[str, str]:
-        pools = self.pools or {"train": self._to_learn_from(self.config, None)[:64]}
-        hashes = {split: _hash(pool) for split, pool in pools.items()}
-        given = self.config.model.pretrained
-        return hashes if given is None else {**hashes, "model.pretrained": fingerprint_of_model(given)}
+        pools = self.pools or {"train": self._generated(self.config, 4)}
+        return {**{split: _hash(pool) for split, pool in pools.items()}, **fingerprint_of_model(self.config)}
 
     def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
         """No pictures."""

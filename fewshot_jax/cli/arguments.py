@@ -1,13 +1,16 @@
 """Parsing with tyro: dataclasses in, filled dataclasses out."""
 
+import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
+from fewshot_jax.config import Config
+from fewshot_jax.config_file import read_config
 from fewshot_jax.errors import UserError
 
 Arguments = TypeVar("Arguments")
@@ -37,6 +40,33 @@ def config_path(command: str, arguments: Sequence[str]) -> Path | None:
     if not named:
         raise UserError(f"{command} needs a config: fewshot-jax {command} CONFIG --run-dir RUN (see configs/)")
     return Path(named[0])
+
+
+def parse_run(kind: type[Arguments], command: str, arguments: Sequence[str], config_kind: type = Config) -> Arguments:
+    """Parse the arguments of a command that runs a config: its file gives the fields that the flags override.
+
+    Args:
+        kind: of the arguments, with ``config``, ``run_dir`` and ``settings``.
+        command: its name.
+        arguments: of the command line.
+        config_kind: of the config.
+    """
+    path = config_path(command, arguments)
+    settings = config_kind() if path is None else read_config(path, config_kind)
+    default: Any = kind
+    return parse(
+        kind, command, arguments, default=default(config=tyro.MISSING, run_dir=tyro.MISSING, settings=settings)
+    )
+
+
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """Say, when a run is interrupted, how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("the same command goes on from the last checkpoint", file=sys.stderr)
+        raise
 
 
 def print_json(value: Any) -> None:

@@ -1,6 +1,5 @@
 """``fewshot-jax pretrain CONFIG --run-dir RUN``."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,9 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from fewshot_jax.cli.arguments import config_path, parse, print_json
+from fewshot_jax.cli.arguments import parse_run, print_json, resumable
 from fewshot_jax.config.pretraining import PretrainConfig
-from fewshot_jax.config_file import read_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,21 +34,11 @@ class Arguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command."""
-    config = config_path("pretrain", arguments)
-    settings = read_config(config, PretrainConfig) if config is not None else PretrainConfig()
-    parsed = parse(
-        Arguments,
-        "pretrain",
-        arguments,
-        default=Arguments(config=tyro.MISSING, run_dir=tyro.MISSING, settings=settings),
-    )
+    parsed = parse_run(Arguments, "pretrain", arguments, PretrainConfig)
     from fewshot_jax.training.pretrain import pretrain
 
-    try:
+    with resumable():
         result = pretrain(parsed.settings, parsed.run_dir, quiet=parsed.quiet)
-    except KeyboardInterrupt:
-        print("the same command goes on from the last checkpoint", file=sys.stderr)
-        raise
     if parsed.json:
         print_json(result)
         return

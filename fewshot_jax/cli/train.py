@@ -1,6 +1,5 @@
 """``fewshot-jax train CONFIG --run-dir RUN``."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,9 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from fewshot_jax.cli.arguments import config_path, parse, print_json
+from fewshot_jax.cli.arguments import parse_run, print_json, resumable
 from fewshot_jax.config import Config
-from fewshot_jax.config_file import read_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,21 +34,11 @@ class Arguments:
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command."""
-    config = config_path("train", arguments)
-    settings = read_config(config) if config is not None else Config()
-    parsed = parse(
-        Arguments,
-        "train",
-        arguments,
-        default=Arguments(config=tyro.MISSING, run_dir=tyro.MISSING, settings=settings),
-    )
+    parsed = parse_run(Arguments, "train", arguments)
     from fewshot_jax.training.loop import train
 
-    try:
+    with resumable():
         evaluation = train(parsed.settings, parsed.run_dir, quiet=parsed.quiet)
-    except KeyboardInterrupt:
-        print("the same command goes on from the last checkpoint", file=sys.stderr)
-        raise
     if evaluation is not None and parsed.json:
         print_json(evaluation.to_json())
     elif evaluation is not None:

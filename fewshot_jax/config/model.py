@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fewshot_jax.errors import require
 
@@ -84,9 +84,13 @@ class OuterConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "tasks"):
             require(getattr(self, name) >= 1, f"outer.{name}={getattr(self, name)}: expected at least 1")
-        for name in ("rate", "clip"):
-            require(
-                0 < getattr(self, name) < math.inf, f"outer.{name}={getattr(self, name)}: expected a positive number"
-            )
-        require(0 <= self.warmup <= 1, f"outer.warmup={self.warmup}: expected a share of the steps, 0 to 1")
-        require(self.weight_decay >= 0, f"outer.weight_decay={self.weight_decay}: expected zero or more")
+        check_adamw(self, "outer")
+
+
+def check_adamw(config: Any, section: str) -> None:
+    """Check ``rate``, ``warmup``, ``weight_decay`` and ``clip`` of a section that trains by AdamW."""
+    for name in ("rate", "clip"):
+        value = getattr(config, name)
+        require(0 < value < math.inf, f"{section}.{name}={value}: expected a positive number")
+    require(0 <= config.warmup <= 1, f"{section}.warmup={config.warmup}: expected a share of the steps, 0 to 1")
+    require(config.weight_decay >= 0, f"{section}.weight_decay={config.weight_decay}: expected zero or more")

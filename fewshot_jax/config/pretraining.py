@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fewshot_jax.config.model import check_adamw
 from fewshot_jax.errors import require
 
 Objective = Literal["causal_lm", "masked_lm", "span_corruption"]
@@ -112,11 +113,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, f"optimizer.steps={self.steps}: expected at least 1")
-        for name in ("rate", "clip"):
-            value = getattr(self, name)
-            require(0 < value < math.inf, f"optimizer.{name}={value}: expected a positive number")
-        require(0 <= self.warmup <= 1, f"optimizer.warmup={self.warmup}: expected a share of the steps, 0 to 1")
-        require(self.weight_decay >= 0, f"optimizer.weight_decay={self.weight_decay}: expected zero or more")
+        check_adamw(self, "optimizer")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,13 +59,13 @@ class Codec:
         sources = self._ids([example.source for example in examples])
         targets = self._ids([example.target for example in examples])
         return [
-            (self.source(ids, example), self._target(written, example))
+            (self._source(ids, example), self._target(written, example))
             for ids, written, example in zip(sources, targets, examples, strict=True)
         ]
 
     def sources(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of sources alone."""
-        return [self.source(ids, Example(text, "")) for ids, text in zip(self._ids(texts), texts, strict=True)]
+        return [self._source(ids, Example(text, "")) for ids, text in zip(self._ids(texts), texts, strict=True)]
 
     def decode(self, ids: np.ndarray) -> list[str]:
         """Texts of generated ids ``[n, M]``, each up to its end; -1 is padding too."""
@@ -78,7 +78,7 @@ class Codec:
     def _ids(self, texts: Sequence[str]) -> list[Ids]:
         return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
-    def source(self, ids: Ids, example: Example) -> Ids:
+    def _source(self, ids: Ids, example: Example) -> Ids:
         """What stands before the target."""
         room = self.max_length - len(self.begin) - len(self.middle)
         if len(ids) > room:

@@ -1,7 +1,7 @@
 """A language model: an encoder, a decoder or both over one token embedding, and a head."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fewshot_jax.models.layers import ACTIVATIONS, Activation, Cache, norm_of
 from fewshot_jax.models.stack import Stack, StackShape
 
+Architecture = Literal["encoder", "decoder", "encoder_decoder"]
 HeadKind = Literal["masked_lm", "causal_lm", "classification", "span", "pooler", "encoder"]
 Pooling = Literal["first", "mean", "last", "eos"]
 
@@ -70,6 +71,13 @@ class ModelShape:
     def __post_init__(self) -> None:
         if self.encoder is None and self.decoder is None:
             raise ValueError("a model needs an encoder, a decoder or both")
+
+    @property
+    def architecture(self) -> Architecture:
+        """Which stacks it has."""
+        if self.encoder is None:
+            return "decoder"
+        return "encoder" if self.decoder is None else "encoder_decoder"
 
     @property
     def last(self) -> StackShape:
@@ -310,6 +318,11 @@ class Transformer(nn.Module):
         if head is None or head.kind not in ("classification", "span") or start is None:
             raise ValueError("decoder_input_ids: this model has a decoder that needs them")
         return jnp.concatenate([jnp.full_like(input_ids[:, :1], start), input_ids[:, :-1]], axis=1)
+
+
+def with_dropout(key: jax.Array | None) -> dict[str, Any]:
+    """The arguments of ``module.apply`` for dropout by a key; None for none."""
+    return {"deterministic": True} if key is None else {"deterministic": False, "rngs": {"dropout": key}}
 
 
 def _mask(input_ids: jax.Array, mask: jax.Array | None, which: str) -> jax.Array:

@@ -53,12 +53,9 @@ def make_tokenizer(config: PretrainConfig, documents: Documents, run: Pretrainin
     Raises:
         UserError: the given one cannot be read, or the vocabulary is too small.
     """
-    given, pretrained = config.tokenizer.path, config.model.pretrained
+    given = config.tokenizer.path or config.model.pretrained
     if given is not None:
         load_text_tokenizer(Path(given), "tokenizer.path").save_pretrained(str(run.tokenizer))
-        return
-    if pretrained is not None:
-        load_text_tokenizer(Path(pretrained), "tokenizer.path").save_pretrained(str(run.tokenizer))
         return
     special = SENTINELS if config.objective == "span_corruption" else ()
     room = _CHARACTERS

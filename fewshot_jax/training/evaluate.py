@@ -3,7 +3,7 @@
 import functools
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -152,7 +152,7 @@ def evaluate(
     own = _of_learner(bench, meta_params)
     trained = {MULTI_TASK: meta_params} if config.learner.name == "multi_task" else _multi_task(application, run, quiet)
     starts = {**_beginnings(bench, untrained.meta_params), **trained}
-    beside = {**_prototypes(bench, starts), **_in_context(bench, starts), **_fine_tuned(bench, starts)}
+    beside = {**_prototypes(bench, starts), **_in_context(bench, starts, wanted, quiet), **_fine_tuned(bench, starts)}
     for k in wanted:  # before the work begins: a split may be too small for this many
         bench.streams(k)
     known = floors(application, "test")
@@ -260,8 +260,8 @@ class _Bench:
         """Those of the table: with what is written, if something is."""
         return self.functions._replace(output_fn=self.functions.write_fn) if self._writes else self.functions  # type: ignore[arg-type]
 
-    def learner(self, name: str | None = None, functions: Functions | None = None) -> MetaLearner:
-        return build_learner(functions or self.judged_functions(), self.config, training=False, name=name)
+    def learner(self, name: str | None = None) -> MetaLearner:
+        return build_learner(self.judged_functions(), self.config, training=False, name=name)
 
     def with_texts(self, shots: int, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The scores of a row, those of its texts in the place of its ids."""
@@ -339,19 +339,19 @@ def _beginnings(bench: _Bench, initial: MetaParams) -> dict[str, MetaParams]:
     return {PRETRAINED: initial, UNTRAINED: {"params": scratch(run_keys(bench.config.seed).params)}}
 
 
-def _in_context(bench: _Bench, starts: dict[str, MetaParams]) -> dict[str, Row]:
+def _in_context(bench: _Bench, starts: dict[str, MetaParams], wanted: Sequence[int], quiet: bool) -> dict[str, Row]:
     """A start that reads the support set before each query, where the model reads examples; nothing adapts."""
     if bench.functions.join_fn is None:
         return {}
     learner = bench.learner("metaicl")
     rows = {f"{name}, {IN_CONTEXT}": start for name, start in starts.items() if name != UNTRAINED}
     try:
-        for shots in bench.config.evaluation.shots if rows else ():
-            episode = bench.streams(shots)[1](0, 1)
-            one = next(iter(rows.values()))
-            jax.eval_shape(episode_scores(learner, bench.judge), one, episode, jax.random.key(0), 0)
+        for start in list(rows.values())[:1]:
+            episode = bench.streams(max(wanted))[1](0, 1)
+            jax.eval_shape(episode_scores(learner, bench.judge), start, episode, jax.random.key(0), 0)
     except ValueError as error:  # more tokens than the model has positions for
-        print(f"note: left out the rows '{IN_CONTEXT}' ({error})", file=sys.stderr)
+        if not quiet:
+            print(f"note: left out the rows '{IN_CONTEXT}' ({error})", file=sys.stderr)
         return {}
     return {name: bench.row(learner, start) for name, start in rows.items()}
 

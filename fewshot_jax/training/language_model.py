@@ -14,10 +14,10 @@ from fewshot_jax.config.pretraining import Objective, PretrainConfig
 from fewshot_jax.data.pretraining.masking import Batch
 from fewshot_jax.data.pretraining.objectives import Vocabulary
 from fewshot_jax.errors import UserError, require
-from fewshot_jax.models.huggingface.fresh import LANGUAGE_MODEL, Architecture, new_model
+from fewshot_jax.models.huggingface.fresh import LANGUAGE_MODEL, new_model
 from fewshot_jax.models.huggingface.load import load_pretrained
 from fewshot_jax.models.huggingface.pretrained import Pretrained
-from fewshot_jax.models.transformer import Transformer
+from fewshot_jax.models.transformer import Architecture, Transformer, with_dropout
 from fewshot_jax.parallel.mesh import shard_tasks
 from fewshot_jax.training.step import GradFn, Metrics
 from fewshot_jax.types import MetaParams, Params
@@ -61,10 +61,8 @@ def build_model(config: PretrainConfig, vocabulary: Vocabulary) -> Pretrained:
         model.pretrained, head=LANGUAGE_MODEL[architecture], compute_dtype=model.compute_dtype, seed=config.seed
     )
     shape = pretrained.module.shape
-    stacks = {"encoder": shape.encoder is not None, "decoder": shape.decoder is not None}
-    found = "_".join(name for name, there in stacks.items() if there)
-    if found != architecture:
-        fitting = next(objective for objective, name in ARCHITECTURES.items() if name == found)
+    if shape.architecture != architecture:
+        fitting = next(objective for objective, name in ARCHITECTURES.items() if name == shape.architecture)
         raise UserError(
             f"{where}: this {pretrained.config.model_type} is no {architecture}, which objective={config.objective} "
             f"needs; set objective to {fitting}, or take another model"
@@ -94,9 +92,7 @@ def token_loss(module: Transformer) -> LossFn:
     body = Transformer(dataclasses.replace(module.shape, head=None), module.dtype)
 
     def loss(params: Params, batch: dict[str, jax.Array], key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        more: dict[str, Any] = {"deterministic": key is None}
-        if key is not None:
-            more["rngs"] = {"dropout": key}
+        more = with_dropout(key)
         if "decoder_input_ids" in batch:
             more["decoder_input_ids"] = batch["decoder_input_ids"]
         else:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fewshot_jax.applications.language_model import directory_of
 from fewshot_jax.config.pretraining import PretrainConfig
 from fewshot_jax.config_file import read_config, to_dict
 from fewshot_jax.data.pretraining.objectives import Questions, questions, vocabulary_of
@@ -62,7 +63,9 @@ def pretrain(config: PretrainConfig | str | Path, run_dir: str | Path, *, quiet:
             loss stopped being finite; the message names place and remedy.
     """
     config = resolve(config if isinstance(config, PretrainConfig) else read_config(config, PretrainConfig))
-    config = _model_of_run(config)
+    if config.model.pretrained is not None:
+        given = str(directory_of(config.model.pretrained))
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=given))
     run = PretrainingDirectory(run_dir)
     run.check_startable(config)
     if run.resumable() and (result := run.result()) is not None:
@@ -90,21 +93,6 @@ def pretrain(config: PretrainConfig | str | Path, run_dir: str | Path, *, quiet:
     result = _train(config, run, pretrained, corpus, asked, quiet=quiet)
     run.write("result.json", result)
     return result
-
-
-def _model_of_run(config: PretrainConfig) -> PretrainConfig:
-    """Where model.pretrained is a pretraining run, its model."""
-    if config.model.pretrained is None:
-        return config
-    path = Path(config.model.pretrained)
-    if not (path / "config.yaml").exists() or (path / "config.json").exists():
-        return config
-    model = PretrainingDirectory(path).model
-    require(
-        model.is_dir(),
-        f"model.pretrained={path}: this run has no model/ yet; let 'fewshot-jax pretrain' finish it first",
-    )
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=str(model)))
 
 
 def _train(

@@ -1,15 +1,15 @@
 """New models of small sizes in the formats of known families, so that what is trained here is read elsewhere."""
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from fewshot_jax.models.huggingface.family import Config
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, initial_params
-from fewshot_jax.models.transformer import HeadKind
+from fewshot_jax.models.transformer import Architecture, HeadKind, Transformer
 from fewshot_jax.types import Params
 
-Architecture = Literal["encoder", "decoder", "encoder_decoder"]
 LANGUAGE_MODEL: dict[Architecture, HeadKind] = {
     "encoder": "masked_lm",
     "decoder": "causal_lm",
@@ -17,7 +17,7 @@ LANGUAGE_MODEL: dict[Architecture, HeadKind] = {
 }
 
 
-def new_model(
+def new_module(
     architecture: Architecture,
     *,
     vocab_size: int,
@@ -32,9 +32,8 @@ def new_model(
     eos_id: int = 3,
     dropout: float = 0.0,
     compute_dtype: Any = jnp.float32,
-    seed: int = 0,
-) -> Pretrained:
-    """A model that has learned nothing yet: ModernBERT (encoder), Llama (decoder) or T5 (both).
+) -> tuple[Config, Transformer, HeadKind]:
+    """The config, module and kind of head of a new model: ModernBERT (encoder), Llama (decoder) or T5 (both).
 
     All three have positions without a limit of length, norms before the layers and gated units.
 
@@ -47,7 +46,6 @@ def new_model(
         pad_id, bos_id, eos_id: special tokens; the decoder of two stacks starts with ``pad_id``, as T5 does.
         dropout: rate.
         compute_dtype: of the computation, on float32 parameters.
-        seed: of the parameters.
 
     Raises:
         UserError: the sizes contradict each other.
@@ -98,8 +96,22 @@ def new_model(
     family, sizes = families[architecture]
     config = CONFIG_MAPPING[family].from_dict({"vocab_size": vocab_size, "num_labels": num_labels, **sizes, **tokens})
     kind = LANGUAGE_MODEL[architecture] if head is None else head
-    module = build(config, kind, compute_dtype)
-    return Pretrained(config=config, module=module, params=new_params(module, jax.random.key(seed)), head=kind)
+    return config, build(config, kind, compute_dtype), kind
+
+
+def new_model(architecture: Architecture, *, seed: int = 0, **sizes: Any) -> Pretrained:
+    """A model that has learned nothing yet.
+
+    Args:
+        architecture: which stacks.
+        seed: of the parameters.
+        sizes: as of `new_module`.
+
+    Raises:
+        UserError: the sizes contradict each other.
+    """
+    config, module, head = new_module(architecture, **sizes)
+    return Pretrained(config=config, module=module, params=new_params(module, jax.random.key(seed)), head=head)
 
 
 def new_params(module: Any, key: jax.Array) -> Params:
