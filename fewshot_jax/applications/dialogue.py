@@ -12,7 +12,7 @@ from fewshot_jax.data.dialogues import ASSISTANT, Turn, marked, read_dialogues, 
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.files import read_rows
 from fewshot_jax.data.tasks import World
-from fewshot_jax.data.worlds.personas import persona_task
+from fewshot_jax.data.worlds import WORLDS
 from fewshot_jax.errors import UserError
 
 
@@ -23,7 +23,7 @@ class Dialogue(Writing):
     of what is too long, the end is kept.
     """
 
-    world: ClassVar[World] = staticmethod(persona_task)
+    world: ClassVar[World] = staticmethod(WORLDS["dialogue"])
     keep_end: ClassVar[bool] = True
     chat: ClassVar[bool] = True
 

@@ -16,7 +16,7 @@ from fewshot_jax.data.fields import string
 from fewshot_jax.data.files import read_rows
 from fewshot_jax.data.squad import Question, read_questions
 from fewshot_jax.data.tasks import World
-from fewshot_jax.data.worlds.readings import reading_task
+from fewshot_jax.data.worlds import WORLDS
 
 NO_ANSWER = "no answer"  # what is written where the text has none
 
@@ -24,7 +24,7 @@ NO_ANSWER = "no answer"  # what is written where the text has none
 class QuestionAnswering(Writing):
     """The application of one run; its files hold questions about texts."""
 
-    world: ClassVar[World] = staticmethod(reading_task)
+    world: ClassVar[World] = staticmethod(WORLDS["question_answering"])
 
     @classmethod
     def read(cls, config: Config, path: Path, model: LanguageModel | None) -> list[Example]:

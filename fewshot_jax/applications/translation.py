@@ -10,13 +10,13 @@ from fewshot_jax.data.examples import Example
 from fewshot_jax.data.files import read_texts
 from fewshot_jax.data.parallel import read_pairs
 from fewshot_jax.data.tasks import World
-from fewshot_jax.data.worlds.languages import language_task
+from fewshot_jax.data.worlds import WORLDS
 
 
 class Translation(Writing):
     """The application of one run; its files hold pairs of sentences."""
 
-    world: ClassVar[World] = staticmethod(language_task)
+    world: ClassVar[World] = staticmethod(WORLDS["translation"])
 
     @classmethod
     def read(cls, config: Config, path: Path, model: LanguageModel | None) -> list[Example]:

@@ -13,6 +13,7 @@ class EvaluationConfig:
     Attributes:
         every: outer steps between validations and checkpoints.
         validation_episodes: episodes of a validation for each number of shots; their mean chooses the checkpoint.
+        validation_shots: those numbers of shots; empty for all of `shots`.
         episodes: test episodes of an evaluation.
         ways: classes of a test episode.
         shots: an evaluation for each number of shots (for regression: points).
@@ -30,6 +31,7 @@ class EvaluationConfig:
 
     every: int = 100
     validation_episodes: int = 100
+    validation_shots: tuple[int, ...] = ()
     episodes: int = 600
     ways: int = 5
     shots: tuple[int, ...] = (1, 5)
@@ -48,6 +50,10 @@ class EvaluationConfig:
             require(getattr(self, name) >= 1, f"evaluation.{name}={getattr(self, name)}: expected at least 1")
         require(self.episodes >= 2, f"evaluation.episodes={self.episodes}: expected at least 2, for an interval")
         require(bool(self.shots) and min(self.shots) >= 1, f"evaluation.shots={self.shots}: expected positive numbers")
+        require(
+            min(self.validation_shots, default=1) >= 1,
+            f"evaluation.validation_shots={self.validation_shots}: expected positive numbers",
+        )
         require(
             min(self.inner_steps, default=0) >= 0,
             f"evaluation.inner_steps={self.inner_steps}: expected numbers of steps, zero or more",

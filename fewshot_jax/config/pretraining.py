@@ -15,23 +15,25 @@ class CorpusConfig:
     """Where the texts come from.
 
     Attributes:
-        source: "files" or "tfds".
+        source: "files", "tfds", or "generated" (ships with the package).
         path: "files": a .jsonl, .csv, .tsv or .txt file (or a .gz of one), or a folder of them; "tfds": its data_dir.
         files: "files": names under `path` to read together; empty for `path` itself, or all files in that folder.
-        name: "tfds": the data set's name.
+        name: "tfds": the data set's name; "generated": the application whose generated tasks the texts come from.
         tfds_split: "tfds": which of its splits to read.
         text_field: field (JSONL), column (CSV, TSV) or feature (tfds) of the text; a row is a document.
+        documents: "generated": number of texts; sources and targets stand apart, so that nothing tells which are pairs.
         txt_documents: what is a document in a .txt file: what stands between "blank_lines", or the whole "file".
         validation_share: share of the documents that is never trained on, at least one document.
         split_seed: of that division.
     """
 
-    source: Literal["files", "tfds"] = "files"
+    source: Literal["files", "tfds", "generated"] = "files"
     path: str | None = None
     files: tuple[str, ...] = ()
     name: str | None = None
     tfds_split: str = "train"
     text_field: str = "text"
+    documents: int = 20_000
     txt_documents: Literal["blank_lines", "file"] = "blank_lines"
     validation_share: float = 0.05
     split_seed: int = 0
@@ -40,6 +42,7 @@ class CorpusConfig:
         share = self.validation_share
         require(0 < share < 1, f"corpus.validation_share={share}: expected a share between 0 and 1")
         require(self.split_seed >= 0, f"corpus.split_seed={self.split_seed}: expected zero or more")
+        require(self.documents >= 2, f"corpus.documents={self.documents}: expected at least 2")
 
 
 @dataclass(frozen=True, kw_only=True)

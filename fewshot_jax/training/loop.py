@@ -148,7 +148,7 @@ def _train(application: Application, run: RunDirectory, quiet: bool) -> None:
         items=tasks,
         unit="tasks",
         title="meta-training",
-        timing=lambda _, rate: {"tasks_per_second": rate},
+        timing=lambda speed, rate: {"tasks_per_second": rate, "input_share": speed and speed.input_share},
     )
     result = fit(job, run, quiet=quiet)
     learning_curve(run.metrics, run.learning_curve, score)
@@ -161,7 +161,7 @@ def _validation(application: Application) -> Callable[[MetaParams], float]:
     evaluation = config.evaluation
     learner = build_learner(application.functions(training=False), config, training=False)
     scores = episode_scores(learner, application.score.of, task_chunk=config.learner.task_chunk)
-    streams = [application.stream("validation", shots) for shots in evaluation.shots]
+    streams = [application.stream("validation", shots) for shots in evaluation.validation_shots or evaluation.shots]
 
     def validate(meta_params: MetaParams) -> float:
         values = [

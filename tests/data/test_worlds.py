@@ -61,10 +61,23 @@ def reading_hypotheses(task):
 
 
 def persona_hypotheses(task):
-    """The favourites and manners that the support replies state; a kind that they do not name could be anything."""
-    kinds = sorted({w for part in task for e in part for w in e.source.split() if w in personas.FAVOURITES})
+    """All personas whose favourites of each kind, taken alone, agree with the support replies."""
+    kinds = sorted(personas.FAVOURITES)
+    said = [(example.source, example.target) for example in task.support]
     for opener, closer in itertools.product(personas.OPENERS, personas.CLOSERS):
-        for things in itertools.product(*(personas.FAVOURITES[kind] for kind in kinds)):
+        fits = [
+            [
+                thing
+                for thing in personas.FAVOURITES[kind]
+                if all(
+                    personas.Persona({kind: thing}, opener, closer).reply(source) == target
+                    for source, target in said
+                    if kind in source.split()
+                )
+            ]
+            for kind in kinds
+        ]
+        for things in itertools.product(*fits):
             yield personas.Persona(dict(zip(kinds, things, strict=True)), opener, closer).reply
 
 

@@ -203,7 +203,7 @@ def test_a_stopped_run_goes_on_to_the_same_parameters_bit_for_bit(finished, stop
 def test_the_same_seed_gives_the_same_run(finished, tmp_path):
     run = RunDirectory(tmp_path / "again")
     fsj.train(CONFIG, run.path, quiet=True)
-    timing = {"tasks_per_second": None, "seconds": None}
+    timing = {"tasks_per_second": None, "input_share": None, "seconds": None}
     one, other = ([{**row, **timing} for row in read_metrics(r.metrics)] for r in (run, finished[0]))
     assert one == other
     assert_identical(state_at(run, STEPS), state_at(finished[0], STEPS))

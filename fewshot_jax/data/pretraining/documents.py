@@ -1,4 +1,4 @@
-"""The documents of a corpus, from files or TensorFlow Datasets, and which of them are held out."""
+"""The documents of a corpus, from files, TensorFlow Datasets or generated tasks, and which of them are held out."""
 
 import re
 from collections.abc import Iterator
@@ -9,10 +9,13 @@ import numpy as np
 from fewshot_jax.config.pretraining import CorpusConfig
 from fewshot_jax.data.fields import string
 from fewshot_jax.data.files import read_rows, read_text, suffix_of
+from fewshot_jax.data.generated import generated_intents
 from fewshot_jax.data.tfds_source import check_features, decoder, first_line, open_builder, open_source
+from fewshot_jax.data.worlds import WORLDS
 from fewshot_jax.errors import UserError, require
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv")
+INTENTS = "text_classification"
 _FIELD = "corpus.text_field"
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 
@@ -26,7 +29,27 @@ def read_documents(corpus: CorpusConfig) -> list[str]:
     """
     if corpus.source == "tfds":
         return _tfds_documents(corpus)
+    if corpus.source == "generated":
+        return _generated_documents(corpus)
     return [text for path in corpus_files(corpus) for text in _documents_of(path, corpus)]
+
+
+def _generated_documents(corpus: CorpusConfig) -> list[str]:
+    """Texts of generated tasks, those to be read and those to be written as documents of their own, shuffled."""
+    rng = np.random.default_rng(corpus.split_seed)
+    if corpus.name == INTENTS:
+        texts = [record.text for record in generated_intents(seed=corpus.split_seed)]
+        return [texts[i] for i in rng.permutation(len(texts))[: corpus.documents]]
+    require(
+        corpus.name in WORLDS,
+        f"corpus.name={corpus.name}: expected an application with generated texts ({', '.join((INTENTS, *WORLDS))})",
+    )
+    assert corpus.name is not None
+    world, texts = WORLDS[corpus.name], []
+    while len(texts) < corpus.documents:
+        support, query = world(rng, 8, 8)
+        texts += [text for example in (*support, *query) for text in (example.source, example.target)]
+    return [texts[i] for i in rng.permutation(len(texts))[: corpus.documents]]
 
 
 def corpus_files(corpus: CorpusConfig) -> list[Path]:

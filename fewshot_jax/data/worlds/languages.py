@@ -6,8 +6,8 @@ language and puts the three in one of six orders:
     the king sees the dog   ->   mako duri pelu    (verb-subject-object; mako: sees, duri: king, pelu: dog)
 
 Nouns of all languages come from one list and verbs from another, each dealt out anew: without examples a reader
-can tell the verb of a translation from its nouns, and nothing else. A query is made of words that the support set
-has, and of none of its sentences.
+can tell the verb of a translation from its nouns, and nothing else. A query is a sentence that the support set has
+not, of the same three nouns and four verbs: four support sentences have them all.
 """
 
 import itertools
@@ -24,7 +24,7 @@ FOREIGN_NOUNS = ("duri", "pelu", "tavo", "sime", "gola", "reka")
 FOREIGN_VERBS = ("mako", "nezi", "bufa", "wiho")
 ORDERS = tuple(itertools.permutations("SVO"))
 NOUNS_OF_A_TASK, VERBS_OF_A_TASK = 3, 4
-DETERMINED_FROM = 1  # support sentences, from which every query follows: what they leave open does not show in it
+DETERMINED_FROM = 4  # support sentences, from which every query follows
 
 
 class Language(NamedTuple):
@@ -55,7 +55,7 @@ def language_task(rng: np.random.Generator, shots: int, queries: int) -> tuple[l
     Args:
         rng: consumed.
         shots: support sentences.
-        queries: query sentences, of words that the support sentences have; with few shots some come twice.
+        queries: query sentences, which differ from them.
 
     Returns:
         Examples whose ``task`` is "language".
@@ -76,11 +76,7 @@ def language_task(rng: np.random.Generator, shots: int, queries: int) -> tuple[l
     if shots + queries > len(made):
         raise UserError(f"a language has {len(made)} sentences: lower shots + queries = {shots + queries}")
     support = made[:shots]
-    used = [word for sentence in support for word in sentence.split()]
-    known = [[word for word in words if word in used] for words in (nouns, verbs)]
-    free = [_sentence(*pair, verb) for pair in itertools.permutations(known[0], 2) for verb in known[1]]
-    free = [sentence for sentence in free if sentence not in support]
-    asked = rng.choice(free, queries, replace=queries > len(free)).tolist()
+    asked = rng.choice(made[shots:], queries, replace=False).tolist()
     order = rng.permutation(shots)
     return [_example(language, support[i]) for i in order], [_example(language, sentence) for sentence in asked]
 

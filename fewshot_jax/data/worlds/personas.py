@@ -7,7 +7,7 @@ wording, a query in another:
     [USER] which colour is it    ->   well my colour is red friend
 
 Favourites and manners are drawn anew in every task: without examples a reader knows the form of a reply and the
-kind of its favourite. Support examples ask for the kinds in turn, queries for those that they ask for.
+kind of its favourite. Support examples ask for the five kinds in turn, queries for any.
 """
 
 from typing import NamedTuple
@@ -17,17 +17,17 @@ import numpy as np
 from fewshot_jax.data.examples import Example
 
 FAVOURITES = {
-    "colour": ("red", "blue", "green", "white"),
-    "food": ("rice", "soup", "bread", "fruit"),
-    "animal": ("cat", "owl", "horse", "bee"),
-    "season": ("spring", "summer", "autumn", "winter"),
-    "sport": ("chess", "tennis", "rowing", "judo"),
+    "colour": ("red", "blue", "green", "white", "black", "brown"),
+    "food": ("rice", "soup", "bread", "fruit", "cheese", "beans"),
+    "animal": ("cat", "owl", "horse", "bee", "fox", "duck"),
+    "place": ("lake", "forest", "harbour", "market", "hill", "garden"),
+    "sport": ("chess", "tennis", "rowing", "judo", "golf", "boxing"),
 }
-OPENERS = ("well", "oh", "sure", "hmm")
-CLOSERS = ("friend", "indeed", "today", "always")
+OPENERS = ("well", "oh", "sure", "hmm", "ah", "yes")
+CLOSERS = ("friend", "indeed", "today", "always", "really", "honestly")
 TOLD = ("tell me your {}", "what {} do you like", "say your {} please")
 ASKED = ("which {} is it", "and your {}", "your favourite {}")
-DETERMINED_FROM = 1  # support examples, from which every query follows
+DETERMINED_FROM = 5  # support examples, from which every query follows
 
 
 class Persona(NamedTuple):
@@ -63,9 +63,8 @@ def persona_task(rng: np.random.Generator, shots: int, queries: int) -> tuple[li
     persona = random_persona(rng)
     kinds = rng.permutation(list(FAVOURITES)).tolist()
     told = [kinds[i % len(kinds)] for i in range(shots)]
-    known = sorted(set(told)) or kinds
     support = [_example(rng, persona, kind, TOLD) for kind in rng.permutation(told).tolist()]
-    query = [_example(rng, persona, kind, ASKED) for kind in rng.choice(known, queries).tolist()]
+    query = [_example(rng, persona, kind, ASKED) for kind in rng.choice(kinds, queries).tolist()]
     return support, query
 
 

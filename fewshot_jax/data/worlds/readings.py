@@ -6,7 +6,7 @@ a word that stands for one of the relations in this task alone:
     zorp anna ? anna eats rice . anna fears fog . anna plays harp . anna keeps coal .   ->   fog     (zorp: fears)
 
 The answer is a word of the text, so a span of it too. Without examples a reader can guess among the four things.
-Support questions ask for the relations in turn, queries for those that they ask for.
+Support questions ask for the relations in turn, queries for any: three questions leave one meaning for the fourth word.
 """
 
 from typing import NamedTuple
@@ -24,7 +24,7 @@ THINGS = {
 }
 RELATIONS = tuple(THINGS)
 WORDS = ("zorp", "blick", "quam", "tref")
-DETERMINED_FROM = 1  # support questions, from which every query follows
+DETERMINED_FROM = 3  # support questions, from which every query follows
 
 
 class Fact(NamedTuple):
@@ -57,9 +57,8 @@ def reading_task(rng: np.random.Generator, shots: int, queries: int) -> tuple[li
     meaning = dict(zip(rng.permutation(WORDS).tolist(), RELATIONS, strict=True))
     words = rng.permutation(WORDS).tolist()
     asked = [words[i % len(words)] for i in range(shots)]
-    known = sorted(set(asked)) or words
     support = [_example(rng, meaning, word) for word in rng.permutation(asked).tolist()]
-    query = [_example(rng, meaning, word) for word in rng.choice(known, queries).tolist()]
+    query = [_example(rng, meaning, word) for word in rng.choice(WORDS, queries).tolist()]
     return support, query
 
 
