@@ -1,19 +1,27 @@
-"""Applications that write, on their generated tasks: meta-learning beside fine-tuning, joint training and context.
+"""Applications that write: meta-learning beside pretraining, joint training, fine-tuning and in-context learning.
 
-    python benchmarks/writing_tasks.py dialogue question_answering translation --seeds 0 1 2 3 4 --runs RUNS
+    python benchmarks/writing_tasks.py dialogue question_answering translation --seeds 0 1 2 3 4
+    python benchmarks/writing_tasks.py lafand_mt multi30k sgd xquad --data FOLDER --seeds 0
 
-Trains the config of each application (configs/dialogue.yaml and its like) with each seed; a seed changes the tasks
-of training, validation and test, the initial parameters and the order of all. A run that is finished is not trained
-again, and one that was stopped goes on. Each evaluation goes into benchmarks/results/writing_tasks.json as soon as it
-is there; the tables are printed from that file.
+For each config (configs/dialogue.yaml and its like) and seed, up to three runs, whose tables are joined, since all
+judge the same test episodes:
+
+    learner     the config's own, from scratch on generated tasks, from pretraining on real ones; with its baselines
+    pretrained  on generated tasks: joint training that starts from pretraining, and fine-tuning of both
+    metaicl     meta-training to use the context, where the model is a decoder
+
+Pretraining (--pretrain) is a language model of the config's sizes on the raw texts of the training tasks: generated
+ones, or FOLDER/NAME/corpus.jsonl of prepare_tasks.py. A seed changes the tasks of training, validation and test, the
+initial parameters and the order of all. A run that is finished is not trained again, and one that was stopped goes
+on. Each evaluation goes into --output as soon as it is there; the tables are printed from that file.
 
 A figure is the mean over seeds of the mean over a seed's test episodes, with the 95% interval by Student's t over
-seeds. A gain is the learner's score minus that of another row on the same episodes, again over seeds: for nats, less
-is better. --set gives settings to all runs, as in --set outer.steps=100; --learner takes another learner, whose
-results stand under its name.
+seeds (over episodes where there is one seed). A gain is the learner's score minus that of another row on the same
+episodes, again over seeds: for nats, less is better. --set gives settings to all runs, as in --set outer.steps=100.
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -22,87 +30,161 @@ import yaml
 from common import table
 
 import fewshot_jax as fsj
-from fewshot_jax.config_file import from_dict, to_dict
-from fewshot_jax.evaluation.statistics import estimate
+from fewshot_jax.config import LearnerConfig
+from fewshot_jax.config.pretraining import Objective, PretrainConfig
+from fewshot_jax.config_file import from_dict, read_config, to_dict
+from fewshot_jax.evaluation.statistics import Estimate, estimate
 
 ROOT = Path(__file__).parents[1]
+LEARNER, PRETRAINED, METAICL = "learner", "pretrained", "metaicl"
+OBJECTIVES: dict[str, Objective] = {
+    "decoder": "causal_lm",
+    "encoder": "masked_lm",
+    "encoder_decoder": "span_corruption",
+}
 
 
 def load(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def config_of(application: str, seed: int, settings: list[str]) -> fsj.Config:
-    """The config of an application with some of its fields replaced."""
-    values = to_dict(fsj.read_config(ROOT / "configs" / f"{application}.yaml"))
+def config_of(name: str, seed: int, settings: list[str], data: Path | None) -> fsj.Config:
+    """The config of that name with some of its fields replaced."""
+    values = to_dict(fsj.read_config(ROOT / "configs" / f"{name}.yaml"))
     values["seed"] = seed
+    if data is not None:
+        values["data"]["path"] = str(data / name)
     for setting in settings:
         field, _, value = setting.partition("=")
-        section, _, name = field.partition(".")
-        values[section][name] = yaml.safe_load(value)
+        section, _, field = field.partition(".")
+        values[section][field] = yaml.safe_load(value)
     return from_dict(values)
 
 
-def run(application: str, seed: int, arguments: argparse.Namespace) -> None:
+def pretrained(config: fsj.Config, given: Path, where: Path) -> fsj.Config:
+    """The same config starting from a model of its sizes, pretrained on the texts of its training tasks."""
+    base = read_config(given, PretrainConfig)
+    if config.data.source == "generated":
+        corpus = dataclasses.replace(base.corpus, source="generated", name=config.application)
+    else:
+        corpus = dataclasses.replace(base.corpus, path=f"{config.data.path}/corpus.jsonl")
+    sizes = {name: getattr(config.model, name) for name in ("width", "layers", "heads", "mlp_width")}
+    words = {"kind": config.tokenizer.kind, "vocab_size": config.tokenizer.vocab_size}
+    stage = dataclasses.replace(
+        base,
+        seed=config.seed,
+        objective=OBJECTIVES[config.model.architecture],
+        corpus=corpus,
+        tokenizer=dataclasses.replace(base.tokenizer, **words),
+        model=dataclasses.replace(base.model, **sizes),
+    )
+    fsj.pretrain(stage, where)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=str(where)))
+
+
+def with_learner(config: fsj.Config, name: str) -> fsj.Config:
+    return dataclasses.replace(
+        config,
+        learner=LearnerConfig(name=name, task_chunk=config.learner.task_chunk),
+        baselines=dataclasses.replace(config.baselines, multi_task=False, fine_tuning=name == "multi_task"),
+    )
+
+
+def run(name: str, seed: int, arguments: argparse.Namespace) -> None:
     """Train, evaluate and add to the results."""
-    settings = list(arguments.set)
-    if arguments.learner is not None:
-        settings += [f"learner.name={arguments.learner}", "learner.gradient=auto"]
-    config = config_of(application, seed, settings)
-    name = f"{application}/{config.learner.name}/seed {seed}"
-    if name in load(arguments.output):
-        return
-    print(name, file=sys.stderr, flush=True)
-    where = arguments.runs / name.replace(" ", "_")
-    evaluation = fsj.train(config, where)
-    seconds = json.loads((where / "result.json").read_text(encoding="utf-8"))["seconds"]
-    results = {**load(arguments.output), name: {**evaluation.to_json(), "seconds": seconds}}
-    arguments.output.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n", encoding="utf-8")
+    config = config_of(name, seed, arguments.set, arguments.data)
+    generated = config.data.source == "generated"
+    variants = {LEARNER: config}
+    if generated:
+        variants[PRETRAINED] = with_learner(config, "multi_task")
+    if config.model.architecture == "decoder":
+        variants[METAICL] = with_learner(config, "metaicl")
+    for variant in arguments.only or variants:
+        key = f"{name}/{variant}/seed {seed}"
+        if variant not in variants or key in load(arguments.output):
+            continue
+        print(key, file=sys.stderr, flush=True)
+        chosen = variants[variant]
+        where = arguments.runs / name / f"seed_{seed}"
+        if variant == PRETRAINED or not generated:
+            chosen = pretrained(chosen, arguments.pretrain, where / "texts")
+        evaluation = fsj.train(chosen, where / variant)
+        seconds = json.loads((where / variant / "result.json").read_text(encoding="utf-8"))["seconds"]
+        results = {**load(arguments.output), key: {**evaluation.to_json(), "seconds": seconds}}
+        arguments.output.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n", encoding="utf-8")
 
 
-def scores_of(result: dict) -> dict[str, tuple[dict, dict]]:
-    """For each score of an evaluation: its rows, and the gains over them."""
-    own = {result["score"]: (result[result["score"].replace(" ", "_")], result["gain"])}
-    return own | {name: (one["scores"], one["gain"]) for name, one in result["more"].items()}
+Rows = dict[str, dict[str, Estimate]]  # by row and number of shots
 
 
-def over_seeds(rows: list[dict], row: str, shots: str, *, sign: bool = False) -> str:
-    """The mean over seeds and its interval."""
-    values = [one[row][shots]["mean"] for one in rows if row in one]
-    return estimate(values).text(percent=False, sign=sign) if values else ""
+def rows_of(result: dict, score: str) -> Rows:
+    """The rows of one score."""
+    rows = result[score] if score in result else result["more"].get(score, {"scores": {}})["scores"]
+    return {row: {k: Estimate(**value) for k, value in of.items()} for row, of in rows.items()}
+
+
+def joined(results: dict, name: str, seed: str, score: str) -> Rows:
+    """The rows of all runs of one seed."""
+    runs = {variant: results.get(f"{name}/{variant}/{seed}") for variant in (LEARNER, PRETRAINED, METAICL)}
+    rows = rows_of(runs[LEARNER], score) if runs[LEARNER] else {}
+    if runs[PRETRAINED]:
+        for row, of in rows_of(runs[PRETRAINED], score).items():
+            if row.startswith("pretrained, "):
+                rows[row] = of
+            elif row.startswith("multi-task, "):
+                rows[f"pretrained, {row}"] = of
+    if runs[METAICL]:
+        rows[METAICL] = rows_of(runs[METAICL], score)[METAICL]
+    return rows
+
+
+def over_seeds(values: list[Estimate]) -> Estimate:
+    return values[0] if len(values) == 1 else estimate([one.mean for one in values])
 
 
 def print_tables(results: dict) -> None:
-    """A table of scores and a table of gains for each application and learner."""
-    groups = sorted({name.rpartition("/")[0] for name in results})
-    for group in groups:
-        runs = [result for name, result in results.items() if name.rpartition("/")[0] == group]
-        print(f"\n{group}: {len(runs)} seeds, {runs[0]['episodes']} episodes each")
-        for score, (rows, gains) in scores_of(runs[0]).items():
-            shots = list(next(iter(rows.values())))
-            of_runs = [scores_of(result)[score] for result in runs]
-            head = [score, *(f"K={k}" for k in shots)]
-            body = [[row, *(over_seeds([one[0] for one in of_runs], row, k) for k in shots)] for row in rows]
-            learner = runs[0]["learner"]
-            body += [
-                [f"{learner} - {row}", *(over_seeds([one[1] for one in of_runs], row, k, sign=True) for k in shots)]
-                for row in gains
-            ]
-            print(table(head, body))
+    """For each config and score a table of all rows, and of the learner's gains."""
+    names = dict.fromkeys(key.split("/")[0] for key in results)
+    for name in names:
+        seeds = sorted({key.split("/")[2] for key in results if key.startswith(f"{name}/{LEARNER}/")})
+        if not seeds:
+            continue
+        first = results[f"{name}/{LEARNER}/{seeds[0]}"]
+        count = "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
+        print(f"\n{name}: {count}, {first['episodes']} episodes each")
+        for score in (first["score"].replace(" ", "_"), *first["more"]):
+            of_seeds = [joined(results, name, seed, score) for seed in seeds]
+            own, shots = first["learner"], list(next(iter(of_seeds[0].values())))
+            body, gains = [], []
+            for row in dict.fromkeys(row for rows in of_seeds for row in rows):
+                having = [rows for rows in of_seeds if row in rows]
+                note = "" if len(having) == len(seeds) else f" ({len(having)} of {len(seeds)} seeds)"
+                body.append(
+                    [row + note, *(over_seeds([rows[row][k] for rows in having]).text(percent=False) for k in shots)]
+                )
+                if row != own and len(having) > 1:
+                    differences = [[rows[own][k].mean - rows[row][k].mean for rows in having] for k in shots]
+                    texts = [estimate(values).text(percent=False, sign=True) for values in differences]
+                    gains.append([f"{own} - {row}{note}", *texts])
+            print(table([score.replace("_", " "), *(f"K={k}" for k in shots)], body + gains))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("applications", nargs="*", help="configs without .yaml; none to print what is there")
+    parser.add_argument("configs", nargs="*", help="without .yaml; none to print what is there")
+    parser.add_argument(
+        "--data", type=Path, help="holds the files of prepare_tasks.py, in a folder of the config's name"
+    )
+    parser.add_argument("--pretrain", type=Path, default=ROOT / "configs/pretrain_tasks.yaml", help="its config")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--only", nargs="+", choices=[LEARNER, PRETRAINED, METAICL], help="some of the runs")
     parser.add_argument("--runs", type=Path, default=Path("runs/writing_tasks"))
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/writing_tasks.json")
-    parser.add_argument("--learner", help="another learner than the config's")
     parser.add_argument("--set", nargs="*", default=[], help="settings of all runs, such as outer.steps=100")
     arguments = parser.parse_args()
-    for application in arguments.applications:
+    for name in arguments.configs:
         for seed in arguments.seeds:
-            run(application, seed, arguments)
+            run(name, seed, arguments)
     print_tables(load(arguments.output))
 
 

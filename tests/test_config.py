@@ -93,6 +93,7 @@ OTHER = {
         "inner_steps": [0, 2],
         "tune_rates": [0.5, 1.0],
         "tune_steps": [3],
+        "validation_shots": [2],
         "tasks": 8,
         "at_end": False,
     },

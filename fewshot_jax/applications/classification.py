@@ -144,6 +144,15 @@ def macro_f1_of_episode(logits: jax.Array, episode: Episode) -> jax.Array:
     return jnp.sum(f1, where=present) / jnp.maximum(present.sum(), 1)
 
 
+def confusion_of_episode(logits: jax.Array, episode: Episode) -> jax.Array:
+    """Counts ``[N, N]`` of the real queries: row ``i``, column ``j`` are items labelled ``i`` predicted as ``j``."""
+    support, query = episode
+    ways = logits.shape[-1]
+    present = jnp.zeros(ways, bool).at[support["label"]].max(support["mask"])
+    predicted = jnp.where(present[None, :], logits, -jnp.inf).argmax(-1)
+    return jnp.zeros((ways, ways), jnp.int32).at[query["label"], predicted].add(query["mask"].astype(jnp.int32))
+
+
 ACCURACY = Score("accuracy", _accuracy)
 MACRO_F1 = Score("macro F1", macro_f1_of_episode)
 
@@ -208,6 +217,19 @@ class ClassApplication:
 
     def labels(self) -> dict[str, list[str]]:
         return {name: split.classes for name, split in self.splits.items()}
+
+    def confusion(self, split: str, shots: int, counts: np.ndarray) -> np.ndarray:
+        """Counts ``[C, C]`` over the classes of a split, from those of its first episodes, ``[E, N, N]``."""
+        sampler, tasks, data = self.sampler(split, shots), self.config.evaluation.tasks, self.splits[split]
+        total = np.zeros((len(data.classes),) * 2, np.int64)
+        for index, of_episode in enumerate(counts):
+            support = sampler.task(*divmod(index, tasks)).support
+            classes = np.full(of_episode.shape[0], -1)
+            real = support.mask & (support.position < len(data.label))  # names of classes stand behind the items
+            classes[support.label[real]] = data.label[support.position[real]]
+            known = classes >= 0
+            np.add.at(total, np.ix_(classes[known], classes[known]), of_episode[np.ix_(known, known)])
+        return total
 
     def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
         """No pictures."""

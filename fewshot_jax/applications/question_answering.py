@@ -13,8 +13,8 @@ from fewshot_jax.applications.writing import Writing
 from fewshot_jax.config import Config
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.fields import string
-from fewshot_jax.data.files import read_rows
-from fewshot_jax.data.squad import Question, read_questions
+from fewshot_jax.data.files import read_rows, suffix_of
+from fewshot_jax.data.squad import Question, read_questions, read_squad
 from fewshot_jax.data.tasks import World
 from fewshot_jax.data.worlds import WORLDS
 
@@ -34,6 +34,10 @@ class QuestionAnswering(Writing):
     @classmethod
     def sources(cls, config: Config, path: Path, model: LanguageModel) -> tuple[list[dict[str, Any]], list[str]]:
         del config, model
+        if suffix_of(path) == ".json":
+            questions = read_squad(path)
+            rows = [{"id": one.id, "question": one.question, "context": one.context} for one in questions]
+            return rows, [cls.source_of(one.question, one.context) for one in questions]
         numbered = list(read_rows(path, {"question": "question", "context": "context"}))
         texts = [
             cls.source_of(*(string(f"{path}, line {line}", field, row[field]) for field in ("question", "context")))

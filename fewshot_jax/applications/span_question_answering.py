@@ -274,6 +274,10 @@ class SpanQuestionAnswering(QuestionAnswering):
         return Episode(support, query)
 
     @classmethod
+    def encode(cls, examples: Sequence[Example], codec: Codec) -> None:
+        encode_windows(codec, list(map(question_of, examples)))
+
+    @classmethod
     def batch_to_write(cls, sources: Sequence[str], codec: Codec, items: int) -> dict[str, np.ndarray]:
         rows = [encode_windows(codec, [question_of(Example(source, "")) for source in sources])]
         return {name: leaf[0] for name, leaf in window_batch(codec, rows, items, window_length(codec, rows)).items()}

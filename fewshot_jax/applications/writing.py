@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -117,11 +117,39 @@ class Writing:
         model = language_model(config, keep_end=cls.keep_end, chat=cls.chat, texts=texts, saved=saved)
         if model.render is not None and pools is not None:  # a chat template, known only now, writes other sources
             pools, _ = cls.split(config, [cls.read(config, path, model) for path in data_files(config.data)])
+        if pools is not None:
+            model = dataclasses.replace(model, codec=dataclasses.replace(model.codec, known={}))
+            if saved is None:
+                cls.encode_all(pools, model.codec)
         application = cls(config, pools, model)
         application.training_sampler()
         for split in ("validation", "test"):
             application.sampler(split, max(config.evaluation.shots))
         return application
+
+    @classmethod
+    def encode_all(cls, pools: Mapping[str, Sequence[Example]], codec: Codec) -> None:
+        """Encode all examples, and say how many are cut.
+
+        Raises:
+            UserError: one is too long, and that is refused.
+        """
+        for split, pool in pools.items():
+            before = tuple(codec.cut)
+            cls.encode(pool, codec)
+            cut = [now - then for now, then in zip(codec.cut, before, strict=True)]
+            for what, count, field in zip(("sources", "targets"), cut, ("", "target_"), strict=True):
+                if count:
+                    print(
+                        f"{split} split: {count} {what} of {len(pool)} examples are longer than tokenizer.{field}"
+                        "max_length and were cut",
+                        file=sys.stderr,
+                    )
+
+    @classmethod
+    def encode(cls, examples: Sequence[Example], codec: Codec) -> None:
+        """Encode examples, to be remembered by the codec."""
+        codec.encode(examples)
 
     @classmethod
     def split(cls, config: Config, files: Sequence[list[Example]]) -> tuple[dict[str, list[Example]], int]:
@@ -212,9 +240,7 @@ class Writing:
 
 
 def _hash(pool: Sequence[Example]) -> str:
-    """Without the place of a target that has none, so that a run from before there were places knows its data."""
-    rows = [example if example.start is not None else example[:-1] for example in pool]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(pool).encode()).hexdigest()
 
 
 def trains_with_dropout(config: Config) -> bool:

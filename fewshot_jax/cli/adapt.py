@@ -4,10 +4,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from fewshot_jax.cli.arguments import parse
+from fewshot_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from fewshot_jax.config import Config
 
 MUCH_UNKNOWN = 0.3  # share of unknown tokens above which a warning is due
 
@@ -47,6 +52,7 @@ def run(arguments: Sequence[str]) -> None:
     check_output(parsed.output)
     config = RunDirectory(parsed.model).config()
     if config.application in WRITES:
+        refuse_fields(parsed, config)
         application, model = application_of(config), saved_model(config, parsed.model)
         examples = application.read(config, parsed.data, model)
         writer = adapt(parsed.model, examples)
@@ -71,6 +77,17 @@ def run(arguments: Sequence[str]) -> None:
         f"adapted to {len(records)} examples of {len(classifier.labels)} classes, of which it labels {right} right; "
         f"saved in {parsed.output}"
     )
+
+
+def refuse_fields(arguments: Any, config: "Config") -> None:
+    """Raise where a text or label field is named to an application that has fields of its own."""
+    for field in ("text_field", "label_field"):
+        value = getattr(arguments, field, None)
+        if value is not None and value != field.removesuffix("_field"):
+            raise UserError(
+                f"--{field.replace('_', '-')}={value}: {config.application} does not read it; its fields are those of "
+                "the run's config (data)"
+            )
 
 
 def _tell_unfinished(run: Path) -> None:

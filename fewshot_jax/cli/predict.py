@@ -9,6 +9,7 @@ from typing import Any
 
 import tyro
 
+from fewshot_jax.cli.adapt import refuse_fields
 from fewshot_jax.cli.arguments import parse
 from fewshot_jax.errors import UserError
 
@@ -21,8 +22,8 @@ class Arguments:
 
     Attributes:
         model: directory of 'fewshot-jax adapt'.
-        input: CSV, TSV or JSONL with a text in each row (questions have a question and a context, dialogues are
-            JSONL with turns), or plain text with one text per line.
+        input: CSV, TSV or JSONL with a text in each row (questions have a question and a context, or stand in
+            SQuAD's JSON; dialogues are JSONL with turns), or plain text with one text per line.
         output: .csv, .tsv or .jsonl file to write.
         text_field: column or field of the text.
     """
@@ -49,6 +50,7 @@ def run(arguments: Sequence[str]) -> None:
 
     model = load(parsed.model)
     if isinstance(model, Writer):
+        refuse_fields(parsed, model.config)
         rows, sources = application_of(model.config).sources(model.config, parsed.input, model.model)
         _check_free(parsed.input, rows, {"written"})
         written = [{**row, "written": text} for row, text in zip(rows, model.predict(sources), strict=True)]

@@ -74,4 +74,12 @@ def print_evaluation(evaluations: Sequence[Evaluation]) -> None:
     what = (
         "unseen classes; 95% intervals over episodes, of one run and one class split" if classes else "tasks drawn anew"
     )
+    for evaluation in evaluations:
+        for k, confusion in evaluation.confusion.items():
+            pairs = [f"{label} as {other} {share:.1%}" for label, other, share in confusion.worst()]
+            if pairs:
+                of_run = f", {evaluation.run}" if len(evaluations) > 1 else ""
+                console.print(f"most often confused, {k}-shot{of_run}: {'; '.join(pairs)}", highlight=False)
+    for name, text in first.signatures().items():
+        console.print(f"{name}: {text}", highlight=False)
     console.print(f"{first.episodes} episodes of {what}\ncheckpoints: {steps}", highlight=False)

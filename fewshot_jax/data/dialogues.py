@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from fewshot_jax.data.examples import Example, folded, names
-from fewshot_jax.data.fields import listed, name, objects, required, string, strings
+from fewshot_jax.data.fields import listed, name, objects, required, string, strings, task_of
 from fewshot_jax.data.files import jsonl_rows, read_text, suffix_of
 from fewshot_jax.errors import UserError
 
@@ -134,7 +134,7 @@ def _dialogue(path: Path, line: int, row: Mapping[str, Any], speakers: Mapping[s
     if "services" in row:
         task = "+".join(strings(place, "services", row["services"]))
     else:
-        task = name(place, field, row[field]) if field in row else path.name.partition(".")[0]
+        task = task_of(place, row, field, path)
     key = "dialogue_id" if "dialogue_id" in row else "id"
     identity = name(place, key, row[key]) if key in row else f"line {line}"
     turns = (_turn(f"{place}, turn {number}", entry, task, speakers) for number, entry in enumerate(entries, start=1))

@@ -6,10 +6,12 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fewshot_jax.errors import UserError
 
+TASK_FIELD = "task"  # of the name of an example's task, which need not be given
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -59,6 +61,17 @@ def string(place: str, field: str, value: object, unit: str = "line") -> str:
 def name(place: str, field: str, value: object, unit: str = "line") -> str:
     """Return a label, group or id; integers, but not booleans, become strings."""
     return string(place, field, str(value) if type(value) is int else value, unit)
+
+
+def task_of(place: str, row: Mapping[str, Any], field: str, path: Path) -> str:
+    """Return the task that a row names; that of its file's name where it has no field of the usual name.
+
+    Raises:
+        UserError: another field was asked for, and is not there.
+    """
+    if field != TASK_FIELD:
+        check_fields(place, "field", row, {"task_field= (in a config: data.task_field)": field})
+    return name(place, field, row[field]) if field in row else path.name.partition(".")[0]
 
 
 def objects(place: str, field: str, value: object) -> list[dict[str, Any]]:

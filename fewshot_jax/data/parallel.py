@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from fewshot_jax.data.examples import Example, folded
-from fewshot_jax.data.fields import string
+from fewshot_jax.data.fields import string, task_of
 from fewshot_jax.data.files import plain_lines, read_rows, read_text
 from fewshot_jax.errors import UserError
 
@@ -39,9 +39,7 @@ def read_pairs(
     pairs = []
     for line, row in read_rows(path, {_SOURCE: source, _TARGET: target}):
         place = f"{path}, line {line}"
-        own = task
-        if own is None:
-            own = string(place, task_field, row[task_field]) if task_field in row else path.name.partition(".")[0]
+        own = task_of(place, row, task_field, path) if task is None else task
         pairs.append(_pair(string(place, source, row[source]), string(place, target, row[target]), own))
     return pairs
 

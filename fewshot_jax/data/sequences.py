@@ -1,8 +1,8 @@
 """Examples to token ids, and back: what a decoder reads before it writes, and what it should write."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from fewshot_jax.errors import UserError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Ids = list[int]
+Ids = Sequence[int] | np.ndarray
+Item = TypeVar("Item", bound=Hashable)
+Encoded = TypeVar("Encoded")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,7 @@ class Codec:
         windows, stride: most windows of a context in which an answer is pointed to, and tokens from the beginning of
             one to that of the next; 0 for half of what a window holds.
         cut: counts ``[sources, targets]`` that were cut so far.
+        known: what was encoded before, so that no example is tokenised twice; None to remember nothing.
     """
 
     tokenizer: "Tokenizer"
@@ -49,6 +52,7 @@ class Codec:
     windows: int = 1
     stride: int = 0
     cut: list[int] = field(default_factory=lambda: [0, 0])
+    known: dict[Any, Any] | None = None
 
     def encode(self, examples: Sequence[Example]) -> list[tuple[Ids, Ids]]:
         """The ids of each source and target.
@@ -56,6 +60,17 @@ class Codec:
         Raises:
             UserError: one is too long, and ``refuse``.
         """
+        return self.once(examples, self._encode)
+
+    def once(self, items: Sequence[Item], encode: Callable[[Sequence[Item]], list[Encoded]]) -> list[Encoded]:
+        """What ``encode`` makes of each item, called for those alone that are not `known`."""
+        if self.known is None:
+            return encode(items)
+        if new := list(dict.fromkeys(item for item in items if item not in self.known)):
+            self.known.update(zip(new, encode(new), strict=True))
+        return [self.known[item] for item in items]
+
+    def _encode(self, examples: Sequence[Example]) -> list[tuple[Ids, Ids]]:
         sources = self._ids([example.source for example in examples])
         targets = self._ids([example.target for example in examples])
         return [
@@ -75,23 +90,23 @@ class Codec:
             rows.append([token for token in row[:stop] if token not in (self.pad, -1)])
         return [text.strip() for text in self.tokenizer.decode_batch(rows)]
 
-    def _ids(self, texts: Sequence[str]) -> list[Ids]:
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
-    def _source(self, ids: Ids, example: Example) -> Ids:
+    def _source(self, ids: list[int], example: Example) -> Ids:
         """What stands before the target."""
         room = self.max_length - len(self.begin) - len(self.middle)
         if len(ids) > room:
             self._too_long("source", len(ids), room, example)
             ids = ids[-room:] if self.keep_end else ids[:room]
-        return [*self.begin, *ids, *self.middle]
+        return np.array([*self.begin, *ids, *self.middle], np.int32)
 
-    def _target(self, ids: Ids, example: Example) -> Ids:
+    def _target(self, ids: list[int], example: Example) -> Ids:
         room = self.target_max_length - 1
         if len(ids) > room:
             self._too_long("target", len(ids), room, example)
             ids = ids[:room]
-        return [*ids, self.end]
+        return np.array([*ids, self.end], np.int32)
 
     def _too_long(self, side: str, length: int, room: int, example: Example) -> None:
         option = "max_length" if side == "source" else "target_max_length"

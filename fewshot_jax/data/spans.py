@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fewshot_jax.data.loader import bucket
-from fewshot_jax.data.sequences import Codec, Ids
+from fewshot_jax.data.sequences import Codec
 from fewshot_jax.data.squad import Question
 from fewshot_jax.errors import UserError
 
@@ -30,7 +30,7 @@ class Windows(NamedTuple):
         answerable: the question has an answer.
     """
 
-    ids: list[Ids]
+    ids: list[list[int]]
     first: int
     parts: list[tuple[int, int]]
     offsets: list[tuple[int, int]]
@@ -46,6 +46,10 @@ def encode_windows(codec: Codec, questions: Sequence[Question]) -> list[Windows]
     Raises:
         UserError: a question or a context is too long, and ``codec.refuse``; or the windows have no room.
     """
+    return codec.once(questions, lambda new: _encode(codec, new))
+
+
+def _encode(codec: Codec, questions: Sequence[Question]) -> list[Windows]:
     asked = codec.tokenizer.encode_batch([one.question for one in questions], add_special_tokens=False)
     texts = codec.tokenizer.encode_batch([one.context for one in questions], add_special_tokens=False)
     return [_windows(codec, *each) for each in zip(questions, asked, texts, strict=True)]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from fewshot_jax.data.fields import check_fields, kind, name, objects, required, string
+from fewshot_jax.data.fields import check_fields, kind, name, objects, required, string, task_of
 from fewshot_jax.data.files import read_rows, read_text, suffix_of
 from fewshot_jax.errors import UserError
 
@@ -90,7 +90,7 @@ def read_questions(
                 row[context],
                 string(place, question, row[question]),
                 _flat_answers(place, field, row[field], row[context]),
-                name(place, task, row[task]) if task in row else path.name.partition(".")[0],
+                task_of(place, row, task, path),
                 name(place, "id", row["id"]) if "id" in row else f"line {line}",
             )
         )

@@ -108,8 +108,8 @@ def signatures(references: References = ("",)) -> dict[str, str]:
 
     streams = _streams(references)
     return {
-        "bleu": str(BLEU(effective_order=True, references=streams).get_signature()),
-        "chrf": str(CHRF(references=streams).get_signature()),
+        "BLEU": str(BLEU(effective_order=True, references=streams).get_signature()),
+        "chrF": str(CHRF(references=streams).get_signature()),
     }
 
 

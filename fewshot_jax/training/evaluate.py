@@ -3,33 +3,37 @@
 import functools
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 
 from fewshot_jax.applications.application import Application, Functions, Score, Stream, evaluation_steps
-from fewshot_jax.applications.classification import JOINT
+from fewshot_jax.applications.classification import JOINT, ClassApplication, confusion_of_episode
 from fewshot_jax.applications.table import build_application, score_of
+from fewshot_jax.applications.text_to_text import NATS
 from fewshot_jax.config import Config
 from fewshot_jax.data.tasks import Drawn
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.baselines import CHANCE, floors
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes, judge_by
 from fewshot_jax.evaluation.statistics import Estimate, estimate
+from fewshot_jax.evaluation.text_metrics import signatures
 from fewshot_jax.evaluation.tuning import Choice, Tuning, adapted, fine_tuned
 from fewshot_jax.evaluation.written import DISTINCT, JUDGES, judge_written
 from fewshot_jax.training.checkpoints import Checkpoints
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.training.state import TrainState, initial_state, run_keys
-from fewshot_jax.types import MetaLearner, MetaParams
+from fewshot_jax.types import Episode, MetaLearner, MetaParams, PyTree
 from fewshot_jax.versions import versions
 
 UNTRAINED, PRETRAINED, MULTI_TASK = "untrained", "pretrained", "multi-task"  # where the rows beside start from
 PROTOTYPES, FINE_TUNED, IN_CONTEXT, TUNED = "prototypes", "fine-tuned", "in context", "tuned"
+PERPLEXITY = Score("perplexity per token", lambda outputs, episode: outputs, larger_is_better=False, percent=False)
 Per = dict[str, dict[int, Estimate]]  # for each row, the estimate at each number of shots
 
 
@@ -47,6 +51,33 @@ class Measured(NamedTuple):
     gains: Per
 
 
+class Confusion(NamedTuple):
+    """How a learner labelled the items of each class.
+
+    Attributes:
+        classes: the ``C`` test classes.
+        counts: ``[C, C]``; row ``i``, column ``j`` are queries of class ``i`` labelled as ``j``, over all episodes.
+    """
+
+    classes: list[str]
+    counts: np.ndarray
+
+    def entries(self) -> list[tuple[str, str, int]]:
+        """The counts that are not zero: class, what it was labelled as, how often."""
+        found = zip(*np.nonzero(self.counts), strict=True)
+        return [(self.classes[i], self.classes[j], int(self.counts[i, j])) for i, j in found]
+
+    def worst(self, most: int = 3) -> list[tuple[str, str, float]]:
+        """The pairs most often taken one for the other: class, what it was labelled as, and in which share of its
+        queries, whether or not the other class stood to choice.
+        """
+        total = np.maximum(self.counts.sum(1, keepdims=True), 1)
+        shares = np.where(np.eye(len(self.classes), dtype=bool), 0, self.counts / total)
+        order = np.argsort(-shares, axis=None, kind="stable")[:most]
+        pairs = [np.unravel_index(place, shares.shape) for place in order]
+        return [(self.classes[i], self.classes[j], float(shares[i, j])) for i, j in pairs if shares[i, j] > 0]
+
+
 class Evaluation(NamedTuple):
     """Scores on test episodes.
 
@@ -60,6 +91,7 @@ class Evaluation(NamedTuple):
         episodes: of the evaluation.
         step: the checkpoint's.
         finished: whether the run had ended.
+        confusion: of classes, how the learner took one for another, at each number of shots.
     """
 
     run: str
@@ -73,6 +105,12 @@ class Evaluation(NamedTuple):
     episodes: int
     step: int
     finished: bool
+    confusion: Mapping[int, Confusion] = MappingProxyType({})
+
+    def signatures(self) -> dict[str, str]:
+        """sacrebleu's, of those scores that are its own."""
+        shown = {one.score.name for one in self.more}
+        return {name: text for name, text in signatures().items() if name in shown} if {"BLEU", "chrF"} & shown else {}
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers, shares as fractions; null for what is not finite."""
@@ -83,6 +121,7 @@ class Evaluation(NamedTuple):
         def plain(rows: dict[str, dict[int, Any]]) -> dict[str, dict[str, Any]]:
             return {name: {str(shots): finite(value) for shots, value in row.items()} for name, row in rows.items()}
 
+        confusion = {str(shots): one.entries() for shots, one in self.confusion.items()}
         return {
             "run": self.run,
             "learner": self.learner,
@@ -99,6 +138,8 @@ class Evaluation(NamedTuple):
             "episodes": self.episodes,
             "checkpoint_step": self.step,
             "finished": self.finished,
+            **({"confusion": confusion} if confusion else {}),
+            **({"signatures": self.signatures()} if self.signatures() else {}),
             **versions(),
         }
 
@@ -183,6 +224,10 @@ def evaluate(
             "rates and steps (baselines.rates and baselines.steps, evaluation.tune_rates and evaluation.tune_steps)",
             file=sys.stderr,
         )
+    if config.application == "dialogue":
+        rows[PERPLEXITY.name] = {
+            name: {k: _exponential(value) for k, value in row.items()} for name, row in rows[NATS.name].items()
+        }
     result = Evaluation(
         run=run.path.resolve().name,
         learner=config.learner.name,
@@ -191,7 +236,7 @@ def evaluate(
         gains=gains.get(application.score.name, {}),
         more=tuple(
             Measured(score, rows[score.name], gains.get(score.name, {}))
-            for score in (*application.scores[1:], *bench.of_texts)
+            for score in (*application.scores[1:], *bench.of_texts, PERPLEXITY)
             if score.name in rows
         ),
         choices=chosen,
@@ -199,6 +244,7 @@ def evaluate(
         episodes=count,
         step=step,
         finished=run.result() is not None,
+        confusion=bench.confusion,
     )
     if episodes is None and shots is None:
         run.write("evaluation.json", result.to_json())
@@ -211,6 +257,12 @@ def _estimate(bench: "_Bench", score: str, values: np.ndarray) -> Estimate:
     if any(score == one.name for one in bench.of_texts):
         values = values[np.isfinite(values)]
     return estimate(values) if values.size else Estimate(math.nan, math.nan)
+
+
+def _exponential(value: Estimate) -> Estimate:
+    """Of a mean and, to first order, of its interval."""
+    mean = math.exp(min(value.mean, 700))  # 700: what a float can hold
+    return Estimate(mean, mean * value.half_width)
 
 
 Row = Callable[[int], dict[str, np.ndarray]]  # shots -> scores [episodes] by name
@@ -237,6 +289,7 @@ class _Bench:
     Attributes:
         choices: the last choice of each row whose loop is chosen.
         of_texts: the scores of written texts, where some are written.
+        confusion: of the run's own row, where there are classes, at each number of shots.
         at_edge: the rows and numbers of shots whose choice stands at the edge of what was tried.
     """
 
@@ -250,6 +303,7 @@ class _Bench:
         self.streams = functools.cache(self._streams)  # the same for all rows
         self._tasks = functools.cache(self._drawn)
         self.at_edge: list[str] = []
+        self.confusion: dict[int, Confusion] = {}
         self._episodes = episodes
         self._common: dict[str, Any] = {
             "tasks": self.config.evaluation.tasks,
@@ -280,13 +334,25 @@ class _Bench:
         sampler, tasks = self.application.sampler("test", shots), self.config.evaluation.tasks  # type: ignore[attr-defined]
         return [sampler.task(*divmod(index, tasks)) for index in range(self._episodes)]
 
-    def row(self, learner: MetaLearner, meta_params: MetaParams, inner_steps: int | None = None) -> Row:
-        chunk = self.config.learner.task_chunk
-        compiled = episode_scores(learner, self.judge, task_chunk=chunk, inner_steps=inner_steps)
+    def row(
+        self, learner: MetaLearner, meta_params: MetaParams, inner_steps: int | None = None, *, own: bool = False
+    ) -> Row:
+        """A row of a learner; of the run's ``own``, where there are classes, with its confusion."""
+        application, chunk = self.application, self.config.learner.task_chunk
+        counted = own and isinstance(application, ClassApplication)
+
+        def judge(outputs: PyTree, episode: Episode) -> PyTree:
+            values = self.judge(outputs, episode)
+            return {**values, "confusion": confusion_of_episode(outputs, episode)} if counted else values
+
+        compiled = episode_scores(learner, judge, task_chunk=chunk, inner_steps=inner_steps)
 
         def scores(shots: int) -> dict[str, np.ndarray]:
             test = self.streams(shots)[1]
             values = evaluate_episodes(compiled, meta_params, test, episodes=self._episodes, **self._common)
+            if isinstance(application, ClassApplication) and counted:
+                counts = application.confusion("test", shots, values.pop("confusion"))
+                self.confusion[shots] = Confusion(application.labels()["test"], counts)
             return self.with_texts(shots, values)
 
         return scores
@@ -314,7 +380,7 @@ class _Bench:
 def _of_learner(bench: _Bench, meta_params: MetaParams) -> dict[str, Row]:
     """The run's own rows: with its inner loop as trained, and with those that the config asks for beside it."""
     name, learner, evaluation = bench.config.learner.name, bench.learner(), bench.config.evaluation
-    rows: dict[str, Row] = {name: bench.row(learner, meta_params)}
+    rows: dict[str, Row] = {name: bench.row(learner, meta_params, own=True)}
     for steps in evaluation.inner_steps:
         rows[f"{name}, {steps} step{'' if steps == 1 else 's'}"] = bench.row(learner, meta_params, steps)
     if evaluation.tune_rates:

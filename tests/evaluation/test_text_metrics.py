@@ -107,8 +107,8 @@ def test_corpus_scores(score):
 
 
 def test_signatures_tell_how_a_score_came_about():
-    assert signatures()["bleu"].startswith("nrefs:1|case:mixed|eff:yes|tok:13a|smooth:exp|version:")
-    assert signatures()["chrf"].startswith("nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:")
+    assert signatures()["BLEU"].startswith("nrefs:1|case:mixed|eff:yes|tok:13a|smooth:exp|version:")
+    assert signatures()["chrF"].startswith("nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:")
     assert all(text.startswith("nrefs:2|") for text in signatures(REFERENCES).values())
     assert all(text.startswith("nrefs:var|") for text in signatures([*REFERENCES, "one"]).values())
 
