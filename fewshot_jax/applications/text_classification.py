@@ -141,6 +141,11 @@ def read_data(config: DataConfig, seed: int) -> list[Record]:
         )
     from fewshot_jax.data.files import read_records
 
+    if config.source == "smlmt":
+        from fewshot_jax.data.smlmt import smlmt_records
+
+        texts = [text for path in data_files(config) for text in raw_texts(path, config.text_field)]
+        return smlmt_records(texts, max_words=config.smlmt_words, max_length=config.smlmt_length, seed=seed)
     if config.sets:
         if config.path is None:
             raise UserError("data.path: data.sets are files or folders under a path; give --data.path PATH")
@@ -157,6 +162,14 @@ def read_data(config: DataConfig, seed: int) -> list[Record]:
         for path in data_files(config)
         for record in read_records(path, text=config.text_field, label=config.label_field, group=config.group_field)
     ]
+
+
+def raw_texts(path: Path, field: str) -> list[str]:
+    """The documents of a file, or of all files of a folder."""
+    from fewshot_jax.config.pretraining import CorpusConfig
+    from fewshot_jax.data.pretraining.documents import read_documents
+
+    return read_documents(CorpusConfig(path=str(path), text_field=field))
 
 
 def split_data(records: list[Record], config: DataConfig) -> dict[str, TextSplit]:

@@ -24,6 +24,7 @@ APPLIES: dict[str, dict[str, tuple[Kind, ...]]] = {
         **dict.fromkeys(("class_split", "class_split_name", "fractions", "split_seed"), _DATA),
         **dict.fromkeys(("name", "tfds_split", "label_field"), _CLASSES),
         **dict.fromkeys(("text_field", "group_field", "split_by", "sets", "groups", "texts_per_class"), LABELS),
+        **dict.fromkeys(("smlmt_words", "smlmt_length"), LABELS),
         **dict.fromkeys(("image_field", "image_size", "invert", "rotations"), IMAGES),
         **dict.fromkeys(("task_field", "split_files"), WRITES),
         **dict.fromkeys(("source_field", "target_field"), ("translation",)),

@@ -11,8 +11,9 @@ class DataConfig:
     """Where the labelled texts or images come from and how classes are split.
 
     Attributes:
-        source: "generated" (ships with the package), "files" or "tfds".
-        path: "files": a file, or a folder that holds `files`; "tfds": its data_dir.
+        source: "generated" (ships with the package), "files", "tfds", or "smlmt": raw text, whose classes are the
+            words that its sentences have masked, so that no labels are needed (`data.smlmt`).
+        path: "files", "smlmt": a file, or a folder that holds `files`; "tfds": its data_dir.
         files: "files": names under `path` to read together; empty for `path` itself. With `sets`, the names to read
             in those of the sets that are folders; empty for all that can be read.
         sets: "files": several data sets, files or folders under `path`; see `episodes.domain_power`. Each label is
@@ -36,6 +37,8 @@ class DataConfig:
         split_seed: seed of that division.
         groups: "generated": number of groups of six classes.
         texts_per_class: "generated": texts in each class.
+        smlmt_words: "smlmt": most classes, the most frequent words but for the first 50.
+        smlmt_length: "smlmt": longest sentence, in words; what `tokenizer.max_length` cuts may be the mask.
         source_field: column or field of the text to translate.
         target_field: column or field of its translation.
         task_field: column or field of an example's task (an article, a language pair); where a file has none, its
@@ -44,7 +47,7 @@ class DataConfig:
         history: turns before a reply that are read; None for all.
     """
 
-    source: Literal["generated", "files", "tfds"] = "generated"
+    source: Literal["generated", "files", "tfds", "smlmt"] = "generated"
     path: str | None = None
     files: tuple[str, ...] = ()
     sets: tuple[str, ...] = ()
@@ -64,6 +67,8 @@ class DataConfig:
     split_seed: int = 0
     groups: int = 200
     texts_per_class: int = 20
+    smlmt_words: int = 1000
+    smlmt_length: int = 24
     source_field: str = "source"
     target_field: str = "target"
     task_field: str = "task"
@@ -86,6 +91,8 @@ class DataConfig:
         require(self.history is None or self.history >= 1, f"data.history={self.history}: expected at least 1, or null")
         require(self.image_size >= 1, f"data.image_size={self.image_size}: expected at least 1")
         require(self.texts_per_class >= 1, f"data.texts_per_class={self.texts_per_class}: expected at least 1")
+        require(self.smlmt_words >= 3, f"data.smlmt_words={self.smlmt_words}: expected at least 3, one for each split")
+        require(self.smlmt_length >= 5, f"data.smlmt_length={self.smlmt_length}: expected at least 5 words")
         require(self.groups >= 3, f"data.groups={self.groups}: expected at least 3, one for each split")
 
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from fewshot_jax.config.applications import HEADS, IMAGES, OF_CLASSES, TEXTS, WRITERS, WRITES
+from fewshot_jax.config.applications import HEADS, IMAGES, LABELS, OF_CLASSES, TEXTS, WRITERS, WRITES
 from fewshot_jax.config.data import DataConfig, EpisodeConfig, TokenizerConfig
 from fewshot_jax.config.learner import WITHOUT_A_LOOP
 from fewshot_jax.errors import require
@@ -17,6 +17,10 @@ def check_data(config: "Config") -> None:
     require(
         bool(data.sets) or episodes.domain_power == EpisodeConfig().domain_power,
         f"episodes.domain_power={episodes.domain_power}: there is one data set; set data.sets, or leave it out",
+    )
+    require(
+        config.kind in LABELS or data.source != "smlmt",
+        f"data.source=smlmt: makes labelled texts, which {config.application} does not read; take files",
     )
     require(
         config.kind not in WRITES or data.source == "files" or not (data.files or data.split_files),

@@ -121,7 +121,7 @@ class Evaluation(NamedTuple):
         def plain(rows: dict[str, dict[int, Any]]) -> dict[str, dict[str, Any]]:
             return {name: {str(shots): finite(value) for shots, value in row.items()} for name, row in rows.items()}
 
-        confusion = {str(shots): one.entries() for shots, one in self.confusion.items()}
+        confusion = {str(shots): list(map(list, one.entries())) for shots, one in self.confusion.items()}
         return {
             "run": self.run,
             "learner": self.learner,

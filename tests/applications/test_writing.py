@@ -11,7 +11,9 @@ from fewshot_jax.applications.table import build_application
 from fewshot_jax.applications.text_to_text import EXACT
 from fewshot_jax.cli.main import main
 from fewshot_jax.config_file import from_dict
+from fewshot_jax.data.sequences import Codec
 from fewshot_jax.errors import UserError
+from fewshot_jax.training import loop
 from fewshot_jax.training.evaluate import evaluate
 
 SMALL = {
@@ -112,6 +114,12 @@ def test_the_table_has_likelihoods_texts_floors_and_intervals(tmp_path):
 def test_metaicl_is_a_learner_of_any_of_them(tmp_path):
     run = train(tmp_path, config("dialogue", learner={"name": "metaicl", "gradient": "auto"}))
     result = json.loads((run / "evaluation.json").read_text())
+    nats, perplexity = (
+        rows["metaicl"]["2"] for rows in (result["nats_per_token"], result["more"]["perplexity_per_token"]["scores"])
+    )
+    assert perplexity["mean"] == pytest.approx(np.exp(nats["mean"]))
+    assert perplexity["half_width"] == pytest.approx(np.exp(nats["mean"]) * nats["half_width"])
+    assert list(result["signatures"]) == ["BLEU"] and "tok:13a" in result["signatures"]["BLEU"]
     assert result["learner"] == "metaicl" and np.isfinite(result["nats_per_token"]["metaicl"]["2"]["mean"])
     data = written(tmp_path, "data.jsonl", FILES["dialogue"][0])
     assert main(["adapt", str(run), "--data", str(data), "--output", str(tmp_path / "model")]) == 0
@@ -176,15 +184,32 @@ def test_too_few_examples_of_a_task_are_named(tmp_path):
         build_application(files(tmp_path, [row for row in PAIRS if row["task"] != "c" or int(row["target"]) < 3]))
 
 
-def test_too_long_texts_are_cut_and_counted_or_refused(tmp_path):
+def test_too_long_texts_are_cut_and_counted_or_refused(tmp_path, capsys):
     rows = [{**row, "source": row["source"] + " and more" * 20} for row in PAIRS]
     application = build_application(files(tmp_path, rows))
+    count = len(application.pools["train"])
+    assert f"train split: {count} sources of {count} examples are longer than tokenizer.max_length and were cut" in (
+        capsys.readouterr().err
+    )
     batch = application.training_stream()(0, 2)
     assert batch.support["attention_mask"].sum(-1).max() == 24 and application.codec.cut[0] > 0
     refusing = files(tmp_path, rows)
     refusing = dataclasses.replace(refusing, tokenizer=dataclasses.replace(refusing.tokenizer, too_long="refuse"))
     with pytest.raises(UserError, match=r"a source of 44 tokens, room for 22.*raise tokenizer.max_length"):
-        build_application(refusing).training_stream()(0, 2)
+        build_application(refusing)
+
+
+def test_no_example_of_a_file_is_tokenised_twice(tmp_path, monkeypatch):
+    application = build_application(files(tmp_path))
+    first = application.training_stream()(0, 2)
+
+    def fail(self, texts):
+        raise AssertionError(f"tokenised again: {texts}")
+
+    monkeypatch.setattr(Codec, "_ids", fail)
+    again = application.training_stream()(0, 2)
+    np.testing.assert_array_equal(first.query["input_ids"], again.query["input_ids"])
+    application.stream("test", 2)(3, 4)
 
 
 def test_a_dialogue_keeps_its_end_and_a_question_its_beginning(tmp_path):
@@ -211,6 +236,15 @@ def test_a_dialogue_keeps_its_end_and_a_question_its_beginning(tmp_path):
         ({"learner": {"name": "metaicl"}, "model": {"architecture": "encoder_decoder"}}, "architecture=decoder"),
         ({"tokenizer": {"target_buckets": [4]}}, r"tokenizer.target_buckets=\(4,\).*target_max_length=8"),
         ({"data": {"split_files": True}}, r"data.files=\(\): expected three"),
+        (
+            {"data": {"source": "files", "files": list("abc"), "split_files": True, "fractions": [0.5, 0.3, 0.2]}},
+            r"data.fractions=.*the files are the splits",
+        ),
+        (
+            {"data": {"source": "files", "files": list("abc"), "split_files": True, "class_split": "split.json"}},
+            r"data.class_split=split.json: the files are the splits",
+        ),
+        ({"data": {"source": "smlmt"}}, r"data.source=smlmt: makes labelled texts, which translation does not read"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(sections, message):
@@ -231,21 +265,42 @@ def test_a_wrong_file_is_named_with_line_and_field(row, message, tmp_path):
         build_application(files(tmp_path, [row]))
 
 
+@pytest.mark.parametrize("application", list(FILES))
+def test_a_task_field_that_is_named_must_be_there(application, tmp_path):
+    path = written(tmp_path, "rows.jsonl", FILES[application][0])
+    given = config(application, data={"source": "files", "path": str(path), "task_field": "tsak"})
+    with pytest.raises(UserError, match=r"rows.jsonl, line 1: no field 'tsak'.*data.task_field"):
+        build_application(from_dict(given))
+
+
+def test_checkpoints_are_chosen_at_the_shots_asked_for(tmp_path, monkeypatch):
+    asked = []
+
+    def noted(scores, meta_params, stream, *more, **sizes):
+        asked.append(stream(0, 1).support["mask"].shape[1])
+        return np.zeros(2)
+
+    monkeypatch.setattr(loop, "evaluate_episodes", noted)
+    for given, wanted in (({}, [2, 3]), ({"validation_shots": [4]}, [4])):
+        asked.clear()
+        values = config("translation", evaluation={"shots": [2, 3], **given})
+        loop._validation(build_application(from_dict(values)))({})
+        assert asked == wanted
+
+
 def test_exact_match_is_a_share():
     assert EXACT.percent and EXACT.larger_is_better
 
 
-def test_a_run_starts_from_a_pretrained_model_and_its_tokenizer(tmp_path):
+@pytest.mark.parametrize(
+    "application",
+    ["translation", *(pytest.param(name, marks=pytest.mark.slow) for name in FILES if name != "translation")],
+)
+def test_a_run_starts_from_a_pretrained_model_and_its_tokenizer(application, tmp_path):
     """pretrain -> train -> adapt -> predict, each from the directory of the one before."""
-    from fewshot_jax.data.tasks import NewTasks
-    from fewshot_jax.data.worlds.languages import language_task
-
-    sampler = NewTasks(language_task, shots=4, queries=1, seed=0)
-    texts = [f"{e.source} {e.target}" for index in range(40) for e in sampler.task(0, index).support]
-    corpus = written(tmp_path, "corpus.jsonl", [{"text": text} for text in texts])
     stage = {
         "objective": "causal_lm",
-        "corpus": {"path": str(corpus)},
+        "corpus": {"source": "generated", "name": application, "documents": 400},
         "tokenizer": {"kind": "word", "vocab_size": 64},
         "model": {"width": 16, "layers": 1, "heads": 2, "mlp_width": 16},
         "optimizer": {"steps": 2},
@@ -256,17 +311,17 @@ def test_a_run_starts_from_a_pretrained_model_and_its_tokenizer(tmp_path):
     path.write_text(json.dumps(stage), encoding="utf-8")
     pretrained = tmp_path / "pretrained"
     assert main(["pretrain", str(path), "--run-dir", str(pretrained), "--quiet"]) == 0
-    run = train(tmp_path, config("translation", model={"pretrained": str(pretrained)}))
+    run = train(tmp_path, config(application, model={"pretrained": str(pretrained)}))
     result = json.loads((run / "evaluation.json").read_text())
     rows = ["maml", "pretrained, in context", "pretrained, fine-tuned", "untrained, fine-tuned"]
     assert list(result["nats_per_token"]) == rows
-    examples, inputs = FILES["translation"]
+    examples, inputs = FILES[application]
     data, asked = written(tmp_path, "data.jsonl", examples), written(tmp_path, "input.jsonl", inputs)
     assert main(["adapt", str(run), "--data", str(data), "--output", str(tmp_path / "model")]) == 0
-    before = load(tmp_path / "model").predict([inputs[0]["source"]])
+    before = load(tmp_path / "model").predict(["the king sees the dog"])
     for path in pretrained.rglob("*.safetensors"):  # what was adapted stands alone
         path.unlink()
-    assert load(tmp_path / "model").predict([inputs[0]["source"]]) == before
+    assert load(tmp_path / "model").predict(["the king sees the dog"]) == before
     output = tmp_path / "output.csv"
     assert main(["predict", str(tmp_path / "model"), "--input", str(asked), "--output", str(output)]) == 0
 
@@ -319,7 +374,8 @@ def test_a_chat_template_is_read_alike_in_training_adaptation_and_prediction(tmp
     assert {example.source for example in application.pools["train"]} == {read}
     again = saved_model(from_dict(given), run)
     assert {example.source for example in Dialogue.read(from_dict(given), path, again)} == {read}
-    assert again.codec.sources([read]) == application.codec.sources([read]) == [own.encode(read).ids[1:]]
+    for codec in (again.codec, application.codec):
+        assert [ids.tolist() for ids in codec.sources([read])] == [own.encode(read).ids[1:]]
     asked = written(tmp_path, "asked.jsonl", [{"turns": turns[:2]}])
     assert Dialogue.sources(from_dict(given), asked, again)[1] == [read]
 

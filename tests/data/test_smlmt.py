@@ -6,9 +6,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from fewshot_jax.applications.text_classification import read_data
+from fewshot_jax.config import DataConfig
 from fewshot_jax.data.smlmt import smlmt_records
 from fewshot_jax.errors import UserError
 
+STOP = ["".join(pair) for pair in zip("abcdefghijklmnopqrstuvwxyz" * 2, "klmnopqrstuvwxyzabcdefghij" * 2, strict=True)][
+    :26
+]
 ANIMALS, VERBS = ("cat", "dog", "owl", "fox"), ("sleeps", "eats", "waits", "hides")
 
 
@@ -28,6 +33,22 @@ def test_every_record_has_its_word_masked_and_nothing_else():
         assert record.text.count("[MASK]") == 1
         assert record.label not in record.text.split()
         assert record.text.startswith("The ") and record.text.endswith(" under the tree.")
+
+
+def test_raw_text_is_a_source_of_episodes(tmp_path):
+    words = [
+        first + second for first in "bdfgklmn" for second in ("ara", "ete", "ini", "oro", "usu", "alo", "emi", "ito")
+    ]
+    rng = np.random.default_rng(0)
+    sentences = [f"The {' '.join(rng.choice(words, 8, replace=False))}." for _ in range(600)]
+    path = tmp_path / "raw.txt"
+    path.write_text("\n\n".join(sentences), encoding="utf-8")
+    data = DataConfig(source="smlmt", path=str(path), smlmt_words=6)
+    records = read_data(data, seed=0)
+    assert len({record.label for record in records}) == 6  # beside "the" and the 49 most frequent words
+    assert all(record.text.count("[MASK]") == 1 for record in records)
+    with pytest.raises(UserError, match=r"0 words stand in 30 sentences of 5 to 5 words"):
+        read_data(DataConfig(source="smlmt", path=str(path), smlmt_length=5), seed=0)
 
 
 def test_a_word_counts_whole_and_in_any_case():

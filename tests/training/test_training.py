@@ -311,6 +311,19 @@ def test_the_evaluation_stands_beside_the_floors(finished):
     assert {"jax", "flax", "device"} <= written.keys()
 
 
+def test_the_confusion_of_the_classes_is_that_of_the_accuracy(finished):
+    evaluation = finished[1]
+    (shots,), confusion = evaluation.confusion, evaluation.confusion[1]
+    assert shots == 1 and confusion.classes == TextClassification.build(CONFIG).labels()["test"]
+    counts = confusion.counts
+    assert counts.sum() == evaluation.episodes * 3 * 2  # queries of three classes
+    assert np.trace(counts) / counts.sum() == pytest.approx(evaluation.scores["maml"][1].mean)
+    for label, other, share in confusion.worst():
+        row = counts[confusion.classes.index(label)]
+        assert label != other and share == row[confusion.classes.index(other)] / row.sum() > 0
+    assert sum(count for _, _, count in evaluation.to_json()["confusion"]["1"]) == counts.sum()
+
+
 def test_the_evaluation_of_an_unfinished_run_says_so(stopped, tmp_path):
     run = copy(stopped, tmp_path / "run")
     evaluation = fsj.evaluate(run.path, episodes=3, quiet=True)

@@ -8,11 +8,32 @@ import pytest
 
 from fewshot_jax.config.pretraining import CorpusConfig
 from fewshot_jax.data.pretraining.documents import divide, read_documents
+from fewshot_jax.data.worlds.languages import FOREIGN_NOUNS, FOREIGN_VERBS
 from fewshot_jax.errors import UserError
 
 
 def read(path, **fields):
     return read_documents(CorpusConfig(path=str(path), **fields))
+
+
+def test_generated_texts_are_those_of_the_tasks_and_say_nothing_of_pairs():
+    texts = read_documents(CorpusConfig(source="generated", name="translation", documents=1000))
+    assert len(texts) == 1000 and texts == read_documents(
+        CorpusConfig(source="generated", name="translation", documents=1000)
+    )
+    foreign = [text for text in texts if set(text.split()) <= {*FOREIGN_NOUNS, *FOREIGN_VERBS}]
+    assert all(len(text.split()) == 3 for text in foreign) and 400 < len(foreign) < 600
+    assert all(text.startswith("the ") for text in set(texts) - set(foreign))
+
+
+@pytest.mark.parametrize("name", ["text_classification", "question_answering", "dialogue"])
+def test_every_application_has_generated_texts(name):
+    assert len(read_documents(CorpusConfig(source="generated", name=name, documents=60))) == 60
+
+
+def test_generated_texts_of_nothing_are_refused():
+    with pytest.raises(UserError, match=r"corpus.name=poems: expected an application with generated texts"):
+        read_documents(CorpusConfig(source="generated", name="poems"))
 
 
 def test_rows_are_documents(tmp_path):
