@@ -10,8 +10,9 @@ lafand_mt   a task is a pair of languages. Trained on seven pairs, validated on 
             (Adelani et al., NAACL 2022)
 multi30k    a task is the language that captions are translated into. Trained on German and French, tested on Czech,
             each with captions of its own. (Elliott et al., 2016)
-xquad       a task is an article in a language. Trained on 32 articles in English, Spanish, Hindi and Russian, validated
-            on six others in German, tested on ten others in Turkish. (Artetxe et al., ACL 2020)
+xquad       a task is an article in a language, of at least 21 questions. Trained on 32 articles in English, Spanish,
+            Hindi and Russian, validated on six others in German, tested on the last ones in Turkish. (Artetxe et al.,
+            ACL 2020)
 sgd         a task is a service. Validated and tested on dialogues of which no service is trained on, those of the test
             split not among the validation's either. (Rastogi et al., AAAI 2020)
 
@@ -27,6 +28,7 @@ from typing import Any
 
 Rows = list[dict[str, Any]]
 LONGEST = 80  # characters of a sentence of lafand_mt
+FEWEST = 21  # questions of an article of xquad, for 16 shots and five queries
 SPLITS = ("train", "validation", "test")
 
 
@@ -75,6 +77,7 @@ def xquad(folder: Path) -> dict[str, Rows]:
             {"question": asked["question"], "context": paragraph["context"], "answers": asked["answers"], "task": task}
             for language in languages
             for article in json.loads((folder / f"xquad.{language}.json").read_text(encoding="utf-8"))["data"][articles]
+            if sum(len(paragraph["qas"]) for paragraph in article["paragraphs"]) >= FEWEST
             for task in [f"{language}: {article['title']}"]
             for paragraph in article["paragraphs"]
             for asked in paragraph["qas"]

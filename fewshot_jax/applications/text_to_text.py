@@ -81,12 +81,16 @@ def logits_of_targets(module: Transformer, params: Params, batch: Batch, dropout
     ids = jnp.concatenate([batch["input_ids"], label], axis=1)
     mask = jnp.concatenate([batch["attention_mask"], batch["decoder_mask"]], axis=1).astype(bool)
     positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
-    logits = _logits(module.apply({"params": params}, ids, mask, position_ids=positions, **options))
+    output: Any = module.apply({"params": params}, ids, mask, position_ids=positions, **options)
+    x_BLD = output.last_hidden_state
     # A target's first token follows the last real one of the source, wherever its padding stands.
     length = batch["input_ids"].shape[1]
     last = jnp.argmax(jnp.arange(length)[None] * batch["attention_mask"], axis=1)
-    first = jnp.take_along_axis(logits, last[:, None, None], axis=1)
-    return jnp.concatenate([first, logits[:, length:-1]], axis=1)
+    first = jnp.take_along_axis(x_BLD, last[:, None, None], axis=1)
+    # The head reads these places alone: what it makes of the others, above, is dead code to the compiler.
+    x_BMD = jnp.concatenate([first, x_BLD[:, length:-1]], axis=1)
+    logits: Any = module.apply({"params": params}, x_BMD, method="token_logits")
+    return logits
 
 
 def _logits(output: Any) -> jax.Array:

@@ -11,9 +11,6 @@ from fewshot_jax.config import DataConfig
 from fewshot_jax.data.smlmt import smlmt_records
 from fewshot_jax.errors import UserError
 
-STOP = ["".join(pair) for pair in zip("abcdefghijklmnopqrstuvwxyz" * 2, "klmnopqrstuvwxyzabcdefghij" * 2, strict=True)][
-    :26
-]
 ANIMALS, VERBS = ("cat", "dog", "owl", "fox"), ("sleeps", "eats", "waits", "hides")
 
 
