@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from fewshot_jax.adaptation.classifier import Classifier
+from fewshot_jax.adaptation.label_scorer import adapt_label_scorer
 from fewshot_jax.adaptation.writer import Writer, adapt_writer
 from fewshot_jax.applications.text_classification import TOKENIZER, encode_for, text_functions, with_label_names
 from fewshot_jax.config import WRITES, Config
@@ -15,7 +16,7 @@ from fewshot_jax.data.examples import Example
 from fewshot_jax.data.loader import bucket, text_batch
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import text_split
-from fewshot_jax.data.tokenization import SPECIAL_TOKENS, load_tokenizer
+from fewshot_jax.data.tokenization import load_tokenizer
 from fewshot_jax.errors import UserError
 from fewshot_jax.training.evaluate import restore_best
 from fewshot_jax.training.learners import build_learner
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 def unknown_share(tokenizer: "Tokenizer", texts: Sequence[str]) -> float:
     """Share of the tokens of some texts that a run's tokenizer does not know; special tokens do not count."""
-    unknown = SPECIAL_TOKENS.index("[UNK]")
+    unknown = tokenizer.token_to_id("[UNK]")
     ids = [i for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False) for i in encoding.ids]
     return sum(i == unknown for i in ids) / max(len(ids), 1)
 
@@ -58,20 +59,21 @@ def adapt(run_dir: str | Path, records: Sequence[Record] | Sequence[Example]) ->
         )
     if config.application in WRITES:
         return adapt_writer(run, cast(Sequence[Example], records))
-    if config.kind != "text_classification":
-        raise UserError(
-            f"{run.path}: is a run of {config.kind}; adapt serves texts: classifiers with a head, and writers"
-        )
-    return _classifier(run, config, cast(Sequence[Record], records))
+    if config.application != "text_classification":
+        raise UserError(f"{run.path}: is a run of {config.application}; adapt serves texts: classifiers and writers")
+    labelled = cast(Sequence[Record], records)
+    if not labelled:
+        raise UserError("there are no examples: give labelled texts of at least two classes")
+    if len(labels := {record.label for record in labelled}) < 2:
+        raise UserError(f"the examples have one label only ('{labels.pop()}'): a classifier needs at least two")
+    if config.kind == "label_scoring":
+        return adapt_label_scorer(run, config, labelled)
+    return _classifier(run, config, labelled)
 
 
 def _classifier(run: RunDirectory, config: Config, records: Sequence[Record]) -> Classifier:
     tokenizer = load_tokenizer(run.path / TOKENIZER)
     data = text_split(records)
-    if not records:
-        raise UserError("there are no examples: give labelled texts of at least two classes")
-    if len(data.classes) < 2:
-        raise UserError(f"the examples have one label only ('{data.classes[0]}'): a classifier needs at least two")
     sizes = {"vocab_size": tokenizer.get_vocab_size(), "joint_classes": len(run.labels().get("train", []))}
     trained = text_functions(config, **sizes, ways=config.episodes.ways, training=True)
     meta_params, _ = restore_best(run, initial_state(config, trained))

@@ -16,9 +16,7 @@ from fewshot_jax.data.loader import bucket, text_batch
 from fewshot_jax.data.tokenization import load_tokenizer, save_tokenizer
 from fewshot_jax.errors import UserError
 from fewshot_jax.training.learners import build_learner
-from fewshot_jax.types import PyTree
-
-_BATCH = 256  # texts predicted at once; a constant, so that each length compiles once
+from fewshot_jax.types import Batch, MetaLearner, PyTree
 
 
 class Prediction(NamedTuple):
@@ -38,14 +36,17 @@ class Classifier:
         config: of the run.
     """
 
+    batch_size = 256  # texts predicted at once; a constant, so that each length compiles once
+
     def __init__(self, adapted: PyTree, labels: Sequence[str], tokenizer: Any, config: Config):
         self.adapted, self.labels, self.tokenizer, self.config = adapted, list(labels), tokenizer, config
         vocab_size = tokenizer.get_vocab_size()
         functions = text_functions(
             config, vocab_size=vocab_size, ways=len(self.labels), training=False, joint_classes=0
         )
-        learner = build_learner(functions, config, training=False)
+        self._compile(build_learner(functions, config, training=False))
 
+    def _compile(self, learner: MetaLearner) -> None:
         @jax.jit
         def probabilities(adapted: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
             return jax.nn.softmax(learner.predict(adapted, batch, jax.random.key(0)))
@@ -54,8 +55,7 @@ class Classifier:
 
     def check(self) -> None:
         """Raise a ValueError if weights, labels and config do not fit each other; computes nothing."""
-        batch = text_batch(encode_for(self.config, self.tokenizer, ["text"]), np.zeros(1, int), 1)
-        shape = jax.eval_shape(self._probabilities, self.adapted, batch).shape
+        shape = jax.eval_shape(self._probabilities, self.adapted, self.batch(["text"], 1)).shape
         if shape[-1] != len(self.labels):
             raise ValueError(f"weights for {shape[-1]} classes, but {len(self.labels)} labels")
 
@@ -76,13 +76,16 @@ class Classifier:
         """Batches of one size and few lengths, so that nothing is compiled twice."""
         if isinstance(texts, str):
             raise TypeError("predict takes a list of texts, not one string")
-        for start in range(0, len(texts), _BATCH):
-            chunk = list(texts[start : start + _BATCH])
-            encoded = encode_for(self.config, self.tokenizer, chunk)
-            index = np.minimum(np.arange(_BATCH), len(chunk) - 1)
-            length = bucket(int(encoded.lengths.max()), self.config.tokenizer.buckets)
-            batch = text_batch(encoded, index, length)
+        for start in range(0, len(texts), self.batch_size):
+            chunk = list(texts[start : start + self.batch_size])
+            batch = self.batch(chunk, self.batch_size)
             yield np.asarray(self._probabilities(self.adapted, batch))[: len(chunk)]
+
+    def batch(self, texts: Sequence[str], items: int) -> Batch:
+        """Texts as the learner reads them, with so many slots."""
+        encoded = encode_for(self.config, self.tokenizer, texts)
+        index = np.minimum(np.arange(items), len(texts) - 1)
+        return text_batch(encoded, index, bucket(int(encoded.lengths.max()), self.config.tokenizer.buckets))
 
     def save(self, directory: str | Path) -> None:
         """Write the classifier to a new directory, whole or not at all.
@@ -116,7 +119,13 @@ def load(directory: str | Path) -> "Classifier | Writer":
         adapted, config, record = read_model(directory)
         if config.application in WRITES:
             return load_writer(directory, adapted, config)
-        classifier = Classifier(adapted, record["labels"], load_tokenizer(directory), config)
+        labels = record["labels"]
+        if config.kind == "label_scoring":
+            from fewshot_jax.adaptation.label_scorer import load_label_scorer
+
+            classifier: Classifier = load_label_scorer(directory, adapted, labels, config)
+        else:
+            classifier = Classifier(adapted, labels, load_tokenizer(directory), config)
         classifier.check()
     except UserError:
         raise

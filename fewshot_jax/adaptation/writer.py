@@ -14,10 +14,10 @@ from fewshot_jax.config import Config
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.tasks import Drawn
 from fewshot_jax.errors import UserError
-from fewshot_jax.training.evaluate import restore_best
+from fewshot_jax.training.evaluate import restore_best_of
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
-from fewshot_jax.training.state import initial_state, run_keys
+from fewshot_jax.training.state import run_keys
 from fewshot_jax.types import PyTree
 
 _BATCH = 32  # texts read at once; a constant, so that each length compiles once
@@ -98,10 +98,7 @@ def adapt_writer(run: RunDirectory, examples: Sequence[Example]) -> Writer:
     if len(tasks := {example.task for example in examples}) > 1:
         raise UserError(f"the examples are of {len(tasks)} tasks ({', '.join(sorted(tasks)[:5])}): give those of one")
     model = saved_model(config, run.path)
-    shapes = jax.eval_shape(lambda: initial_state(config, application.functions_of(config, model, training=True)))
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
-    meta_params, _ = restore_best(run, like)
+    meta_params = restore_best_of(run, application.functions_of(config, model, training=True))
     drawn = [Drawn(list(examples), list(examples[:1]))]
     support = application.episodes_of(drawn, model.codec, len(examples), 1).support
     learner = build_learner(application.functions_of(config, model, training=False), config, training=False)

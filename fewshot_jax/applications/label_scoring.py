@@ -4,6 +4,7 @@ The score of a class is its name's log-likelihood after the text, per token of t
 text's log-likelihood after the name. With the support set in the context (metaicl) these are in-context learning.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -29,7 +30,7 @@ from fewshot_jax.config import Config
 from fewshot_jax.data.episodes import EpisodeSampler
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.loader import bucket
-from fewshot_jax.data.sequences import Ids, sequence_batch
+from fewshot_jax.data.sequences import Codec, Ids, sequence_batch
 from fewshot_jax.data.sets import label_text
 from fewshot_jax.data.splits import TextSplit
 from fewshot_jax.types import Batch, Episode, Key, Params
@@ -153,6 +154,29 @@ class LabelScoring(ClassApplication):
 
     def fingerprint(self) -> dict[str, str]:
         return {**fingerprint_of_texts(self.splits), **fingerprint_of_model(self.config)}
+
+
+def one_task(
+    codec: Codec, sources: Sequence[Ids], names: Sequence[Ids], label: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """The ``B`` texts of one task, each beside the names of all its ``N`` classes.
+
+    Args:
+        codec: of the model.
+        sources: ids of the texts, as they are read; at least one.
+        names: of the names of the classes, as they are written.
+        label: ``[B]``, the class of each text; None where that is asked.
+    """
+    given = np.zeros(len(sources), np.int32) if label is None else label
+    length = bucket(max(map(len, sources)), codec.buckets)
+    target_length = bucket(max(map(len, names)), codec.target_buckets)
+    pairs = [(source, names[i]) for source, i in zip(sources, given, strict=True)]
+    batch = sequence_batch([pairs], len(pairs), length, target_length, codec.pad)
+    shown = sequence_batch([[([], name) for name in names]], len(names), 1, target_length, codec.pad)
+    choices = {
+        choice: np.repeat(shown[name], len(pairs), axis=0) for choice, name in zip(CHOICES, WRITTEN, strict=True)
+    }
+    return {**{name: leaf[0] for name, leaf in batch.items()}, **choices, "label": given}
 
 
 def _classes(label: np.ndarray, of_item: np.ndarray, mask: np.ndarray, ways: int) -> np.ndarray:

@@ -160,6 +160,19 @@ def restore_best(run: RunDirectory, like: TrainState) -> tuple[MetaParams, int]:
         checkpoints.close()
 
 
+def restore_best_of(run: RunDirectory, functions: Functions) -> MetaParams:
+    """The same from shapes alone, on one device: no weight of a checkpoint it starts from is needed.
+
+    Args:
+        run: with a checkpoint.
+        functions: of its training.
+    """
+    shapes = jax.eval_shape(lambda: initial_state(run.config(), functions))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
+    return restore_best(run, like)[0]
+
+
 def evaluate(
     run_dir: str | Path, *, episodes: int | None = None, shots: tuple[int, ...] | None = None, quiet: bool = False
 ) -> Evaluation:

@@ -1,15 +1,22 @@
 """Classification by the likelihood of class names, in context or not."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
+from fewshot_jax.adaptation.adapt import adapt
+from fewshot_jax.adaptation.classifier import load
 from fewshot_jax.algorithms.metaicl import metaicl
 from fewshot_jax.applications.application import Functions
-from fewshot_jax.applications.label_scoring import each_choice, scored_labels
+from fewshot_jax.applications.label_scoring import each_choice, one_task, scored_labels
 from fewshot_jax.applications.table import build_application
 from fewshot_jax.applications.text_to_text import text_to_text
+from fewshot_jax.cli.main import main
 from fewshot_jax.config_file import from_dict
+from fewshot_jax.data.records import Record
+from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.fresh import new_model, new_params
 from fewshot_jax.training.evaluate import evaluate
 from fewshot_jax.training.loop import train
@@ -164,3 +171,69 @@ def test_an_episode_shows_the_names_of_its_own_classes():
             chosen = side["choice_label"][task, np.arange(side["label"].shape[1]), side["label"][task]]
             np.testing.assert_array_equal(chosen, side["decoder_label"][task])
     np.testing.assert_array_equal(support["choice_label"][:, 0], query["choice_label"][:, 0])
+
+
+SMALL = {
+    "data": {"groups": 8, "texts_per_class": 6},
+    "tokenizer": {
+        "kind": "word",
+        "max_length": 16,
+        "buckets": [16],
+        "target_max_length": 8,
+        "target_buckets": [8],
+    },
+    "episodes": {"ways": 3, "shots": 2, "queries": 2},
+    "model": {"classifier": "label_names", "width": 16, "layers": 1, "heads": 2, "mlp_width": 16},
+    "inner": {"steps": 1},
+    "outer": {"steps": 2, "tasks": 2},
+    "evaluation": {
+        "every": 2,
+        "validation_episodes": 2,
+        "episodes": 2,
+        "ways": 3,
+        "shots": [2],
+        "queries": 2,
+        "tasks": 2,
+        "at_end": False,
+    },
+    "baselines": {"fine_tuning": False, "multi_task": False},
+}
+
+
+def test_one_task_is_batched_as_an_episode_is():
+    application = build_application(from_dict(SMALL))
+    episode = application.stream("test", 2)(4, 1)
+    drawn = application.sampler("test", 2).batch(4, 1)
+    classes = application.splits["test"].label[drawn.support.position[0]]
+    order = [int(classes[drawn.support.label[0] == label][0]) for label in range(3)]
+    names = [application.names["test"][i] for i in order]
+    for side, items in zip(episode, drawn, strict=True):
+        sources = [application.sources["test"][i] for i in items.position[0]]
+        batch = one_task(application.model.codec, sources, names, items.label[0])
+        assert batch.keys() == side.keys()
+        for name, leaf in batch.items():
+            np.testing.assert_array_equal(leaf, side[name][0], err_msg=name)
+
+
+@pytest.mark.parametrize("learner", [{"name": "maml", "gradient": "reverse"}, {"name": "metaicl", "channel": True}])
+def test_a_run_adapts_to_a_file_of_other_classes(learner, tmp_path, capsys):
+    train(from_dict({**SMALL, "learner": learner}), tmp_path / "run", quiet=True)
+    rows = "".join(f"{text},{label}\n" for label in ("refund", "call_me") for text in ("please pay", "just open it"))
+    (tmp_path / "data.csv").write_text("text,label\n" + rows, encoding="utf-8")
+    (tmp_path / "new.txt").write_text("please open it\npay\n", encoding="utf-8")
+    made, output = tmp_path / "model", tmp_path / "out.jsonl"
+    assert main(["adapt", str(tmp_path / "run"), "--data", str(tmp_path / "data.csv"), "--output", str(made)]) == 0
+    assert "4 examples of 2 classes" in capsys.readouterr().out
+    assert main(["predict", str(made), "--input", str(tmp_path / "new.txt"), "--output", str(output)]) == 0
+    predicted = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["predicted_label"] in ("refund", "call_me") for row in predicted] == [True, True]
+    classifier = load(made)
+    np.testing.assert_allclose(classifier.predict_proba(["please open it"] * 40).sum(1), 1, rtol=1e-6)
+    one, many = (classifier.predict_proba(["please open it", *["just pay"] * more]) for more in (0, 40))
+    np.testing.assert_allclose(one[0], many[0], rtol=1e-5)
+
+
+def test_two_classes_that_read_alike_cannot_be_told_apart(tmp_path):
+    train(from_dict({**SMALL, "learner": {"name": "metaicl"}}), tmp_path / "run", quiet=True)
+    with pytest.raises(UserError, match="two labels read 'call me' as a text"):
+        adapt(tmp_path / "run", [Record("a", "call_me"), Record("b", "call-me")])
