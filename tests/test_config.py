@@ -35,6 +35,8 @@ OTHER = {
         "split_seed": 4,
         "groups": 9,
         "texts_per_class": 7,
+        "smlmt_words": 7,
+        "smlmt_length": 9,
     },
     "episodes": {
         "ways": 4,
@@ -132,6 +134,7 @@ POINTING = {
     "application": "question_answering",
     "tokenizer": {"windows": 3, "stride": 8},
     "model": {"architecture": "encoder"},
+    "evaluation": {"null_threshold": 0.5},
 }
 ALL = (OTHER, IMAGES, WRITING, DIALOGUE, SCORED, POINTING)
 # What a value needs beside it, to be a value at all.

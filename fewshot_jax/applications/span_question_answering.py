@@ -120,7 +120,7 @@ def best_span(
     return tuple(jnp.where(found, value, 0) for value in (window, first, first + more))  # type: ignore[return-value]
 
 
-def judge_spans(start: jax.Array, end: jax.Array, batch: Batch, *, longest: int) -> Span:
+def judge_spans(start: jax.Array, end: jax.Array, batch: Batch, *, longest: int, threshold: float = 0.0) -> Span:
     """What logits ``[B, W, L]`` say of the questions.
 
     The nats of a question are the cross-entropy of the start plus that of the end, each over the context's tokens
@@ -128,7 +128,7 @@ def judge_spans(start: jax.Array, end: jax.Array, batch: Batch, *, longest: int)
     target, and those in which it is cut do not count.
     """
     fixed = jax.lax.stop_gradient((start, end))
-    window, first, last = best_span(*fixed, batch["context_mask"], longest=longest)
+    window, first, last = best_span(*fixed, batch["context_mask"], longest=longest, threshold=threshold)
     label = jnp.stack([batch["start"], batch["end"]])
     real = label[0] >= 0
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels(jnp.stack([start, end]), jnp.maximum(label, 0))
@@ -158,6 +158,7 @@ def spans(
     init_params: Callable[[Key], Params],
     *,
     longest: int,
+    threshold: float = 0.0,
     dropout: bool = False,
     lora_rank: int = 0,
 ) -> Functions:
@@ -167,6 +168,7 @@ def spans(
         module: an encoder with a head of kind "span".
         init_params: ``rng -> params``.
         longest: most tokens of an answer.
+        threshold: see `best_span`.
         dropout: in the loss.
         lora_rank: of the low-rank path beside the attention's queries and values; 0 for none.
     """
@@ -175,7 +177,7 @@ def spans(
     def judged(params: Params, batch: Batch, dropout_key: Key | None) -> Span:
         with adapted():
             start, end = span_logits(module, params, batch, dropout_key)
-        return judge_spans(start, end, batch, longest=longest)
+        return judge_spans(start, end, batch, longest=longest, threshold=threshold)
 
     def output_fn(params: Params, batch: Batch, rng: Key) -> Span:
         del rng
@@ -258,6 +260,7 @@ class SpanQuestionAnswering(QuestionAnswering):
             model.module,
             model.init_params,
             longest=model.codec.target_max_length,
+            threshold=config.evaluation.null_threshold,
             dropout=training and trains_with_dropout(config),
             lora_rank=config.model.lora_rank,
         )

@@ -51,5 +51,9 @@ APPLIES: dict[str, dict[str, tuple[Kind, ...]]] = {
         **dict.fromkeys(("architecture", "pretrained"), WRITERS),
     },
     "learner": {"channel": ("label_scoring",)},
-    "evaluation": {**dict.fromkeys(("ways", "uneven"), _CLASSES), **dict.fromkeys(("write", "beams"), WRITES)},
+    "evaluation": {
+        **dict.fromkeys(("ways", "uneven"), _CLASSES),
+        **dict.fromkeys(("write", "beams"), WRITES),
+        "null_threshold": ("question_answering",),
+    },
 }

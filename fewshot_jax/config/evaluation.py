@@ -26,6 +26,8 @@ class EvaluationConfig:
         tasks: episodes evaluated at once.
         write: write answers to the test queries and judge them as texts, beside their likelihood.
         beams: of the search in writing; 1 for the most probable token each time.
+        null_threshold: of an encoder that points to answers: "no answer" unless the best span's logits exceed those
+            of no span by so much (0 for the larger of the two; a larger one answers fewer questions).
         at_end: evaluate on the test classes when training ends.
     """
 
@@ -43,6 +45,7 @@ class EvaluationConfig:
     tasks: int = 20
     write: bool = True
     beams: int = 1
+    null_threshold: float = 0.0
     at_end: bool = True
 
     def __post_init__(self) -> None:

@@ -62,6 +62,12 @@ def check_model(config: "Config") -> None:
         f"model.architecture=encoder: points to answers in a text, and writes nothing; {config.application} takes "
         "decoder or encoder_decoder",
     )
+    threshold = config.evaluation.null_threshold
+    require(
+        model.architecture == "encoder" or threshold == 0,
+        f"evaluation.null_threshold={threshold}: only an encoder points to answers; set model.architecture=encoder, or "
+        "leave it out",
+    )
     require(
         model.architecture != "encoder" or config.evaluation.beams == 1,
         f"evaluation.beams={config.evaluation.beams}: an encoder points to answers without a search; leave it out",
