@@ -23,7 +23,7 @@ THINGS = {
     "keeps": ("gold", "salt", "coal", "silk", "wool", "glass"),
 }
 RELATIONS = tuple(THINGS)
-WORDS = ("zorp", "blick", "quam", "tref")
+WORDS = ("zorp", "blick", "quam", "tref", "snib", "dorl", "yemf", "grux")  # four of them in a task
 DETERMINED_FROM = 3  # support questions, from which every query follows
 
 
@@ -54,11 +54,11 @@ def reading_task(rng: np.random.Generator, shots: int, queries: int) -> tuple[li
     Returns:
         Examples whose source is "WORD PERSON ? TEXT", and whose ``task`` is "reading".
     """
-    meaning = dict(zip(rng.permutation(WORDS).tolist(), RELATIONS, strict=True))
-    words = rng.permutation(WORDS).tolist()
+    words = rng.permutation(WORDS)[: len(RELATIONS)].tolist()
+    meaning = dict(zip(words, rng.permutation(RELATIONS).tolist(), strict=True))
     asked = [words[i % len(words)] for i in range(shots)]
     support = [_example(rng, meaning, word) for word in rng.permutation(asked).tolist()]
-    query = [_example(rng, meaning, word) for word in rng.choice(WORDS, queries).tolist()]
+    query = [_example(rng, meaning, word) for word in rng.choice(words, queries).tolist()]
     return support, query
 
 
