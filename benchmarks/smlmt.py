@@ -34,7 +34,7 @@ def prepare(books: Path, clinc150: Path, output: Path, words: int) -> None:
     (output / "clinc150.jsonl").write_text(intents, encoding="utf-8")
     split = json.loads((clinc150 / "protaugment_class_splits.json").read_text(encoding="utf-8"))["01"]
     of = {name: [f"clinc150/{label}" for label in split[name]] for name in split}
-    train, validation, test = of["train"], of.get("validation", of.get("valid", [])), of["test"]
+    train, validation, test = of["train"], of["valid"], of["test"]
     masked = [f"books/{word}" for word in sorted({one.label for one in records})]
     divisions = {
         name: {"train": classes, "validation": validation, "test": test}

@@ -1,5 +1,6 @@
 """Every benchmark runs in small, says what it ran on, and refuses results that do not agree."""
 
+import gzip
 import importlib.util
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -60,7 +62,9 @@ def test_episode_sampling(tmp_path):
 
 
 def script(name):
-    """A benchmark as a module."""
+    """A benchmark as a module, which imports what stands beside it."""
+    if str(BENCHMARKS) not in sys.path:
+        sys.path.append(str(BENCHMARKS))
     spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -134,3 +138,157 @@ def test_peers(tmp_path):
     for rows in results.values():
         assert {"torch", "torch.func vmap", "higher", "torchopt"} < {row["library"] for row in rows}
         assert all(row["relative_error"] < 1e-4 for row in rows)
+
+
+def packed(path, rows):
+    """Lines, or rows as JSON lines, in a file of gzip."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode()))
+
+
+def lafand_mt(folder):
+    for pair in ("en-hau", "en-yor"):
+        for part in ("train", "dev", "test"):
+            rows = [{"source": f"{pair} {part} {i}", "target": "x"} for i in range(3)]
+            packed(folder / pair / f"{part}.jsonl.gz", [*rows, {"source": "a", "target": "x" * 90}])
+
+
+def multi30k(folder):
+    for part in ("train", "val", "test_2016_flickr", "test_2018_flickr"):
+        for language in ("en", "de", "fr", "cs"):
+            packed(folder / f"{part}.{language}.gz", [f"{language} {part} {i}" for i in range(2)])
+
+
+def xquad(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    for language in ("en", "es", "hi", "ru", "de", "tr"):
+        articles = [
+            {
+                "title": f"article {number}",
+                "paragraphs": [
+                    {
+                        "context": f"context {number}",
+                        "qas": [
+                            {"question": f"{language} {i}", "answers": [{"text": "context", "answer_start": 0}]}
+                            for i in range(20 if number == 5 else 21)
+                        ],
+                    }
+                ],
+            }
+            for number in range(48)
+        ]
+        (folder / f"xquad.{language}.json").write_text(json.dumps({"data": articles}))
+
+
+def sgd(folder):
+    services = {"train": [["a"], ["b"]], "dev": [["a"], ["c"], ["a", "c"]], "test": [["b"], ["d"], ["c"], ["d", "a"]]}
+    for part, of in services.items():
+        turns = [{"speaker": "USER", "utterance": part}]
+        packed(folder / f"{part}.jsonl.gz", [{"services": names, "turns": turns} for names in of])
+
+
+@pytest.mark.parametrize(
+    ("make", "tasks"),
+    [
+        (lafand_mt, {"train": {"en-hau"}, "validation": {"en-hau"}, "test": {"en-yor"}}),
+        (multi30k, {"train": {"en-de", "en-fr"}, "validation": {"en-de", "en-fr"}, "test": {"en-cs"}}),
+        (
+            xquad,
+            {
+                "train": {
+                    f"{language}: article {i}" for language in ("en", "es", "hi", "ru") for i in range(32) if i != 5
+                },
+                "validation": {f"de: article {i}" for i in range(32, 38)},
+                "test": {f"tr: article {i}" for i in range(38, 48)},
+            },
+        ),
+        (sgd, {"train": {"a", "b"}, "validation": {"c"}, "test": {"d"}}),
+    ],
+)
+def test_what_is_tested_shares_no_text_with_what_is_trained_on(make, tasks, tmp_path):
+    make(tmp_path / "data")
+    module, name = script("prepare_tasks"), make.__name__
+    counts = module.prepare(name, tmp_path / "data", tmp_path / "out")
+    rows = {
+        split: [json.loads(line) for line in (tmp_path / "out" / f"{split}.jsonl").read_text().splitlines()]
+        for split in (*tasks, "corpus")
+    }
+    assert counts == {split: len(part) for split, part in rows.items()} and all(counts.values())
+    for split, names in tasks.items():
+        assert {row.get("task", "+".join(row.get("services", []))) for row in rows[split]} == names
+    corpus = {row["text"] for row in rows["corpus"]}
+    assert corpus == {text for row in rows["train"] for text in module.texts_of(row)}
+    held_out = {text for split in ("validation", "test") for row in rows[split] for text in module.texts_of(row)}
+    assert not corpus & (held_out - {"x", "context"})
+    assert all(len(row.get("target", "")) <= 80 for split in tasks for row in rows[split])
+
+
+def test_the_runs_of_a_writing_task_share_what_they_are_compared_on(tmp_path):
+    module = script("writing_tasks")
+    for name in ("dialogue", "question_answering", "translation"):
+        config = module.config_of(name, 3, ["outer.steps=7"], None)
+        assert (config.seed, config.outer.steps, config.data.path) == (3, 7, None)
+        joint = module.with_learner(config, "multi_task")
+        assert (joint.evaluation, joint.episodes, joint.outer) == (config.evaluation, config.episodes, config.outer)
+        assert joint.baselines.steps == config.baselines.steps <= 5
+        assert joint.baselines.fine_tuning and not joint.baselines.multi_task
+    assert module.config_of("sgd", 0, [], Path("folder")).data.path == "folder/sgd"
+
+
+def test_writing_tasks_make_a_table_over_seeds_and_runs(tmp_path, capsys):
+    module = script("writing_tasks")
+
+    def result(learner, rows):
+        exact = {row: {"5": {"mean": mean, "half_width": 0.5}} for row, mean in rows.items()}
+        return {
+            "learner": learner,
+            "score": "nats per token",
+            "episodes": 9,
+            "nats_per_token": exact,
+            "more": {"exact_match": {"scores": exact, "gain": {}}},
+        }
+
+    results = {
+        f"world/{variant}/seed {seed}": result(learner, {row: mean + seed / 10 for row, mean in rows.items()})
+        for seed in (0, 1)
+        for variant, learner, rows in (
+            ("learner", "maml", {"maml": 0.8, "multi-task, fine-tuned": 0.5, "untrained, fine-tuned": 0.3}),
+            (
+                "pretrained",
+                "multi_task",
+                {"multi_task": 0.1, "pretrained, fine-tuned": 0.4, "multi-task, fine-tuned": 0.6},
+            ),
+        )
+    }
+    results["world/metaicl/seed 1"] = result("metaicl", {"metaicl": 0.7})
+    module.print_tables(results)
+    _, _, table = capsys.readouterr().out.partition("exact match")
+    rows = {line.rpartition("  ")[0].strip(): line.rpartition("  ")[2].strip() for line in table.splitlines()[1:]}
+    # Two seeds 0.1 apart: Student's t of one degree of freedom, 12.7, times 0.1 / 2.
+    assert rows["maml"] == "0.850 ± 0.635" and rows["pretrained, multi-task, fine-tuned"] == "0.650 ± 0.635"
+    assert rows["maml - pretrained, fine-tuned"] == "+0.400 ± 0.000"
+    assert rows["metaicl (1 of 2 seeds)"] == "0.700 ± 0.500"  # over episodes
+    assert "maml - metaicl (1 of 2 seeds)" not in rows
+
+
+def test_masked_words_and_intents_are_divided_apart(tmp_path):
+    module = script("smlmt")
+    books, intents = tmp_path / "books.jsonl", tmp_path / "intents"
+    words = [
+        first + second for first in "bdfgklmn" for second in ("ara", "ete", "ini", "oro", "usu", "alo", "emi", "ito")
+    ]
+    rng = np.random.default_rng(0)
+    text = " ".join(f"The {' '.join(rng.choice(words, 8, replace=False))}." for _ in range(600))
+    books.write_text(json.dumps({"text": text}) + "\n")
+    intents.mkdir()
+    for name in module.FILES:
+        (intents / name).write_text(json.dumps({"text": "hello", "label": "a"}) + "\n")
+    split = {"01": {"train": ["a"], "valid": ["b"], "test": ["c"]}}
+    (intents / "protaugment_class_splits.json").write_text(json.dumps(split))
+    module.prepare(books, intents, tmp_path / "out", words=5)
+    divisions = json.loads((tmp_path / "out" / "classes.json").read_text())
+    assert len(divisions["books"]["train"]) == 5 and divisions["clinc150"]["train"] == ["clinc150/a"]
+    for division in divisions.values():
+        assert (division["validation"], division["test"]) == (["clinc150/b"], ["clinc150/c"])
+    assert len((tmp_path / "out" / "clinc150.jsonl").read_text().splitlines()) == 3
