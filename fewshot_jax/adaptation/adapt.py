@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import numpy as np
@@ -10,7 +10,13 @@ import numpy as np
 from fewshot_jax.adaptation.classifier import Classifier
 from fewshot_jax.adaptation.label_scorer import adapt_label_scorer
 from fewshot_jax.adaptation.writer import Writer, adapt_writer
-from fewshot_jax.applications.text_classification import TOKENIZER, encode_for, text_functions, with_label_names
+from fewshot_jax.applications.text_classification import (
+    TOKENIZER,
+    encode_for,
+    pretrained_encoder,
+    text_functions,
+    with_label_names,
+)
 from fewshot_jax.config import WRITES, Config
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.loader import bucket, text_batch
@@ -18,10 +24,10 @@ from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import text_split
 from fewshot_jax.data.tokenization import load_tokenizer
 from fewshot_jax.errors import UserError
-from fewshot_jax.training.evaluate import restore_best
+from fewshot_jax.training.evaluate import restore_best_of
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
-from fewshot_jax.training.state import initial_state, run_keys
+from fewshot_jax.training.state import run_keys
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -72,13 +78,18 @@ def adapt(run_dir: str | Path, records: Sequence[Record] | Sequence[Example]) ->
 
 
 def _classifier(run: RunDirectory, config: Config, records: Sequence[Record]) -> Classifier:
-    tokenizer = load_tokenizer(run.path / TOKENIZER)
+    pretrained = pretrained_encoder(config, run.path, weights=False)
+    tokenizer = load_tokenizer(run.path / TOKENIZER) if pretrained is None else pretrained.codec.tokenizer
     data = text_split(records)
-    sizes = {"vocab_size": tokenizer.get_vocab_size(), "joint_classes": len(run.labels().get("train", []))}
-    trained = text_functions(config, **sizes, ways=config.episodes.ways, training=True)
-    meta_params, _ = restore_best(run, initial_state(config, trained))
+    given: dict[str, Any] = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "joint_classes": len(run.labels().get("train", [])),
+        "pretrained": pretrained,
+    }
+    trained = text_functions(config, **given, ways=config.episodes.ways, training=True)
+    meta_params = restore_best_of(run, trained)
     texts = with_label_names(config, data)
-    encoded = encode_for(config, tokenizer, texts)
+    encoded = encode_for(config, tokenizer, texts, pretrained)
     length = bucket(int(encoded.lengths.max()), config.tokenizer.buckets)
     names = np.arange(len(texts) - len(data.texts), dtype=np.int32)
     support = {
@@ -86,7 +97,7 @@ def _classifier(run: RunDirectory, config: Config, records: Sequence[Record]) ->
         "label": np.concatenate([data.label, names]),
         "mask": np.ones(len(texts), bool),
     }
-    functions = text_functions(config, **sizes, ways=len(data.classes), training=False)
+    functions = text_functions(config, **given, ways=len(data.classes), training=False)
     learner = build_learner(functions, config, training=False)
     adapted = jax.jit(learner.adapt)(meta_params, support, run_keys(config.seed).evaluation)
-    return Classifier(jax.device_get(adapted), data.classes, tokenizer, config)
+    return Classifier(jax.device_get(adapted), data.classes, tokenizer, config, pretrained)

@@ -10,7 +10,8 @@ import numpy as np
 
 from fewshot_jax.adaptation.saving import read_model, save_model
 from fewshot_jax.adaptation.writer import Writer, load_writer
-from fewshot_jax.applications.text_classification import encode_for, text_functions
+from fewshot_jax.applications.language_model import LanguageModel, save_language_model
+from fewshot_jax.applications.text_classification import encode_for, pretrained_encoder, text_functions
 from fewshot_jax.config import WRITES, Config
 from fewshot_jax.data.loader import bucket, text_batch
 from fewshot_jax.data.tokenization import load_tokenizer, save_tokenizer
@@ -34,15 +35,28 @@ class Classifier:
         labels: names of the ``N`` classes, in the order of the outputs.
         tokenizer: of the run.
         config: of the run.
+        pretrained: the model that the run started from; None for a new one.
     """
 
     batch_size = 256  # texts predicted at once; a constant, so that each length compiles once
 
-    def __init__(self, adapted: PyTree, labels: Sequence[str], tokenizer: Any, config: Config):
+    def __init__(
+        self,
+        adapted: PyTree,
+        labels: Sequence[str],
+        tokenizer: Any,
+        config: Config,
+        pretrained: LanguageModel | None = None,
+    ):
         self.adapted, self.labels, self.tokenizer, self.config = adapted, list(labels), tokenizer, config
-        vocab_size = tokenizer.get_vocab_size()
+        self.pretrained = pretrained
         functions = text_functions(
-            config, vocab_size=vocab_size, ways=len(self.labels), training=False, joint_classes=0
+            config,
+            vocab_size=tokenizer.get_vocab_size(),
+            ways=len(self.labels),
+            training=False,
+            joint_classes=0,
+            pretrained=pretrained,
         )
         self._compile(build_learner(functions, config, training=False))
 
@@ -83,7 +97,7 @@ class Classifier:
 
     def batch(self, texts: Sequence[str], items: int) -> Batch:
         """Texts as the learner reads them, with so many slots."""
-        encoded = encode_for(self.config, self.tokenizer, texts)
+        encoded = encode_for(self.config, self.tokenizer, texts, self.pretrained)
         index = np.minimum(np.arange(items), len(texts) - 1)
         return text_batch(encoded, index, bucket(int(encoded.lengths.max()), self.config.tokenizer.buckets))
 
@@ -93,13 +107,10 @@ class Classifier:
         Raises:
             UserError: the directory exists and is not empty, or cannot be written.
         """
-        save_model(
-            directory,
-            self.adapted,
-            self.config,
-            {"labels": self.labels},
-            functools.partial(save_tokenizer, self.tokenizer),
-        )
+        write = functools.partial(save_tokenizer, self.tokenizer)
+        if self.pretrained is not None:
+            write = functools.partial(save_language_model, self.pretrained)
+        save_model(directory, self.adapted, self.config, {"labels": self.labels}, write)
 
 
 def load(directory: str | Path) -> "Classifier | Writer":
@@ -125,7 +136,9 @@ def load(directory: str | Path) -> "Classifier | Writer":
 
             classifier: Classifier = load_label_scorer(directory, adapted, labels, config)
         else:
-            classifier = Classifier(adapted, labels, load_tokenizer(directory), config)
+            model = pretrained_encoder(config, directory, weights=False)
+            tokenizer = load_tokenizer(directory) if model is None else model.codec.tokenizer
+            classifier = Classifier(adapted, labels, tokenizer, config, model)
         classifier.check()
     except UserError:
         raise

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax.config import Config
+from fewshot_jax.config.applications import HEADS
 from fewshot_jax.data.pretraining.objectives import vocabulary_of
 from fewshot_jax.data.sequences import Codec
 from fewshot_jax.data.tokenization import load_tokenizer, save_tokenizer, train_tokenizer
@@ -164,7 +165,8 @@ def _tokenizer(
 def _module(config: Config, tokens: int, home: Path | None, weights: bool) -> tuple[Transformer, Params | None]:
     """The module of a config, and the checkpoint's parameters where they are read."""
     model, dtype = config.model, jnp.dtype(config.model.compute_dtype)
-    head: HeadKind = "span" if model.architecture == "encoder" else "causal_lm"
+    classifies = config.kind in HEADS  # by a head of its own, on the hidden states
+    head: HeadKind | None = None if classifies else "span" if model.architecture == "encoder" else "causal_lm"
     if model.pretrained is None:
         sizes = {name: getattr(model, name) for name in ("width", "layers", "heads", "mlp_width", "dropout")}
         made = new_module(model.architecture, vocab_size=tokens, head=head, compute_dtype=dtype, **sizes)
@@ -175,7 +177,10 @@ def _module(config: Config, tokens: int, home: Path | None, weights: bool) -> tu
         module, loaded = pretrained.module, pretrained.params
     else:
         module, loaded = build(read_config(home), head, dtype), None
-    if (found := module.shape.architecture) != model.architecture:
+    found = module.shape.architecture
+    if classifies and found == "encoder_decoder":
+        raise UserError(f"{model.pretrained}: a classifier reads with one stack; give an encoder or a decoder")
+    if not classifies and found != model.architecture:
         raise UserError(
             f"{model.pretrained}: this model is of architecture '{found}', not '{model.architecture}'; "
             "set model.architecture to it"
@@ -207,7 +212,7 @@ def _read_codec(path: Path) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in around.items()}
 
 
-def _load(directory: Path, head: HeadKind, dtype: jnp.dtype) -> Pretrained:
+def _load(directory: Path, head: HeadKind | None, dtype: jnp.dtype) -> Pretrained:
     from fewshot_jax.models.huggingface.load import load_pretrained
 
     return load_pretrained(directory, head=head, dtype=jnp.float32, compute_dtype=dtype)

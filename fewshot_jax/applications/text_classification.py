@@ -22,16 +22,23 @@ from fewshot_jax.applications.classification import (
     classification,
     data_files,
 )
+from fewshot_jax.applications.language_model import (
+    LanguageModel,
+    fingerprint_of_model,
+    language_model,
+    save_language_model,
+)
 from fewshot_jax.config import WITHOUT_A_LOOP, Config, DataConfig, ModelConfig
 from fewshot_jax.data.episodes import EpisodeSampler
 from fewshot_jax.data.loader import EncodedTexts, augment, by_frequency, encode_texts, text_episodes
+from fewshot_jax.data.ngrams import hashed_ngrams
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.sets import label_text, read_sets
 from fewshot_jax.data.splits import TextSplit, split_records
 from fewshot_jax.data.tokenization import SPECIAL_TOKENS, load_tokenizer, save_tokenizer, train_tokenizer
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.encoder import Encoder
-from fewshot_jax.models.heads import TextFeatures
+from fewshot_jax.models.heads import PretrainedEncoder, TextFeatures
 from fewshot_jax.models.lora import lora
 from fewshot_jax.types import Batch, Episode, Key, Params
 
@@ -50,13 +57,20 @@ def check_batch(batch: Batch) -> None:
     chex.assert_equal_shape_prefix([batch["input_ids"], *labels], 1)
 
 
-def features_of_texts(model: TextFeatures, *, deterministic: bool = True, lora_rank: int = 0) -> Features:
+def features_of_texts(
+    model: TextFeatures,
+    *,
+    deterministic: bool = True,
+    lora_rank: int = 0,
+    pretrained: Callable[[Key], Params] | None = None,
+) -> Features:
     """A text model as the features of a classification.
 
     Args:
         model: texts to feature vectors ``[B, D]``.
         deterministic: no dropout.
         lora_rank: of the low-rank path beside the attention's queries and values; 0 for none.
+        pretrained: ``rng -> parameters`` of a `PretrainedEncoder`'s transformer; None for initial ones.
     """
     adapted: Callable[[], Any] = lora(rank=lora_rank).active if lora_rank else nullcontext
 
@@ -64,7 +78,8 @@ def features_of_texts(model: TextFeatures, *, deterministic: bool = True, lora_r
         ids = jnp.zeros((1, 2), jnp.int32)
         ngrams = jnp.zeros((1, model.ngram_width)) if model.ngram_width else None
         with adapted():
-            return model.init(rng, ids, jnp.ones_like(ids), ngrams)["params"]
+            params = model.init(rng, ids, jnp.ones_like(ids), ngrams)["params"]
+        return params if pretrained is None else {**params, "encoder": {"transformer": pretrained(rng)}}
 
     def apply(params: Params, batch: Batch, rng: Key) -> jax.Array:
         check_batch(batch)
@@ -83,9 +98,16 @@ def features_of_texts(model: TextFeatures, *, deterministic: bool = True, lora_r
     return Features(init, apply, model.width, jnp.zeros(model.encoder.context_width))
 
 
-def text_features(config: ModelConfig, *, vocab_size: int, max_length: int) -> TextFeatures:
+def text_features(
+    config: ModelConfig, *, vocab_size: int, max_length: int, pretrained: LanguageModel | None = None
+) -> TextFeatures:
     """The model of a config."""
-    encoder = Encoder(
+    encoder = _encoder(config, vocab_size, max_length) if pretrained is None else PretrainedEncoder(pretrained.module)
+    return TextFeatures(encoder, initial_scale=config.feature_scale, ngram_width=config.ngram_width)
+
+
+def _encoder(config: ModelConfig, vocab_size: int, max_length: int) -> Encoder:
+    return Encoder(
         vocab_size=vocab_size,
         width=config.width,
         layers=config.layers,
@@ -97,10 +119,17 @@ def text_features(config: ModelConfig, *, vocab_size: int, max_length: int) -> T
         context_width=config.context_width,
         dtype=jnp.dtype(config.compute_dtype),
     )
-    return TextFeatures(encoder, initial_scale=config.feature_scale, ngram_width=config.ngram_width)
 
 
-def text_functions(config: Config, *, vocab_size: int, ways: int, training: bool, joint_classes: int) -> Functions:
+def text_functions(
+    config: Config,
+    *,
+    vocab_size: int,
+    ways: int,
+    training: bool,
+    joint_classes: int,
+    pretrained: LanguageModel | None = None,
+) -> Functions:
     """The functions of a config, which need no data.
 
     Args:
@@ -109,15 +138,23 @@ def text_functions(config: Config, *, vocab_size: int, ways: int, training: bool
         ways: classes of the head.
         training: with dropout, for learners without an inner loop only: a loop wants one function.
         joint_classes: number of training classes; read for `multi_task` alone.
+        pretrained: the model to start from; None for a new one.
     """
-    model = text_features(config.model, vocab_size=vocab_size, max_length=config.tokenizer.max_length)
+    model = text_features(
+        config.model, vocab_size=vocab_size, max_length=config.tokenizer.max_length, pretrained=pretrained
+    )
     name = config.learner.name
     deterministic = not training or config.model.dropout == 0 or name not in WITHOUT_A_LOOP
-    return classification(
-        features_of_texts(model, deterministic=deterministic, lora_rank=config.model.lora_rank),
-        ways=ways,
-        joint_classes=joint_classes if name == "multi_task" else 0,
-    )
+
+    def functions(start: Callable[[Key], Params] | None) -> Functions:
+        rank = config.model.lora_rank
+        features = features_of_texts(model, deterministic=deterministic, lora_rank=rank, pretrained=start)
+        return classification(features, ways=ways, joint_classes=joint_classes if name == "multi_task" else 0)
+
+    if pretrained is None:
+        return functions(None)
+    scratch = None if pretrained.scratch_params is None else functions(pretrained.scratch_params).init_params
+    return functions(pretrained.init_params)._replace(scratch_params=scratch)
 
 
 def read_data(config: DataConfig, seed: int) -> list[Record]:
@@ -186,12 +223,14 @@ class TextClassification(ClassApplication):
     """The application of one run; see `application.Application`. Its splits are of texts, `TextSplit`.
 
     Attributes:
-        tokenizer: trained on the training texts.
+        tokenizer: trained on the training texts, or the pretrained model's.
         encoded: the token ids of each split's `texts`.
+        pretrained: the model to start from; None for a new one.
     """
 
     tokenizer: "Tokenizer"
     encoded: dict[str, EncodedTexts]
+    pretrained: LanguageModel | None = None
 
     @classmethod
     def build(cls, config: Config, saved: Path | None = None) -> Self:
@@ -206,14 +245,17 @@ class TextClassification(ClassApplication):
         """
         splits = split_data(read_data(config.data, config.seed), config.data)
         texts = {name: with_label_names(config, split) for name, split in splits.items()}
-        if saved is None:
+        pretrained = pretrained_encoder(config, saved)
+        if pretrained is not None:
+            tokenizer = pretrained.codec.tokenizer
+        elif saved is None:
             tokenizer = train_tokenizer(
                 texts["train"], kind=config.tokenizer.kind, vocab_size=config.tokenizer.vocab_size
             )
         else:
             tokenizer = load_tokenizer(saved / TOKENIZER)
-        encoded = {name: encode_for(config, tokenizer, these) for name, these in texts.items()}
-        application = cls(config, splits, tokenizer, encoded)
+        encoded = {name: encode_for(config, tokenizer, these, pretrained) for name, these in texts.items()}
+        application = cls(config, splits, tokenizer, encoded, pretrained)
         application.check_episodes()
         return application
 
@@ -224,6 +266,7 @@ class TextClassification(ClassApplication):
             ways=self.config.episodes.ways if training else self.config.evaluation.ways,
             training=training,
             joint_classes=self.joint_classes,
+            pretrained=self.pretrained,
         )
 
     def texts(self, split: str) -> list[str]:
@@ -234,10 +277,13 @@ class TextClassification(ClassApplication):
         return {TOKENIZER: self.tokenizer.to_str()}
 
     def save(self, directory: Path) -> None:
-        save_tokenizer(self.tokenizer, directory / TOKENIZER)
+        if self.pretrained is None:
+            save_tokenizer(self.tokenizer, directory / TOKENIZER)
+        else:
+            save_language_model(self.pretrained, directory)
 
     def fingerprint(self) -> dict[str, str]:
-        return fingerprint_of_texts(self.splits)
+        return {**fingerprint_of_texts(self.splits), **fingerprint_of_model(self.config)}
 
     def batches(self, split: str, sampler: EpisodeSampler) -> Stream:
         episodes = self.config.episodes
@@ -282,6 +328,32 @@ def with_label_names(config: Config, split: TextSplit) -> list[str]:
     return [*split.texts, *(label_text(name, config.data.sets) for name in names)]
 
 
-def encode_for(config: Config, tokenizer: "Tokenizer", texts: Sequence[str]) -> EncodedTexts:
+def pretrained_encoder(config: Config, saved: Path | None = None, *, weights: bool = True) -> LanguageModel | None:
+    """The model that a config starts from, without a head; None for a new one.
+
+    Args:
+        config: of the run.
+        saved: the directory of a run or an adapted model, where there is one.
+        weights: read the checkpoint's.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    if config.model.pretrained is None:
+        return None
+    return language_model(config, texts=list, saved=saved, weights=weights)
+
+
+def encode_for(
+    config: Config, tokenizer: "Tokenizer", texts: Sequence[str], pretrained: LanguageModel | None = None
+) -> EncodedTexts:
     """Encode texts as the model of a config reads them."""
+    if pretrained is not None:
+        rows = pretrained.codec.sources(texts)
+        lengths = np.array([len(row) for row in rows], np.int32)
+        ids = np.full((len(rows), lengths.max(initial=0)), pretrained.codec.pad, np.int32)
+        for position, row in enumerate(rows):
+            ids[position, : len(row)] = row
+        width = config.model.ngram_width
+        return EncodedTexts(ids, lengths, hashed_ngrams(texts, width) if width else None)
     return encode_texts(tokenizer, texts, max_length=config.tokenizer.max_length, ngram_width=config.model.ngram_width)

@@ -48,7 +48,8 @@ APPLIES: dict[str, dict[str, tuple[Kind, ...]]] = {
         "context_width": (*HEADS, "regression"),
         "compute_dtype": _DATA,
         **dict.fromkeys(("downsample", "conv_norm"), IMAGES),
-        **dict.fromkeys(("architecture", "pretrained"), WRITERS),
+        "architecture": WRITERS,
+        "pretrained": (*HEADS, *WRITERS),
     },
     "learner": {"channel": ("label_scoring",)},
     "evaluation": {

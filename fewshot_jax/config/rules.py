@@ -57,6 +57,16 @@ def check_model(config: "Config") -> None:
         model.ngram_width > 0 or config.episodes.ngram_dropout == 0,
         f"episodes.ngram_dropout={config.episodes.ngram_dropout}: the model has no n-grams; set model.ngram_width",
     )
+    for name in ("token_remap", "token_dropout"):
+        value = getattr(config.episodes, name)
+        require(
+            value == 0 or model.pretrained is None,
+            f"episodes.{name}={value}: a pretrained model knows its words; leave it out",
+        )
+    require(
+        model.context_width == 0 or model.pretrained is None,
+        f"model.context_width={model.context_width}: a pretrained model takes no context; leave it out",
+    )
     require(
         model.architecture != "encoder" or config.application == "question_answering",
         f"model.architecture=encoder: points to answers in a text, and writes nothing; {config.application} takes "

@@ -1,10 +1,13 @@
 """From hidden states to text features, and from features to class logits."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from fewshot_jax.models.encoder import Encoder
+from fewshot_jax.models.transformer import Transformer
 
 
 class AttentionPool(nn.Module):
@@ -36,6 +39,39 @@ class AttentionPool(nn.Module):
         return (x_BLD * weight_BL1).sum(1)
 
 
+class PretrainedEncoder(nn.Module):
+    """A pretrained transformer of one stack in the place of an `Encoder`: hidden states ``[B, L, D]``.
+
+    Attributes:
+        transformer: without a head.
+    """
+
+    transformer: Transformer
+    context_width: ClassVar[int] = 0
+
+    @property
+    def width(self) -> int:
+        """Features of a hidden state, ``D``."""
+        return self.transformer.shape.last.block.width
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids ``V``."""
+        return self.transformer.shape.vocab_size
+
+    def __call__(
+        self,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        *,
+        context: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        del context  # has no numbers
+        x_BLD = self.transformer(input_ids, attention_mask, deterministic=deterministic).last_hidden_state
+        return x_BLD.astype(jnp.promote_types(x_BLD.dtype, jnp.float32))
+
+
 def _unit(x_BD: jax.Array) -> jax.Array:
     return x_BD * jax.lax.rsqrt(jnp.sum(x_BD**2, -1, keepdims=True) + 1e-6)
 
@@ -62,7 +98,7 @@ class TextFeatures(nn.Module):
             so that they keep pace with Adam's small steps.
     """
 
-    encoder: Encoder
+    encoder: Encoder | PretrainedEncoder
     initial_scale: float = 4.0
     ngram_width: int = 0
     initial_gate: float = 0.2
