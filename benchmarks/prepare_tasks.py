@@ -16,7 +16,7 @@ xquad       a task is an article in a language, of at least 21 questions. Traine
 sgd         a task is a service. Validated and tested on dialogues of which no service is trained on, those of the test
             split not among the validation's either. (Rastogi et al., AAAI 2020)
 
-Training sources that recur in a held-out task are left out when a run reads the files.
+Pairs of which a side recurs in a held-out split are left out.
 """
 
 import argparse
@@ -100,6 +100,11 @@ READERS: dict[str, Callable[[Path], dict[str, Rows]]] = {
 }
 
 
+def sides(row: dict[str, Any]) -> set[str]:
+    """Both texts of a pair, but for case and white space."""
+    return {" ".join(row[side].casefold().split()) for side in ("source", "target")}
+
+
 def texts_of(row: dict[str, Any]) -> list[str]:
     """What a row says, one text beside another."""
     if "turns" in row:
@@ -115,6 +120,11 @@ def prepare(name: str, folder: Path, output: Path) -> dict[str, int]:
     """Write the files; returns the number of rows of each."""
     output.mkdir(parents=True, exist_ok=True)
     rows = READERS[name](folder)
+    held_out = set[str]()
+    for split in reversed(SPLITS):  # of pairs, what stands in a later split on either side
+        if "source" in rows[split][0]:
+            rows[split] = [row for row in rows[split] if not held_out & sides(row)]
+            held_out |= {side for row in rows[split] for side in sides(row)}
     texts = dict.fromkeys(text for row in rows["train"] for text in texts_of(row))  # each once: a context has many
     files = {**rows, "corpus": [{"text": text} for text in texts]}
     for part, content in files.items():

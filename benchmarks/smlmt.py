@@ -76,8 +76,10 @@ def main() -> None:
                         class_split="classes.json",
                         class_split_name=source,
                     ),
-                    # A masked word is told by the others around it, so that words must keep their meaning.
-                    episodes=dataclasses.replace(base.episodes, token_remap=0.0),
+                    episodes=dataclasses.replace(
+                        base.episodes,  # a masked word is told by others, which must keep their meaning
+                        token_remap=0.0 if source == "books" else base.episodes.token_remap,
+                    ),
                     learner=dataclasses.replace(base.learner, name=learner),
                     outer=dataclasses.replace(base.outer, steps=arguments.steps),
                     evaluation=dataclasses.replace(base.evaluation, every=100, validation_episodes=100),

@@ -23,6 +23,7 @@ episodes, again over seeds: for nats, less is better. --set gives settings to al
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from fewshot_jax.config import LearnerConfig
 from fewshot_jax.config.pretraining import Objective, PretrainConfig
 from fewshot_jax.config_file import from_dict, read_config, to_dict
 from fewshot_jax.evaluation.statistics import Estimate, estimate
+from fewshot_jax.training.loop import multi_task_of
 
 ROOT = Path(__file__).parents[1]
 LEARNER, PRETRAINED, METAICL = "learner", "pretrained", "metaicl"
@@ -65,7 +67,7 @@ def pretrained(config: fsj.Config, given: Path, where: Path) -> fsj.Config:
     """The same config starting from a model of its sizes, pretrained on the texts of its training tasks."""
     base = read_config(given, PretrainConfig)
     if config.data.source == "generated":
-        corpus = dataclasses.replace(base.corpus, source="generated", name=config.application)
+        corpus = dataclasses.replace(base.corpus, source="generated", name=config.application, split_seed=config.seed)
     else:
         corpus = dataclasses.replace(base.corpus, path=f"{config.data.path}/corpus.jsonl")
     sizes = {name: getattr(config.model, name) for name in ("width", "layers", "heads", "mlp_width")}
@@ -82,11 +84,18 @@ def pretrained(config: fsj.Config, given: Path, where: Path) -> fsj.Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=str(where)))
 
 
-def with_learner(config: fsj.Config, name: str) -> fsj.Config:
+def joint(config: fsj.Config) -> fsj.Config:
+    """Joint training as that of the baseline, with its rows."""
+    baselines = dataclasses.replace(config.baselines, multi_task=False)
+    return dataclasses.replace(multi_task_of(config), evaluation=config.evaluation, baselines=baselines)
+
+
+def in_context(config: fsj.Config) -> fsj.Config:
+    """Meta-training to use the context, without rows beside."""
     return dataclasses.replace(
         config,
-        learner=LearnerConfig(name=name, task_chunk=config.learner.task_chunk),
-        baselines=dataclasses.replace(config.baselines, multi_task=False, fine_tuning=name == "multi_task"),
+        learner=LearnerConfig(name="metaicl", task_chunk=config.learner.task_chunk),
+        baselines=dataclasses.replace(config.baselines, multi_task=False, fine_tuning=False),
     )
 
 
@@ -96,12 +105,16 @@ def run(name: str, seed: int, arguments: argparse.Namespace) -> None:
     generated = config.data.source == "generated"
     variants = {LEARNER: config}
     if generated:
-        variants[PRETRAINED] = with_learner(config, "multi_task")
+        variants[PRETRAINED] = joint(config)
     if config.model.architecture == "decoder":
-        variants[METAICL] = with_learner(config, "metaicl")
+        variants[METAICL] = in_context(config)
     for variant in arguments.only or variants:
         key = f"{name}/{variant}/seed {seed}"
-        if variant not in variants or key in load(arguments.output):
+        if variant not in variants:
+            continue
+        if (known := load(arguments.output).get(key)) is not None:
+            if known["set"] != arguments.set:
+                raise SystemExit(f"{key}: is there with --set {known['set']}; give another --output")
             continue
         print(key, file=sys.stderr, flush=True)
         chosen = variants[variant]
@@ -110,7 +123,7 @@ def run(name: str, seed: int, arguments: argparse.Namespace) -> None:
             chosen = pretrained(chosen, arguments.pretrain, where / "texts")
         evaluation = fsj.train(chosen, where / variant)
         seconds = json.loads((where / variant / "result.json").read_text(encoding="utf-8"))["seconds"]
-        results = {**load(arguments.output), key: {**evaluation.to_json(), "seconds": seconds}}
+        results = {**load(arguments.output), key: {**evaluation.to_json(), "seconds": seconds, "set": arguments.set}}
         arguments.output.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n", encoding="utf-8")
 
 
@@ -120,7 +133,10 @@ Rows = dict[str, dict[str, Estimate]]  # by row and number of shots
 def rows_of(result: dict, score: str) -> Rows:
     """The rows of one score."""
     rows = result[score] if score in result else result["more"].get(score, {"scores": {}})["scores"]
-    return {row: {k: Estimate(**value) for k, value in of.items()} for row, of in rows.items()}
+    return {
+        row: {k: Estimate(*(math.nan if v is None else v for v in value.values())) for k, value in of.items()}
+        for row, of in rows.items()
+    }
 
 
 def joined(results: dict, name: str, seed: str, score: str) -> Rows:

@@ -150,7 +150,11 @@ def packed(path, rows):
 def lafand_mt(folder):
     for pair in ("en-hau", "en-yor"):
         for part in ("train", "dev", "test"):
-            rows = [{"source": f"{pair} {part} {i}", "target": "x"} for i in range(3)]
+            rows = [{"source": f"{pair} {part} {i}", "target": f"x {pair} {part}"} for i in range(3)]
+            if (pair, part) == ("en-hau", "train"):  # both stand in what is held out
+                rows += [{"source": "EN-YOR  train 1", "target": "y"}, {"source": "new", "target": "z en-hau"}]
+            if (pair, part) == ("en-hau", "dev"):
+                rows += [{"source": "b", "target": "Z  en-hau"}]
             packed(folder / pair / f"{part}.jsonl.gz", [*rows, {"source": "a", "target": "x" * 90}])
 
 
@@ -220,19 +224,21 @@ def test_what_is_tested_shares_no_text_with_what_is_trained_on(make, tasks, tmp_
     corpus = {row["text"] for row in rows["corpus"]}
     assert corpus == {text for row in rows["train"] for text in module.texts_of(row)}
     held_out = {text for split in ("validation", "test") for row in rows[split] for text in module.texts_of(row)}
-    assert not corpus & (held_out - {"x", "context"})
+    assert not {" ".join(text.casefold().split()) for text in corpus} & {text.casefold() for text in held_out}
     assert all(len(row.get("target", "")) <= 80 for split in tasks for row in rows[split])
 
 
-def test_the_runs_of_a_writing_task_share_what_they_are_compared_on(tmp_path):
+def test_the_runs_of_a_writing_task_share_what_they_are_compared_on():
     module = script("writing_tasks")
     for name in ("dialogue", "question_answering", "translation"):
         config = module.config_of(name, 3, ["outer.steps=7"], None)
         assert (config.seed, config.outer.steps, config.data.path) == (3, 7, None)
-        joint = module.with_learner(config, "multi_task")
-        assert (joint.evaluation, joint.episodes, joint.outer) == (config.evaluation, config.episodes, config.outer)
-        assert joint.baselines.steps == config.baselines.steps <= 5
-        assert joint.baselines.fine_tuning and not joint.baselines.multi_task
+        for other in (module.joint(config), module.in_context(config)):
+            assert (other.evaluation, other.episodes, other.outer) == (config.evaluation, config.episodes, config.outer)
+            assert not other.baselines.multi_task
+        joint = module.joint(config)
+        assert joint.baselines.fine_tuning and joint.baselines.steps == config.baselines.steps <= 5
+        assert (joint.inner.optimizer, joint.inner.steps) == ("adam", 5)  # as the table fine-tunes
     assert module.config_of("sgd", 0, [], Path("folder")).data.path == "folder/sgd"
 
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 def unknown_share(tokenizer: "Tokenizer", texts: Sequence[str]) -> float:
     """Share of the tokens of some texts that a run's tokenizer does not know; special tokens do not count."""
-    unknown = tokenizer.token_to_id("[UNK]")
+    token = getattr(tokenizer.model, "unk_token", None)
+    unknown = None if token is None else tokenizer.token_to_id(token)
     ids = [i for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False) for i in encoding.ids]
     return sum(i == unknown for i in ids) / max(len(ids), 1)
 

@@ -8,12 +8,14 @@ import jax
 
 from fewshot_jax.adaptation.classifier import Classifier
 from fewshot_jax.adaptation.saving import save_model
+from fewshot_jax.applications.application import Functions
 from fewshot_jax.applications.label_scoring import one_task, scored_labels
 from fewshot_jax.applications.language_model import LanguageModel, language_model, save_language_model
 from fewshot_jax.applications.writing import writing_functions
 from fewshot_jax.config import Config
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.records import Record
+from fewshot_jax.data.sequences import Ids
 from fewshot_jax.data.sets import label_text
 from fewshot_jax.data.splits import text_split
 from fewshot_jax.errors import UserError
@@ -34,18 +36,13 @@ class LabelScorer(Classifier):
         config: of the run.
     """
 
-    batch_size = 32  # each text is read once for every class, after all examples where they are the context
-
     def __init__(self, adapted: PyTree, labels: Sequence[str], model: LanguageModel, config: Config):
         self.adapted, self.labels, self.config, self.model = adapted, list(labels), config, model
         self.tokenizer = model.codec.tokenizer
-        self.names = [ids for _, ids in model.codec.encode([Example(" ", label_text(name)) for name in self.labels])]
-        functions = scored_labels(
-            writing_functions(config, model, training=False),
-            ways=len(self.labels),
-            per_token=not config.learner.channel,
-        )
-        self._compile(build_learner(functions, config, training=False))
+        self.names = names_of(model, self.labels)
+        # Each text is read once for every class, after all examples where they are the context.
+        self.batch_size = max(1, 256 // len(self.labels))
+        self._compile(build_learner(_functions(config, model, len(self.labels)), config, training=False))
 
     def batch(self, texts: Sequence[str], items: int) -> Batch:
         sources = self.model.codec.sources(texts)
@@ -54,6 +51,16 @@ class LabelScorer(Classifier):
     def save(self, directory: str | Path) -> None:
         write = functools.partial(save_language_model, self.model)
         save_model(directory, self.adapted, self.config, {"labels": self.labels}, write)
+
+
+def _functions(config: Config, model: LanguageModel, ways: int) -> Functions:
+    functions = writing_functions(config, model, training=False)
+    return scored_labels(functions, ways=ways, per_token=not config.learner.channel)
+
+
+def names_of(model: LanguageModel, labels: Sequence[str]) -> list[Ids]:
+    """The token ids of the names of classes, as they are written."""
+    return [ids for _, ids in model.codec.encode([Example(" ", label_text(label)) for label in labels])]
 
 
 def saved_scorer_model(config: Config, directory: Path) -> LanguageModel:
@@ -70,17 +77,19 @@ def adapt_label_scorer(run: RunDirectory, config: Config, records: Sequence[Reco
     """Adapt the best checkpoint of a run to labelled texts.
 
     Raises:
-        UserError: the run has no checkpoint, or two classes have one name.
+        UserError: the run has no checkpoint, or two classes have names that the model cannot tell apart.
     """
     model, data = saved_scorer_model(config, run.path), text_split(records)
-    names = [label_text(label) for label in data.classes]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"two labels read '{twice[0]}' as a text, by which alone classes are told apart; rename one")
-    functions = writing_functions(config, model, training=True)
-    meta_params = restore_best_of(run, functions)
-    encoded = [ids for _, ids in model.codec.encode([Example(" ", name) for name in names])]
+    encoded = names_of(model, data.classes)
+    read: dict[tuple[int, ...], str] = {}
+    for label, ids in zip(data.classes, encoded, strict=True):
+        if (other := read.setdefault(tuple(ids), label)) != label:
+            raise UserError(
+                f"the labels '{other}' and '{label}' are the same tokens to the model, which tells classes by their "
+                "names alone; rename one (unknown words are all alike, and long names are cut)"
+            )
+    meta_params = restore_best_of(run, writing_functions(config, model, training=True))
     support = one_task(model.codec, model.codec.sources(data.texts), encoded, data.label)
-    scored = scored_labels(functions, ways=len(names), per_token=not config.learner.channel)
-    learner = build_learner(scored, config, training=False)
+    learner = build_learner(_functions(config, model, len(encoded)), config, training=False)
     adapted = jax.jit(learner.adapt)(meta_params, support, run_keys(config.seed).evaluation)
     return LabelScorer(jax.device_get(adapted), data.classes, model, config)

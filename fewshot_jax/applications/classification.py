@@ -113,11 +113,17 @@ def classification(features: Features, *, ways: int, joint_classes: int = 0) -> 
     )
 
 
+def _predicted(logits: jax.Array, episode: Episode) -> tuple[jax.Array, jax.Array]:
+    """Which classes the support set has, ``[N]``, and the most probable of those for each query, ``[Q]``."""
+    support = episode.support
+    present = jnp.zeros(logits.shape[-1], bool).at[support["label"]].max(support["mask"])
+    return present, jnp.where(present[None, :], logits, -jnp.inf).argmax(-1)
+
+
 def _accuracy(logits: jax.Array, episode: Episode) -> jax.Array:
     """Share of the real queries labelled right; a class that the support set lacks cannot be predicted."""
-    support, query = episode
-    present = jnp.zeros(logits.shape[-1], bool).at[support["label"]].max(support["mask"])
-    correct = jnp.where(present[None, :], logits, -jnp.inf).argmax(-1) == query["label"]
+    query = episode.query
+    correct = _predicted(logits, episode)[1] == query["label"]
     return jnp.sum(correct & query["mask"]) / jnp.maximum(query["mask"].sum(), 1)
 
 
@@ -133,10 +139,8 @@ def macro_f1_of_episode(logits: jax.Array, episode: Episode) -> jax.Array:
     Returns:
         A scalar from 0 to 1.
     """
-    support, query = episode
-    ways = logits.shape[-1]
-    present = jnp.zeros(ways, bool).at[support["label"]].max(support["mask"])
-    predicted = jnp.where(present[None, :], logits, -jnp.inf).argmax(-1)
+    query, ways = episode.query, logits.shape[-1]
+    present, predicted = _predicted(logits, episode)
     real = query["mask"][:, None]
     gold, given = (real & (labels[:, None] == jnp.arange(ways)[None, :]) for labels in (query["label"], predicted))
     # 2 TP / (2 TP + FP + FN), whose denominator is the number of real items plus that of predicted ones
@@ -146,10 +150,8 @@ def macro_f1_of_episode(logits: jax.Array, episode: Episode) -> jax.Array:
 
 def confusion_of_episode(logits: jax.Array, episode: Episode) -> jax.Array:
     """Counts ``[N, N]`` of the real queries: row ``i``, column ``j`` are items labelled ``i`` predicted as ``j``."""
-    support, query = episode
-    ways = logits.shape[-1]
-    present = jnp.zeros(ways, bool).at[support["label"]].max(support["mask"])
-    predicted = jnp.where(present[None, :], logits, -jnp.inf).argmax(-1)
+    query, ways = episode.query, logits.shape[-1]
+    _, predicted = _predicted(logits, episode)
     return jnp.zeros((ways, ways), jnp.int32).at[query["label"], predicted].add(query["mask"].astype(jnp.int32))
 
 
@@ -176,7 +178,7 @@ class ClassApplication:
         """Raise a UserError if a split cannot fill the largest episode asked for."""
         self.training_stream()
         for split in ("validation", "test"):
-            self.sampler(split, max(self.config.evaluation.shots))
+            self.sampler(split, self.config.evaluation.most_shots(split))
 
     def with_config(self, config: Config) -> Self:
         return dataclasses.replace(self, config=config)
@@ -218,18 +220,25 @@ class ClassApplication:
     def labels(self) -> dict[str, list[str]]:
         return {name: split.classes for name, split in self.splits.items()}
 
-    def confusion(self, split: str, shots: int, counts: np.ndarray) -> np.ndarray:
-        """Counts ``[C, C]`` over the classes of a split, from those of its first episodes, ``[E, N, N]``."""
+    def confusion(self, split: str, shots: int, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Counts over the ``C`` classes of a split from those of its first episodes, ``[E, N, N]``.
+
+        Returns:
+            (counts, asked), each ``[C, C]``: queries of class ``i`` labelled as ``j``, and those asked where both
+            classes stood to choice.
+        """
         sampler, tasks, data = self.sampler(split, shots), self.config.evaluation.tasks, self.splits[split]
-        total = np.zeros((len(data.classes),) * 2, np.int64)
+        total, asked = (np.zeros((len(data.classes),) * 2, np.int64) for _ in range(2))
         for index, of_episode in enumerate(counts):
             support = sampler.task(*divmod(index, tasks)).support
             classes = np.full(of_episode.shape[0], -1)
             real = support.mask & (support.position < len(data.label))  # names of classes stand behind the items
             classes[support.label[real]] = data.label[support.position[real]]
             known = classes >= 0
-            np.add.at(total, np.ix_(classes[known], classes[known]), of_episode[np.ix_(known, known)])
-        return total
+            here, found = np.ix_(classes[known], classes[known]), of_episode[np.ix_(known, known)]
+            total[here] += found  # the classes of an episode differ
+            asked[here] += found.sum(1, keepdims=True)
+        return total, asked
 
     def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
         """No pictures."""

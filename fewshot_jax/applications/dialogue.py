@@ -26,6 +26,7 @@ class Dialogue(Writing):
     world: ClassVar[World] = staticmethod(WORLDS["dialogue"])
     keep_end: ClassVar[bool] = True
     chat: ClassVar[bool] = True
+    apart: ClassVar[bool] = True  # of one dialogue, a later turn tells the reply to an earlier one
 
     @classmethod
     def read(cls, config: Config, path: Path, model: LanguageModel | None) -> list[Example]:

@@ -35,7 +35,7 @@ class QuestionAnswering(Writing):
     def sources(cls, config: Config, path: Path, model: LanguageModel) -> tuple[list[dict[str, Any]], list[str]]:
         del config, model
         if suffix_of(path) == ".json":
-            questions = read_squad(path)
+            questions = read_squad(path, answered=False)
             rows = [{"id": one.id, "question": one.question, "context": one.context} for one in questions]
             return rows, [cls.source_of(one.question, one.context) for one in questions]
         numbered = list(read_rows(path, {"question": "question", "context": "context"}))

@@ -8,6 +8,7 @@ References:
     NAACL 2019 (sections 4.2 and 4.3).
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
@@ -224,11 +225,13 @@ def question_of(example: Example) -> Question:
     return Question(context, question, answers, example.task, "")
 
 
-def reading_spans(rng: np.random.Generator, shots: int, queries: int) -> tuple[list[Example], list[Example]]:
+def reading_spans(
+    rng: np.random.Generator, shots: int, queries: int, unseen: bool = False
+) -> tuple[list[Example], list[Example]]:
     """`reading_task`, whose texts stand apart from their questions."""
     support, query = (
         [example._replace(source=source_of(*_apart(example.source))) for example in part]
-        for part in reading_task(rng, shots, queries)
+        for part in reading_task(rng, shots, queries, unseen)
     )
     return support, query
 
@@ -244,6 +247,11 @@ class SpanQuestionAnswering(QuestionAnswering):
     score: ClassVar[Score] = NATS
     scores: ClassVar[tuple[Score, ...]] = (NATS, EXACT)
     world: ClassVar[World] = staticmethod(reading_spans)
+
+    too_long: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("questions or contexts are too long and were cut", "tokenizer.max_length or tokenizer.windows"),
+        ("answers are too long and are not learned from", "tokenizer.target_max_length"),
+    )
 
     @classmethod
     def asked(cls, question: Question) -> Example:
@@ -288,7 +296,7 @@ class SpanQuestionAnswering(QuestionAnswering):
     @classmethod
     def texts_of(cls, ids: np.ndarray, sources: Sequence[str], codec: Codec) -> list[str]:
         questions = [question_of(Example(source, "")) for source in sources]
-        encoded = encode_windows(codec, questions)
+        encoded = encode_windows(dataclasses.replace(codec, known=None), questions)  # without answers: others
         return [
             span_text(question.context, windows, *row) or NO_ANSWER
             for question, windows, row in zip(questions, encoded, np.asarray(ids).tolist(), strict=True)

@@ -182,7 +182,8 @@ def read_data(config: DataConfig, seed: int) -> list[Record]:
         from fewshot_jax.data.smlmt import smlmt_records
 
         texts = [text for path in data_files(config) for text in raw_texts(path, config.text_field)]
-        return smlmt_records(texts, max_words=config.smlmt_words, max_length=config.smlmt_length, seed=seed)
+        words, length = config.smlmt_words, config.smlmt_length
+        return smlmt_records(texts, max_words=words, max_length=length, shared=False, seed=seed)
     if config.sets:
         if config.path is None:
             raise UserError("data.path: data.sets are files or folders under a path; give --data.path PATH")

@@ -54,6 +54,11 @@ class Writing:
     world: ClassVar[World]
     keep_end: ClassVar[bool] = False
     chat: ClassVar[bool] = False
+    apart: ClassVar[bool] = False  # no query shares its key with the support set
+    too_long: ClassVar[tuple[tuple[str, str], ...]] = (  # what was cut, and what helps: of `Codec.cut`
+        ("sources are too long and were cut", "tokenizer.max_length"),
+        ("targets are too long and were cut", "tokenizer.target_max_length"),
+    )
 
     @classmethod
     def read(cls, config: Config, path: Path, model: LanguageModel | None) -> list[Example]:
@@ -124,7 +129,7 @@ class Writing:
         application = cls(config, pools, model)
         application.training_sampler()
         for split in ("validation", "test"):
-            application.sampler(split, max(config.evaluation.shots))
+            application.sampler(split, config.evaluation.most_shots(split))
         return application
 
     @classmethod
@@ -135,14 +140,12 @@ class Writing:
             UserError: one is too long, and that is refused.
         """
         for split, pool in pools.items():
-            before = tuple(codec.cut)
-            cls.encode(pool, codec)
-            cut = [now - then for now, then in zip(codec.cut, before, strict=True)]
-            for what, count, field in zip(("sources", "targets"), cut, ("", "target_"), strict=True):
-                if count:
+            before, different = tuple(codec.cut), list(dict.fromkeys(pool))
+            cls.encode(different, codec)
+            for (what, remedy), now, then in zip(cls.too_long, codec.cut, before, strict=True):
+                if now > then:
                     print(
-                        f"{split} split: {count} {what} of {len(pool)} examples are longer than tokenizer.{field}"
-                        "max_length and were cut",
+                        f"{split} split, {len(different)} examples: {now - then} {what} (raise {remedy})",
                         file=sys.stderr,
                     )
 
@@ -212,8 +215,8 @@ class Writing:
     def _sampler(self, split: str, section: str, **sizes: Any) -> TaskSampler:
         seed = episode_seed(self.config, split)
         if self.pools is None:
-            return NewTasks(type(self).world, seed=seed, **sizes)
-        return PooledTasks(self.pools[split], seed=seed, split=split, section=section, **sizes)
+            return NewTasks(type(self).world, seed=seed, unseen=split != "train", **sizes)
+        return PooledTasks(self.pools[split], seed=seed, split=split, section=section, apart=self.apart, **sizes)
 
     def _stream(self, sampler: TaskSampler, shots: int, queries: int) -> Stream:
         def episodes(step: int, tasks: int) -> Episode:

@@ -1,5 +1,6 @@
 """``fewshot-jax adapt RUN --data FILE --output DIR``."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ def run(arguments: Sequence[str]) -> None:
     from fewshot_jax.adaptation.writer import saved_model
     from fewshot_jax.applications.table import application_of
     from fewshot_jax.config import WRITES
+    from fewshot_jax.data.fields import TASK_FIELD
     from fewshot_jax.data.files import read_records
     from fewshot_jax.training.run_directory import RunDirectory
 
@@ -54,7 +56,8 @@ def run(arguments: Sequence[str]) -> None:
     if config.application in WRITES:
         refuse_fields(parsed, config)
         application, model = application_of(config), saved_model(config, parsed.model)
-        examples = application.read(config, parsed.data, model)
+        one_task = dataclasses.replace(config, data=dataclasses.replace(config.data, task_field=TASK_FIELD))
+        examples = application.read(one_task, parsed.data, model)  # whose task need not be named
         writer = adapt(parsed.model, examples)
         _tell_unfinished(parsed.model)
         writer.save(parsed.output)

@@ -15,7 +15,7 @@ from fewshot_jax.errors import UserError
 _FREE = (
     *("tokenizer.", "model.", "learner.", "inner.", "outer.", "baselines."),
     *(f"episodes.{name}" for name in ("ways", "shots", "queries", "min_", "token_", "ngram_")),
-    *(f"evaluation.{name}" for name in ("every", "validation_episodes", "at_end", "inner_steps", "tune_")),
+    *(f"evaluation.{name}" for name in ("every", "validation_", "at_end", "inner_steps", "tune_", "null_")),
 )
 
 

@@ -37,7 +37,8 @@ class DataConfig:
         split_seed: seed of that division.
         groups: "generated": number of groups of six classes.
         texts_per_class: "generated": texts in each class.
-        smlmt_words: "smlmt": most classes, the most frequent words but for the first 50.
+        smlmt_words: "smlmt": most classes: the most frequent words that have 30 sentences, but for the first 50. A
+            sentence serves one word.
         smlmt_length: "smlmt": longest sentence, in words; what `tokenizer.max_length` cuts may be the mask.
         source_field: column or field of the text to translate.
         target_field: column or field of its translation.

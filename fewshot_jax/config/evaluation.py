@@ -48,6 +48,10 @@ class EvaluationConfig:
     null_threshold: float = 0.0
     at_end: bool = True
 
+    def most_shots(self, split: str) -> int:
+        """The largest number of shots that a split must fill."""
+        return max(self.shots + (self.validation_shots if split == "validation" else ()))
+
     def __post_init__(self) -> None:
         for name in ("every", "validation_episodes", "ways", "queries", "tasks", "beams"):
             require(getattr(self, name) >= 1, f"evaluation.{name}={getattr(self, name)}: expected at least 1")
@@ -60,6 +64,9 @@ class EvaluationConfig:
         require(
             min(self.inner_steps, default=0) >= 0,
             f"evaluation.inner_steps={self.inner_steps}: expected numbers of steps, zero or more",
+        )
+        require(
+            math.isfinite(self.null_threshold), f"evaluation.null_threshold={self.null_threshold}: expected a number"
         )
         require(
             all(0 < rate < math.inf for rate in self.tune_rates),

@@ -21,7 +21,8 @@ class CorpusConfig:
         name: "tfds": the data set's name; "generated": the application whose generated tasks the texts come from.
         tfds_split: "tfds": which of its splits to read.
         text_field: field (JSONL), column (CSV, TSV) or feature (tfds) of the text; a row is a document.
-        documents: "generated": number of texts; sources and targets stand apart, so that nothing tells which are pairs.
+        documents: "generated": most texts; they repeat themselves, those held out too. Sources and targets stand
+            apart, so that nothing tells which are pairs.
         txt_documents: what is a document in a .txt file: what stands between "blank_lines", or the whole "file".
         validation_share: share of the documents that is never trained on, at least one document.
         split_seed: of that division.
@@ -42,6 +43,10 @@ class CorpusConfig:
         share = self.validation_share
         require(0 < share < 1, f"corpus.validation_share={share}: expected a share between 0 and 1")
         require(self.split_seed >= 0, f"corpus.split_seed={self.split_seed}: expected zero or more")
+        require(
+            self.source != "generated" or (self.path is None and not self.files),
+            f"corpus.path={self.path}: the texts are generated; set corpus.source to files, or leave it out",
+        )
         require(self.documents >= 2, f"corpus.documents={self.documents}: expected at least 2")
 
 

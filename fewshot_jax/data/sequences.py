@@ -14,6 +14,7 @@ from fewshot_jax.errors import UserError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+_TOGETHER = 1024  # examples tokenised at once
 Ids = Sequence[int] | np.ndarray
 Item = TypeVar("Item", bound=Hashable)
 Encoded = TypeVar("Encoded")
@@ -67,7 +68,9 @@ class Codec:
         if self.known is None:
             return encode(items)
         if new := list(dict.fromkeys(item for item in items if item not in self.known)):
-            self.known.update(zip(new, encode(new), strict=True))
+            for start in range(0, len(new), _TOGETHER):
+                part = new[start : start + _TOGETHER]
+                self.known.update(zip(part, encode(part), strict=True))
         return [self.known[item] for item in items]
 
     def _encode(self, examples: Sequence[Example]) -> list[tuple[Ids, Ids]]:

@@ -22,6 +22,7 @@ def smlmt_records(
     stop_words: int = 50,
     min_length: int = 5,
     max_length: int = 60,
+    shared: bool = True,
     mask: str = "[MASK]",
     seed: int = 0,
 ) -> list[Record]:
@@ -38,11 +39,13 @@ def smlmt_records(
         stop_words: so many of the most frequent words, which fit anywhere, are left out first.
         min_length: shortest sentence, in words.
         max_length: longest sentence, in words.
+        shared: a sentence may serve several words; False for one at most, the rarest, so that words which are
+            held out have sentences of their own.
         mask: stands in the place of the word, wherever it occurs in the sentence.
         seed: of the draw.
 
     Returns:
-        The records, by label and then in the order of the texts. A sentence may serve several words.
+        The records, by label and then in the order of the texts.
 
     Raises:
         UserError: an argument is out of range, or no two words have enough sentences.
@@ -59,10 +62,13 @@ def smlmt_records(
     sentences, holders = _sentences(texts, min_length, max_length)
     frequent = sorted(holders, key=lambda word: (-len(holders[word]), word))[stop_words:]
     words = [word for word in frequent if len(holders[word]) >= min_count and word.isalpha()][:max_words]
+    if not shared:
+        words = _apart(words, holders, min_count)
     if len(words) < 2:
         raise UserError(
             f"{len(words)} words stand in {min_count} sentences of {min_length} to {max_length} words or more, beside "
-            f"the {stop_words} most frequent ones: give more text, or lower min_count or stop_words."
+            f"the {stop_words} most frequent ones: give more text, or longer sentences (max_length; in a config "
+            "data.smlmt_length)."
         )
     rng = np.random.default_rng(seed)
     records = []
@@ -73,6 +79,18 @@ def smlmt_records(
         hidden = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
         records += [Record(hidden.sub(lambda _: mask, sentences[i]), word) for i in found]
     return records
+
+
+def _apart(words: Sequence[str], holders: dict[str, list[int]], min_count: int) -> list[str]:
+    """Give each sentence to the rarest of its words, in ``holders``; returns the words that keep enough of them."""
+    taken, kept = set[int](), []
+    for word in reversed(words):
+        own = [i for i in holders[word] if i not in taken]
+        if len(own) >= min_count:
+            holders[word] = own
+            taken.update(own)
+            kept.append(word)
+    return kept
 
 
 def _sentences(texts: Iterable[str], min_length: int, max_length: int) -> tuple[Sequence[str], dict[str, list[int]]]:

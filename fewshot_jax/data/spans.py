@@ -24,16 +24,16 @@ class Windows(NamedTuple):
         ids: of each window; all have the question's length in common.
         first: position of the first token of the part.
         parts: which tokens of the context stand in each window, ``(from, up to)``.
-        offsets: of each token of the context, its characters there, ``(from, up to)``.
+        offsets: ``[n, 2]``, of each token of the context its characters there, from and up to.
         labels: of each window, the positions of the answer's first and last token; ``NOWHERE`` twice where none of it
             is in the window, ``UNJUDGED`` where some of it is cut off.
         answerable: the question has an answer.
     """
 
-    ids: list[list[int]]
+    ids: list[np.ndarray]
     first: int
     parts: list[tuple[int, int]]
-    offsets: list[tuple[int, int]]
+    offsets: np.ndarray
     labels: list[tuple[int, int]]
     answerable: bool
 
@@ -72,10 +72,10 @@ def _windows(codec: Codec, question: Question, asked: "Encoding", text: "Encodin
     parts = [(begin, min(begin + room, len(text.ids))) for begin in range(0, last * step + 1, step)]
     before = [*codec.begin, *ids, *codec.middle]
     return Windows(
-        ids=[[*before, *text.ids[begin:stop], codec.end] for begin, stop in parts],
+        ids=[np.array([*before, *text.ids[begin:stop], codec.end], np.int32) for begin, stop in parts],
         first=len(before),
         parts=parts,
-        offsets=text.offsets,
+        offsets=np.array(text.offsets, np.int32).reshape(-1, 2),
         labels=_labels(codec, question, text.offsets, parts, len(before)),
         answerable=bool(question.answers),
     )
@@ -155,7 +155,7 @@ def span_text(context: str, windows: Windows, window: int, start: int, end: int)
     if start == NOWHERE:
         return ""
     token = windows.parts[window][0] - windows.first
-    begin, stop = windows.offsets[start + token][0], windows.offsets[end + token][1]
+    begin, stop = int(windows.offsets[start + token, 0]), int(windows.offsets[end + token, 1])
     while stop < len(context) and unicodedata.combining(context[stop]):  # an accent that the tokenizer strips
         stop += 1
     return context[begin:stop].strip()

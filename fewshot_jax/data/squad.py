@@ -98,13 +98,17 @@ def read_questions(
     return questions
 
 
-def read_squad(path: str | PurePath) -> list[Question]:
+def read_squad(path: str | PurePath, *, answered: bool = True) -> list[Question]:
     """Read questions from SQuAD's JSON (v1.1 or v2), or a `.gz` of it.
 
     ``{"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question", "answers":
     [{"text", "answer_start"}]}]}]}]}``; v2 marks questions without answers by
     ``is_impossible``, and its ``plausible_answers`` are left out. An article without a
     title is called by its number.
+
+    Args:
+        path: the file.
+        answered: questions have answers; False to read none.
 
     Returns:
         The questions in the order of the file; at least one.
@@ -121,7 +125,7 @@ def read_squad(path: str | PurePath) -> list[Question]:
         place = f"{path}, article '{title}'"
         paragraphs = objects(place, "paragraphs", required(place, article, "paragraphs"))
         for position, paragraph in enumerate(paragraphs, start=1):
-            questions += _questions(path, f"{place}, paragraph {position}", title, paragraph)
+            questions += _questions(path, f"{place}, paragraph {position}", title, paragraph, answered)
     if not questions:
         raise UserError(f"{path}: no questions ('qas') in its articles. Give it at least one.")
     _check_ids(path, questions)
@@ -144,7 +148,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _questions(path: Path, place: str, title: str, paragraph: Mapping[str, Any]) -> list[Question]:
+def _questions(path: Path, place: str, title: str, paragraph: Mapping[str, Any], answered: bool) -> list[Question]:
     """Return the questions of one paragraph; ``place`` names it."""
     context = required(place, paragraph, "context")
     string(place, "context", context, "paragraph")
@@ -154,6 +158,9 @@ def _questions(path: Path, place: str, title: str, paragraph: Mapping[str, Any])
         identity = name(numbered, "id", required(numbered, entry, "id"), "question")
         where = f"{path}, article '{title}', question '{identity}'"
         text = string(where, "question", required(where, entry, "question"), "question")
+        if not answered:
+            questions.append(Question(context, text, (), title, identity))
+            continue
         answers = objects(where, "answers", required(where, entry, "answers"))
         if (impossible := entry.get("is_impossible")) is not None and bool(impossible) == bool(answers):
             raise UserError(

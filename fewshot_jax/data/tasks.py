@@ -8,8 +8,8 @@ import numpy as np
 from fewshot_jax.data.examples import Example
 from fewshot_jax.errors import UserError
 
-# ``(rng, shots, queries) -> (support, query)``, a new task.
-World = Callable[[np.random.Generator, int, int], tuple[list[Example], list[Example]]]
+# ``(rng, shots, queries, unseen) -> (support, query)``, a new task; unseen ones share no rule with those of training.
+World = Callable[[np.random.Generator, int, int, bool], tuple[list[Example], list[Example]]]
 
 
 class Drawn(NamedTuple):
@@ -35,15 +35,27 @@ class NewTasks:
         queries: query examples.
         seed: of the whole stream.
         min_shots: a task draws its number of support examples from ``min_shots..shots``; None for always the most.
+        unseen: tasks that are not those of training.
     """
 
-    def __init__(self, world: World, *, shots: int, queries: int, seed: int, min_shots: int | None = None):
+    def __init__(
+        self,
+        world: World,
+        *,
+        shots: int,
+        queries: int,
+        seed: int,
+        min_shots: int | None = None,
+        unseen: bool = False,
+    ):
+        self._unseen = unseen
         self._world, self._shots, self._queries, self._seed = world, shots, queries, seed
         self._min_shots = shots if min_shots is None else min_shots
 
     def task(self, step: int, index: int) -> Drawn:
         rng = np.random.default_rng((self._seed, step, index))
-        return Drawn(*self._world(rng, int(rng.integers(self._min_shots, self._shots + 1)), self._queries))
+        shots = int(rng.integers(self._min_shots, self._shots + 1))
+        return Drawn(*self._world(rng, shots, self._queries, self._unseen))
 
 
 class PooledTasks:
@@ -54,6 +66,7 @@ class PooledTasks:
         shots, queries, seed, min_shots: as in `NewTasks`.
         split: its name, for messages.
         section: of the config that sets shots and queries, for messages.
+        apart: no query shares its `Example.key` with a support example.
 
     Raises:
         UserError: there are no examples, or a task has too few.
@@ -69,7 +82,9 @@ class PooledTasks:
         min_shots: int | None = None,
         split: str = "data",
         section: str = "episodes",
+        apart: bool = False,
     ):
+        self._apart, self._where = apart, f"{split} split"
         self._shots, self._queries, self._seed = shots, queries, seed
         self._min_shots = shots if min_shots is None else min_shots
         pools: dict[str, dict[tuple[str, str], Example]] = {}  # an example that comes twice counts once
@@ -91,5 +106,23 @@ class PooledTasks:
         rng = np.random.default_rng((self._seed, step, index))
         shots = int(rng.integers(self._min_shots, self._shots + 1))
         pool = self._pools[int(rng.integers(len(self._pools)))]
+        if self._apart:
+            return self._drawn_apart(rng, pool, shots)
         drawn = [pool[i] for i in rng.choice(len(pool), shots + self._queries, replace=False)]
         return Drawn(drawn[:shots], drawn[shots:])
+
+    def _drawn_apart(self, rng: np.random.Generator, pool: list[Example], shots: int) -> Drawn:
+        order = iter(rng.permutation(len(pool)).tolist())
+        support = [pool[next(order)] for _ in range(shots)]
+        taken, query = {example.key for example in support} - {""}, list[Example]()
+        for i in order:
+            if len(query) == self._queries:
+                break
+            if pool[i].key not in taken:
+                query.append(pool[i])
+        if len(query) < self._queries:
+            raise UserError(
+                f"{self._where}: task '{pool[0].task}' has too few dialogues (or other sources of examples) for "
+                f"{self._queries} queries beside those of {shots} shots; add some, or lower shots or queries"
+            )
+        return Drawn(support, query)

@@ -33,7 +33,8 @@ from fewshot_jax.versions import versions
 
 UNTRAINED, PRETRAINED, MULTI_TASK = "untrained", "pretrained", "multi-task"  # where the rows beside start from
 PROTOTYPES, FINE_TUNED, IN_CONTEXT, TUNED = "prototypes", "fine-tuned", "in context", "tuned"
-PERPLEXITY = Score("perplexity per token", lambda outputs, episode: outputs, larger_is_better=False, percent=False)
+# exp of the mean over episodes of their nats per token.
+PERPLEXITY = Score("perplexity", lambda outputs, episode: outputs, larger_is_better=False, percent=False)
 Per = dict[str, dict[int, Estimate]]  # for each row, the estimate at each number of shots
 
 
@@ -52,27 +53,33 @@ class Measured(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """How a learner labelled the items of each class.
+    """A confusion matrix over the episodes of an evaluation, whose classes are a few of all at a time.
 
     Attributes:
         classes: the ``C`` test classes.
         counts: ``[C, C]``; row ``i``, column ``j`` are queries of class ``i`` labelled as ``j``, over all episodes.
+        asked: ``[C, C]``; queries of class ``i`` in episodes that had class ``j`` too.
     """
 
     classes: list[str]
     counts: np.ndarray
+    asked: np.ndarray
 
     def entries(self) -> list[tuple[str, str, int]]:
         """The counts that are not zero: class, what it was labelled as, how often."""
         found = zip(*np.nonzero(self.counts), strict=True)
         return [(self.classes[i], self.classes[j], int(self.counts[i, j])) for i, j in found]
 
-    def worst(self, most: int = 3) -> list[tuple[str, str, float]]:
+    def worst(self, most: int = 3, least: int = 10) -> list[tuple[str, str, float]]:
         """The pairs most often taken one for the other: class, what it was labelled as, and in which share of its
-        queries, whether or not the other class stood to choice.
+        queries where both stood to choice.
+
+        Args:
+            most: so many pairs.
+            least: of pairs with so many such queries.
         """
-        total = np.maximum(self.counts.sum(1, keepdims=True), 1)
-        shares = np.where(np.eye(len(self.classes), dtype=bool), 0, self.counts / total)
+        other = ~np.eye(len(self.classes), dtype=bool) & (self.asked >= least)
+        shares = np.where(other, self.counts / np.maximum(self.asked, 1), 0)
         order = np.argsort(-shares, axis=None, kind="stable")[:most]
         pairs = [np.unravel_index(place, shares.shape) for place in order]
         return [(self.classes[i], self.classes[j], float(shares[i, j])) for i, j in pairs if shares[i, j] > 0]
@@ -161,7 +168,7 @@ def restore_best(run: RunDirectory, like: TrainState) -> tuple[MetaParams, int]:
 
 
 def restore_best_of(run: RunDirectory, functions: Functions) -> MetaParams:
-    """The same from shapes alone, on one device: no weight of a checkpoint it starts from is needed.
+    """The meta-parameters of a run's best checkpoint, on one device, from shapes alone.
 
     Args:
         run: with a checkpoint.
@@ -274,7 +281,7 @@ def _estimate(bench: "_Bench", score: str, values: np.ndarray) -> Estimate:
 
 def _exponential(value: Estimate) -> Estimate:
     """Of a mean and, to first order, of its interval."""
-    mean = math.exp(min(value.mean, 700))  # 700: what a float can hold
+    mean = math.exp(value.mean) if value.mean < 700 else math.inf  # more than a float holds
     return Estimate(mean, mean * value.half_width)
 
 
@@ -364,8 +371,8 @@ class _Bench:
             test = self.streams(shots)[1]
             values = evaluate_episodes(compiled, meta_params, test, episodes=self._episodes, **self._common)
             if isinstance(application, ClassApplication) and counted:
-                counts = application.confusion("test", shots, values.pop("confusion"))
-                self.confusion[shots] = Confusion(application.labels()["test"], counts)
+                totals = application.confusion("test", shots, values.pop("confusion"))
+                self.confusion[shots] = Confusion(application.labels()["test"], *totals)
             return self.with_texts(shots, values)
 
         return scores

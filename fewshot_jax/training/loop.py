@@ -105,7 +105,7 @@ def _check_traceable(application: Application) -> None:
         state = jax.eval_shape(lambda: initial_state(config, functions))
         jax.eval_shape(make_step(learner, outer_optimizer(config.outer), steps=config.outer.steps), state, batch)
         judged = build_learner(application.functions(training=False), config, training=False)
-        where = (state.meta_params, application.stream("validation", max(config.evaluation.shots))(0, 1))
+        where = (state.meta_params, application.stream("validation", config.evaluation.most_shots("validation"))(0, 1))
         jax.eval_shape(episode_scores(judged, application.score.of), *where, jax.random.key(0), 0)
         written = application.functions(training=False)
         if written.write_fn is not None and config.evaluation.write:

@@ -25,7 +25,7 @@ from fewshot_jax.config_file import differences, read_config, write_config
 from fewshot_jax.errors import UserError
 
 # What may change while a run goes on.
-_FREE_OF_EVALUATION = ("episodes", "inner_steps", "tune_rates", "tune_steps", "at_end")
+_FREE_OF_EVALUATION = ("episodes", "inner_steps", "tune_rates", "tune_steps", "null_threshold", "at_end")
 FREE = (*(f"evaluation.{name}" for name in _FREE_OF_EVALUATION), "baselines.")
 PLANNED = ("gradient", "keep", "keep_blocks", "task_chunk")  # fields of `learner` that a plan fills in
 

@@ -235,5 +235,5 @@ def test_a_run_adapts_to_a_file_of_other_classes(learner, tmp_path, capsys):
 
 def test_two_classes_that_read_alike_cannot_be_told_apart(tmp_path):
     train(from_dict({**SMALL, "learner": {"name": "metaicl"}}), tmp_path / "run", quiet=True)
-    with pytest.raises(UserError, match="two labels read 'call me' as a text"):
+    with pytest.raises(UserError, match="the labels 'call-me' and 'call_me' are the same tokens"):
         adapt(tmp_path / "run", [Record("a", "call_me"), Record("b", "call-me")])

@@ -115,7 +115,7 @@ def test_metaicl_is_a_learner_of_any_of_them(tmp_path):
     run = train(tmp_path, config("dialogue", learner={"name": "metaicl", "gradient": "auto"}))
     result = json.loads((run / "evaluation.json").read_text())
     nats, perplexity = (
-        rows["metaicl"]["2"] for rows in (result["nats_per_token"], result["more"]["perplexity_per_token"]["scores"])
+        rows["metaicl"]["2"] for rows in (result["nats_per_token"], result["more"]["perplexity"]["scores"])
     )
     assert perplexity["mean"] == pytest.approx(np.exp(nats["mean"]))
     assert perplexity["half_width"] == pytest.approx(np.exp(nats["mean"]) * nats["half_width"])
@@ -188,9 +188,8 @@ def test_too_long_texts_are_cut_and_counted_or_refused(tmp_path, capsys):
     rows = [{**row, "source": row["source"] + " and more" * 20} for row in PAIRS]
     application = build_application(files(tmp_path, rows))
     count = len(application.pools["train"])
-    assert f"train split: {count} sources of {count} examples are longer than tokenizer.max_length and were cut" in (
-        capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert f"train split, {count} examples: {count} sources are too long and were cut (raise tokenizer.max_len" in told
     batch = application.training_stream()(0, 2)
     assert batch.support["attention_mask"].sum(-1).max() == 24 and application.codec.cut[0] > 0
     refusing = files(tmp_path, rows)

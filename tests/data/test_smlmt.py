@@ -44,8 +44,27 @@ def test_raw_text_is_a_source_of_episodes(tmp_path):
     records = read_data(data, seed=0)
     assert len({record.label for record in records}) == 6  # beside "the" and the 49 most frequent words
     assert all(record.text.count("[MASK]") == 1 for record in records)
+    whole = [record.text.replace("[MASK]", record.label) for record in records]
+    assert len(set(whole)) == len(whole), "words that are held out have sentences of their own"
     with pytest.raises(UserError, match=r"0 words stand in 30 sentences of 5 to 5 words"):
         read_data(DataConfig(source="smlmt", path=str(path), smlmt_length=5), seed=0)
+
+
+def test_words_can_have_sentences_of_their_own():
+    shared, apart = (
+        smlmt_records(texts(400), min_count=20, stop_words=4, max_count=1000, shared=shared) for shared in (True, False)
+    )
+
+    def holders(records):
+        """The words that each sentence, with its mask filled in, serves."""
+        found = {}
+        for record in records:
+            found.setdefault(record.text.replace("[MASK]", record.label), set()).add(record.label)
+        return found
+
+    assert max(map(len, holders(shared).values())) == 2  # an animal and a verb
+    assert set(map(len, holders(apart).values())) == {1}
+    assert len({record.label for record in apart}) >= 2
 
 
 def test_a_word_counts_whole_and_in_any_case():

@@ -95,6 +95,24 @@ def test_the_support_set_determines_every_answer(world, more):
         assert answers == {tuple(example.target for example in task.query)}
 
 
+def test_what_words_mean_in_tests_is_not_what_they_mean_in_training():
+    found = []
+    for unseen in (False, True):
+        sampler = NewTasks(readings.reading_task, shots=4, queries=1, seed=7, unseen=unseen)
+        meanings = set()
+        for index in range(400):
+            kinds = {
+                e.source.split()[0]: next(kind for kind, things in readings.THINGS.items() if e.target in things)
+                for e in sampler.task(0, index).support
+            }
+            meanings.add(tuple(kinds[word] for word in readings.WORDS))
+        found.append(meanings)
+    assert [len(meanings) for meanings in found] == [16, 8] and not found[0] & found[1]
+    # Each word has each meaning in both, so that nothing about a word alone tells one from the other.
+    for meanings in found:
+        assert all({meaning[place] for meaning in meanings} == set(readings.RELATIONS) for place in range(4))
+
+
 def test_without_examples_a_word_of_a_language_could_be_any_of_its_kind():
     counts = Counter(task.query[0].target.split()[i] for task in tasks("languages", 5, count=3000) for i in range(3))
     for words in (FN, FV):

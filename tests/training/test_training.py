@@ -318,9 +318,17 @@ def test_the_confusion_of_the_classes_is_that_of_the_accuracy(finished):
     counts = confusion.counts
     assert counts.sum() == evaluation.episodes * 3 * 2  # queries of three classes
     assert np.trace(counts) / counts.sum() == pytest.approx(evaluation.scores["maml"][1].mean)
-    for label, other, share in confusion.worst():
-        row = counts[confusion.classes.index(label)]
-        assert label != other and share == row[confusion.classes.index(other)] / row.sum() > 0
+    sampler = TextClassification.build(CONFIG).sampler("test", 1)
+    drawn = [sampler.task(*divmod(index, CONFIG.evaluation.tasks)) for index in range(evaluation.episodes)]
+    data = TextClassification.build(CONFIG).splits["test"]
+    for number in range(len(confusion.classes)):
+        of_class = [(data.label[task.query.position] == number).sum() for task in drawn]
+        assert counts[number].sum() == sum(of_class) == confusion.asked[number, number]
+        beside = [n for n, task in zip(of_class, drawn, strict=True) if (data.label[task.support.position] == 0).any()]
+        assert confusion.asked[number, 0] == sum(beside)
+    for label, other, share in confusion.worst(least=1):
+        i, j = (confusion.classes.index(name) for name in (label, other))
+        assert label != other and share == counts[i, j] / confusion.asked[i, j] > 0
     assert sum(count for _, _, count in evaluation.to_json()["confusion"]["1"]) == counts.sum()
 
 

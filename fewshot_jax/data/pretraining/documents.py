@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fewshot_jax.config.data import DataConfig
 from fewshot_jax.config.pretraining import CorpusConfig
 from fewshot_jax.data.fields import string
 from fewshot_jax.data.files import read_rows, read_text, suffix_of
@@ -35,10 +36,15 @@ def read_documents(corpus: CorpusConfig) -> list[str]:
 
 
 def _generated_documents(corpus: CorpusConfig) -> list[str]:
-    """Texts of generated tasks, those to be read and those to be written as documents of their own, shuffled."""
+    """Texts of generated tasks, those to be read and those to be written as documents of their own, shuffled.
+
+    Small worlds repeat themselves: what is held out is drawn anew, but need not be a new text.
+    """
     rng = np.random.default_rng(corpus.split_seed)
     if corpus.name == INTENTS:
-        texts = [record.text for record in generated_intents(seed=corpus.split_seed)]
+        groups = DataConfig().groups  # those of meta-training, whose classes a pretrained model must not have seen
+        records = generated_intents(groups=2 * groups)
+        texts = [record.text for record in records[len(records) // 2 :]]
         return [texts[i] for i in rng.permutation(len(texts))[: corpus.documents]]
     require(
         corpus.name in WORLDS,
@@ -47,7 +53,7 @@ def _generated_documents(corpus: CorpusConfig) -> list[str]:
     assert corpus.name is not None
     world, texts = WORLDS[corpus.name], []
     while len(texts) < corpus.documents:
-        support, query = world(rng, 8, 8)
+        support, query = world(rng, 8, 8, False)
         texts += [text for example in (*support, *query) for text in (example.source, example.target)]
     return [texts[i] for i in rng.permutation(len(texts))[: corpus.documents]]
 

@@ -49,13 +49,16 @@ def random_language(rng: np.random.Generator) -> Language:
     return Language(ORDERS[rng.integers(len(ORDERS))], lexicon)
 
 
-def language_task(rng: np.random.Generator, shots: int, queries: int) -> tuple[list[Example], list[Example]]:
+def language_task(
+    rng: np.random.Generator, shots: int, queries: int, unseen: bool = False
+) -> tuple[list[Example], list[Example]]:
     """Support and query sentences of a new language.
 
     Args:
         rng: consumed.
         shots: support sentences.
         queries: query sentences, which differ from them.
+        unseen: not read: of more than ten million languages hardly one comes twice.
 
     Returns:
         Examples whose ``task`` is "language".
@@ -63,6 +66,7 @@ def language_task(rng: np.random.Generator, shots: int, queries: int) -> tuple[l
     Raises:
         UserError: a language has too few sentences.
     """
+    del unseen
     language = random_language(rng)
     nouns = rng.permutation(NOUNS)[:NOUNS_OF_A_TASK].tolist()
     verbs = rng.permutation(VERBS)[:VERBS_OF_A_TASK].tolist()

@@ -49,17 +49,21 @@ def random_persona(rng: np.random.Generator) -> Persona:
     return Persona(favourites, str(rng.choice(OPENERS)), str(rng.choice(CLOSERS)))
 
 
-def persona_task(rng: np.random.Generator, shots: int, queries: int) -> tuple[list[Example], list[Example]]:
+def persona_task(
+    rng: np.random.Generator, shots: int, queries: int, unseen: bool = False
+) -> tuple[list[Example], list[Example]]:
     """Support and query turns of a new persona, with its replies.
 
     Args:
         rng: consumed.
         shots: support examples.
         queries: query examples.
+        unseen: not read: of 279,936 personas few come twice.
 
     Returns:
         Examples whose source is "[USER] TURN", whose ``values`` hold the favourite, and whose ``task`` is "persona".
     """
+    del unseen
     persona = random_persona(rng)
     kinds = rng.permutation(list(FAVOURITES)).tolist()
     told = [kinds[i % len(kinds)] for i in range(shots)]

@@ -9,6 +9,7 @@ The answer is a word of the text, so a span of it too. Without examples a reader
 Support questions ask for the relations in turn, queries for any: three questions leave one meaning for the fourth word.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,10 @@ THINGS = {
     "keeps": ("gold", "salt", "coal", "silk", "wool", "glass"),
 }
 RELATIONS = tuple(THINGS)
-WORDS = ("zorp", "blick", "quam", "tref", "snib", "dorl", "yemf", "grux")  # four of them in a task
+WORDS = ("zorp", "blick", "quam", "tref")
+MEANINGS = tuple(itertools.permutations(RELATIONS))  # of the words
+# Never trained on: one word alone has its number's relation. So each word has each relation equally often in both.
+UNSEEN = tuple(one for one in MEANINGS if sum(a == b for a, b in zip(one, RELATIONS, strict=True)) == 1)
 DETERMINED_FROM = 3  # support questions, from which every query follows
 
 
@@ -43,19 +47,23 @@ def answer(meaning: dict[str, str], source: str) -> str:
     return next(fact.thing for fact in facts if fact.relation == meaning[word])
 
 
-def reading_task(rng: np.random.Generator, shots: int, queries: int) -> tuple[list[Example], list[Example]]:
+def reading_task(
+    rng: np.random.Generator, shots: int, queries: int, unseen: bool = False
+) -> tuple[list[Example], list[Example]]:
     """Support and query questions about texts that are new each.
 
     Args:
         rng: consumed.
         shots: support questions.
         queries: query questions.
+        unseen: a meaning of the words that tasks of training never have.
 
     Returns:
         Examples whose source is "WORD PERSON ? TEXT", and whose ``task`` is "reading".
     """
-    words = rng.permutation(WORDS)[: len(RELATIONS)].tolist()
-    meaning = dict(zip(words, rng.permutation(RELATIONS).tolist(), strict=True))
+    known = UNSEEN if unseen else [one for one in MEANINGS if one not in UNSEEN]
+    meaning = dict(zip(WORDS, known[rng.integers(len(known))], strict=True))
+    words = rng.permutation(WORDS).tolist()
     asked = [words[i % len(words)] for i in range(shots)]
     support = [_example(rng, meaning, word) for word in rng.permutation(asked).tolist()]
     query = [_example(rng, meaning, word) for word in rng.choice(words, queries).tolist()]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fewshot_jax.config.pretraining import CorpusConfig
+from fewshot_jax.data.generated import generated_intents
 from fewshot_jax.data.pretraining.documents import divide, read_documents
 from fewshot_jax.data.worlds.languages import FOREIGN_NOUNS, FOREIGN_VERBS
 from fewshot_jax.errors import UserError
@@ -29,6 +30,11 @@ def test_generated_texts_are_those_of_the_tasks_and_say_nothing_of_pairs():
 @pytest.mark.parametrize("name", ["text_classification", "question_answering", "dialogue"])
 def test_every_application_has_generated_texts(name):
     assert len(read_documents(CorpusConfig(source="generated", name=name, documents=60))) == 60
+
+
+def test_generated_intents_are_none_that_meta_training_may_test_on():
+    texts = read_documents(CorpusConfig(source="generated", name="text_classification", documents=10**6))
+    assert texts and not set(texts) & {record.text for record in generated_intents(seed=0)}
 
 
 def test_generated_texts_of_nothing_are_refused():
