@@ -136,6 +136,24 @@ def test_a_span_is_exact_where_both_ends_and_the_window_are_right_and_no_answer_
     assert [int(x) for x in (judged.window[0], judged.start[0], judged.end[0])] == [1, 6, 6]
 
 
+def test_the_threshold_of_a_config_reaches_what_is_written():
+    def starts(threshold):
+        given = from_dict(
+            {
+                "application": "question_answering",
+                "model": {"architecture": "encoder", "width": 16, "layers": 1, "heads": 2, "mlp_width": 16},
+                "tokenizer": {"kind": "word", "max_length": 32, "buckets": [32]},
+                "evaluation": {"null_threshold": threshold},
+            }
+        )
+        application = build_application(given)
+        functions = application.functions(training=False)
+        batch = {name: leaf[0] for name, leaf in application.stream("test", 1)(0, 1).query.items()}
+        return np.asarray(functions.output_fn(functions.init_params(jax.random.key(0)), batch, jax.random.key(0)).start)
+
+    assert starts(-100.0).all() and not starts(100.0).any()
+
+
 # The windows.
 def test_windows_lie_a_stride_apart_and_hold_the_whole_context():
     context = " ".join(WORDS[:12])

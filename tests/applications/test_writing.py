@@ -198,6 +198,37 @@ def test_too_long_texts_are_cut_and_counted_or_refused(tmp_path, capsys):
         build_application(refusing)
 
 
+def dialogues(count):
+    """Dialogues of three replies, of two tasks."""
+    return [
+        {
+            "id": f"{task}{number}",
+            "task": task,
+            "turns": [
+                {"speaker": speaker, "text": f"{task} {number} {turn} {speaker}"}
+                for turn in range(3)
+                for speaker in ("user", "system")
+            ],
+        }
+        for task in ("a", "b", "c", "d", "e")
+        for number in range(count)
+    ]
+
+
+def test_what_is_asked_of_a_dialogue_is_not_told_by_the_support_set(tmp_path):
+    path = written(tmp_path, "dialogues.jsonl", dialogues(4))
+    application = build_application(from_dict(config("dialogue", data={"source": "files", "path": str(path)})))
+    for index in range(30):
+        support, query = application.sampler("test", 2).task(0, index)
+        assert (len(support), len(query)) == (2, 2)
+        assert not {example.key for example in support} & {example.key for example in query}
+    few = written(tmp_path, "few.jsonl", dialogues(2))
+    application = build_application(from_dict(config("dialogue", data={"source": "files", "path": str(few)})))
+    sampler = application.sampler("test", 3)
+    with pytest.raises(UserError, match=r"test split: task '.' has too few dialogues .* for 2 queries beside"):
+        [sampler.task(0, index) for index in range(30)]
+
+
 def test_no_example_of_a_file_is_tokenised_twice(tmp_path, monkeypatch):
     application = build_application(files(tmp_path))
     first = application.training_stream()(0, 2)
