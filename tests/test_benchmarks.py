@@ -229,7 +229,7 @@ def test_what_is_tested_shares_no_text_with_what_is_trained_on(make, tasks, tmp_
 
 
 def test_the_runs_of_a_writing_task_share_what_they_are_compared_on():
-    module = script("writing_tasks")
+    module = script("stages")
     for name in ("dialogue", "question_answering", "translation"):
         config = module.config_of(name, 3, ["outer.steps=7"], None)
         assert (config.seed, config.outer.steps, config.data.path) == (3, 7, None)
@@ -242,8 +242,8 @@ def test_the_runs_of_a_writing_task_share_what_they_are_compared_on():
     assert module.config_of("sgd", 0, [], Path("folder")).data.path == "folder/sgd"
 
 
-def test_writing_tasks_make_a_table_over_seeds_and_runs(tmp_path, capsys):
-    module = script("writing_tasks")
+def test_stages_make_a_table_over_seeds_and_runs(tmp_path, capsys):
+    module = script("stages")
 
     def result(learner, rows):
         exact = {row: {"5": {"mean": mean, "half_width": 0.5}} for row, mean in rows.items()}

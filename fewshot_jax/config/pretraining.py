@@ -25,7 +25,8 @@ class CorpusConfig:
             apart, so that nothing tells which are pairs.
         txt_documents: what is a document in a .txt file: what stands between "blank_lines", or the whole "file".
         validation_share: share of the documents that is never trained on, at least one document.
-        split_seed: of that division.
+        split_seed: of that division; "generated": of the texts too. With the seed of a run on generated intents, its
+            classes are not among them.
     """
 
     source: Literal["files", "tfds", "generated"] = "files"

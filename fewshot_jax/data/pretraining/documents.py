@@ -43,7 +43,7 @@ def _generated_documents(corpus: CorpusConfig) -> list[str]:
     rng = np.random.default_rng(corpus.split_seed)
     if corpus.name == INTENTS:
         groups = DataConfig().groups  # those of meta-training, whose classes a pretrained model must not have seen
-        records = generated_intents(groups=2 * groups)
+        records = generated_intents(groups=2 * groups, seed=corpus.split_seed)
         texts = [record.text for record in records[len(records) // 2 :]]
         return [texts[i] for i in rng.permutation(len(texts))[: corpus.documents]]
     require(

@@ -1,14 +1,16 @@
-"""Applications that write: meta-learning beside pretraining, joint training, fine-tuning and in-context learning.
+"""Three stages of each application: meta-learning beside pretraining, joint training, fine-tuning, in-context learning.
 
-    python benchmarks/writing_tasks.py dialogue question_answering translation --seeds 0 1 2 3 4
-    python benchmarks/writing_tasks.py lafand_mt multi30k sgd xquad --data FOLDER --seeds 0
+    python benchmarks/stages.py dialogue question_answering translation --seeds 0 1 2 3 4
+    python benchmarks/stages.py quickstart --set data.texts_per_class=30 evaluation.shots=[1,5,16] \\
+        evaluation.episodes=200 baselines.steps=5 baselines.rates=[0.003,0.01,0.03,0.1]
+    python benchmarks/stages.py lafand_mt multi30k sgd xquad --data FOLDER --seeds 0
 
 For each config (configs/dialogue.yaml and its like) and seed, up to three runs, whose tables are joined, since all
 judge the same test episodes:
 
     learner     the config's own, from scratch on generated tasks, from pretraining on real ones; with its baselines
     pretrained  on generated tasks: joint training that starts from pretraining, and fine-tuning of both
-    metaicl     meta-training to use the context, where the model is a decoder
+    metaicl     meta-training to use the context, where the model is a decoder that writes
 
 Pretraining (--pretrain) is a language model of the config's sizes on the raw texts of the training tasks: generated
 ones, or FOLDER/NAME/corpus.jsonl of prepare_tasks.py. A seed changes the tasks of training, validation and test, the
@@ -63,6 +65,10 @@ def config_of(name: str, seed: int, settings: list[str], data: Path | None) -> f
     return from_dict(values)
 
 
+def classifies(config: fsj.Config) -> bool:
+    return config.application == "text_classification"
+
+
 def pretrained(config: fsj.Config, given: Path, where: Path) -> fsj.Config:
     """The same config starting from a model of its sizes, pretrained on the texts of its training tasks."""
     base = read_config(given, PretrainConfig)
@@ -75,7 +81,7 @@ def pretrained(config: fsj.Config, given: Path, where: Path) -> fsj.Config:
     stage = dataclasses.replace(
         base,
         seed=config.seed,
-        objective=OBJECTIVES[config.model.architecture],
+        objective="masked_lm" if classifies(config) else OBJECTIVES[config.model.architecture],
         corpus=corpus,
         tokenizer=dataclasses.replace(base.tokenizer, **words),
         model=dataclasses.replace(base.model, **sizes),
@@ -106,7 +112,7 @@ def run(name: str, seed: int, arguments: argparse.Namespace) -> None:
     variants = {LEARNER: config}
     if generated:
         variants[PRETRAINED] = joint(config)
-    if config.model.architecture == "decoder":
+    if config.model.architecture == "decoder" and not classifies(config):
         variants[METAICL] = in_context(config)
     for variant in arguments.only or variants:
         key = f"{name}/{variant}/seed {seed}"
@@ -194,8 +200,8 @@ def main() -> None:
     parser.add_argument("--pretrain", type=Path, default=ROOT / "configs/pretrain_tasks.yaml", help="its config")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--only", nargs="+", choices=[LEARNER, PRETRAINED, METAICL], help="some of the runs")
-    parser.add_argument("--runs", type=Path, default=Path("runs/writing_tasks"))
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/writing_tasks.json")
+    parser.add_argument("--runs", type=Path, default=Path("runs/stages"))
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/stages.json")
     parser.add_argument("--set", nargs="*", default=[], help="settings of all runs, such as outer.steps=100")
     arguments = parser.parse_args()
     for name in arguments.configs:
