@@ -129,7 +129,9 @@ def run(name: str, seed: int, arguments: argparse.Namespace) -> None:
             chosen = pretrained(chosen, arguments.pretrain, where / "texts")
         evaluation = fsj.train(chosen, where / variant)
         seconds = json.loads((where / variant / "result.json").read_text(encoding="utf-8"))["seconds"]
-        results = {**load(arguments.output), key: {**evaluation.to_json(), "seconds": seconds, "set": arguments.set}}
+        result = {**evaluation.to_json(), "seconds": seconds, "set": arguments.set}
+        result.pop("confusion", None)  # of many classes, which differ by seed
+        results = {**load(arguments.output), key: result}
         arguments.output.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n", encoding="utf-8")
 
 

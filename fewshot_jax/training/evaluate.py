@@ -65,10 +65,10 @@ class Confusion(NamedTuple):
     counts: np.ndarray
     asked: np.ndarray
 
-    def entries(self) -> list[tuple[str, str, int]]:
-        """The counts that are not zero: class, what it was labelled as, how often."""
-        found = zip(*np.nonzero(self.counts), strict=True)
-        return [(self.classes[i], self.classes[j], int(self.counts[i, j])) for i, j in found]
+    def to_json(self) -> dict[str, dict[str, int]]:
+        """The counts that are not zero: for each class, how often it was labelled as what."""
+        rows = zip(self.classes, self.counts, strict=True)
+        return {name: {self.classes[j]: int(row[j]) for j in np.flatnonzero(row)} for name, row in rows if row.any()}
 
     def worst(self, most: int = 3, least: int = 10) -> list[tuple[str, str, float]]:
         """The pairs most often taken one for the other: class, what it was labelled as, and in which share of its
@@ -128,7 +128,7 @@ class Evaluation(NamedTuple):
         def plain(rows: dict[str, dict[int, Any]]) -> dict[str, dict[str, Any]]:
             return {name: {str(shots): finite(value) for shots, value in row.items()} for name, row in rows.items()}
 
-        confusion = {str(shots): list(map(list, one.entries())) for shots, one in self.confusion.items()}
+        confusion = {str(shots): one.to_json() for shots, one in self.confusion.items()}
         return {
             "run": self.run,
             "learner": self.learner,

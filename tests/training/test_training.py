@@ -329,7 +329,13 @@ def test_the_confusion_of_the_classes_is_that_of_the_accuracy(finished):
     for label, other, share in confusion.worst(least=1):
         i, j = (confusion.classes.index(name) for name in (label, other))
         assert label != other and share == counts[i, j] / confusion.asked[i, j] > 0
-    assert sum(count for _, _, count in evaluation.to_json()["confusion"]["1"]) == counts.sum()
+    plain = evaluation.to_json()["confusion"]["1"]
+    assert all(
+        counts[confusion.classes.index(label), confusion.classes.index(other)] == count > 0
+        for label, row in plain.items()
+        for other, count in row.items()
+    )
+    assert sum(count for row in plain.values() for count in row.values()) == counts.sum()
 
 
 def test_the_evaluation_of_an_unfinished_run_says_so(stopped, tmp_path):
