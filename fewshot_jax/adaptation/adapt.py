@@ -8,8 +8,10 @@ import jax
 import numpy as np
 
 from fewshot_jax.adaptation.classifier import Classifier
-from fewshot_jax.adaptation.label_scorer import adapt_label_scorer
+from fewshot_jax.adaptation.readers import HeadReader, NameReader
 from fewshot_jax.adaptation.writer import Writer, adapt_writer
+from fewshot_jax.applications.label_scoring import one_task
+from fewshot_jax.applications.language_model import language_model
 from fewshot_jax.applications.text_classification import (
     TOKENIZER,
     encode_for,
@@ -17,6 +19,7 @@ from fewshot_jax.applications.text_classification import (
     text_functions,
     with_label_names,
 )
+from fewshot_jax.applications.writing import writing_functions
 from fewshot_jax.config import WRITES, Config
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.loader import bucket, text_batch
@@ -74,7 +77,7 @@ def adapt(run_dir: str | Path, records: Sequence[Record] | Sequence[Example]) ->
     if len(labels := {record.label for record in labelled}) < 2:
         raise UserError(f"the examples have one label only ('{labels.pop()}'): a classifier needs at least two")
     if config.kind == "label_scoring":
-        return adapt_label_scorer(run, config, labelled)
+        return _label_scorer(run, config, labelled)
     return _classifier(run, config, labelled)
 
 
@@ -98,7 +101,24 @@ def _classifier(run: RunDirectory, config: Config, records: Sequence[Record]) ->
         "label": np.concatenate([data.label, names]),
         "mask": np.ones(len(texts), bool),
     }
-    functions = text_functions(config, **given, ways=len(data.classes), training=False)
-    learner = build_learner(functions, config, training=False)
+    reader = HeadReader(config, tokenizer, len(data.classes), pretrained)
+    learner = build_learner(reader.functions, config, training=False)
     adapted = jax.jit(learner.adapt)(meta_params, support, run_keys(config.seed).evaluation)
-    return Classifier(jax.device_get(adapted), data.classes, tokenizer, config, pretrained)
+    return Classifier(jax.device_get(adapted), data.classes, config, reader)
+
+
+def _label_scorer(run: RunDirectory, config: Config, records: Sequence[Record]) -> Classifier:
+    model, data = language_model(config, texts=list, saved=run.path, weights=False), text_split(records)
+    reader = NameReader(config, model, data.classes)
+    read: dict[tuple[int, ...], str] = {}
+    for label, ids in zip(data.classes, reader.names, strict=True):
+        if (other := read.setdefault(tuple(ids), label)) != label:
+            raise UserError(
+                f"the labels '{other}' and '{label}' are the same tokens to the model, which tells classes by their "
+                "names alone; rename one (unknown words are all alike, and long names are cut)"
+            )
+    meta_params = restore_best_of(run, writing_functions(config, model, training=True))
+    support = one_task(model.codec, model.codec.sources(data.texts), reader.names, data.label)
+    learner = build_learner(reader.functions, config, training=False)
+    adapted = jax.jit(learner.adapt)(meta_params, support, run_keys(config.seed).evaluation)
+    return Classifier(jax.device_get(adapted), data.classes, config, reader)

@@ -68,7 +68,8 @@ def run(arguments: Sequence[str]) -> None:
     assert isinstance(classifier, Classifier)
     _tell_unfinished(parsed.model)
     texts = [record.text for record in records]
-    if (unknown := unknown_share(classifier.tokenizer, texts)) > MUCH_UNKNOWN:
+    names = classifier.labels if classifier.config.kind == "label_scoring" else []  # which are read too
+    if (unknown := unknown_share(classifier.reader.tokenizer, [*texts, *names])) > MUCH_UNKNOWN:
         print(
             f"warning: the tokenizer of {parsed.model} knows {1 - unknown:.0%} of the words of these texts: expect "
             "little, and train a run on texts like yours",

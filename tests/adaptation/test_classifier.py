@@ -122,7 +122,7 @@ def test_a_thousand_texts_compile_once_for_each_length(run, records, monkeypatch
         check_batch(batch)
 
     monkeypatch.setattr(text_classification, "check_batch", counted)
-    classifier = type(classifier)(classifier.adapted, classifier.labels, classifier.tokenizer, classifier.config)
+    classifier = type(classifier)(classifier.adapted, classifier.labels, classifier.config, classifier.reader)
     assert len(classifier.predict([SHORT] * 500 + [LONG] * 500)) == 1000
     assert sorted(traces) == [(256, 6), (256, 12)]
     for count in (1, 7, 300):
