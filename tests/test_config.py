@@ -99,7 +99,14 @@ OTHER = {
         "tasks": 8,
         "at_end": False,
     },
-    "baselines": {"fine_tuning": False, "multi_task": False, "rates": [0.5], "steps": 3, "episodes": 7},
+    "baselines": {
+        "fine_tuning": False,
+        "multi_task": False,
+        "in_context": False,
+        "rates": [0.5],
+        "steps": 3,
+        "episodes": 7,
+    },
 }
 # What a config of texts may not set.
 IMAGES = {

@@ -89,6 +89,7 @@ class BaselineConfig:
         fine_tuning: fine-tune the untrained model on the support set of each test episode.
         multi_task: train the same model jointly on all training classes, on the items of as many episodes
             as the learner saw, into RUN/multi_task; then fine-tune it in the same way.
+        in_context: the support set in the context of a decoder, which takes memory and time as its length squared.
         rates: rates to choose from.
         steps: most steps.
         episodes: validation episodes for each choice.
@@ -96,6 +97,7 @@ class BaselineConfig:
 
     fine_tuning: bool = True
     multi_task: bool = True
+    in_context: bool = True
     rates: tuple[float, ...] = (0.001, 0.003, 0.01)
     steps: int = 20
     episodes: int = 60

@@ -427,7 +427,7 @@ def _beginnings(bench: _Bench, initial: MetaParams) -> dict[str, MetaParams]:
 
 def _in_context(bench: _Bench, starts: dict[str, MetaParams], wanted: Sequence[int], quiet: bool) -> dict[str, Row]:
     """A start that reads the support set before each query, where the model reads examples; nothing adapts."""
-    if bench.functions.join_fn is None:
+    if bench.functions.join_fn is None or not bench.config.baselines.in_context:
         return {}
     learner = bench.learner("metaicl")
     rows = {f"{name}, {IN_CONTEXT}": start for name, start in starts.items() if name != UNTRAINED}
