@@ -79,8 +79,8 @@ def print_evaluation(evaluations: Sequence[Evaluation]) -> None:
             pairs = [f"{label} as {other} {share:.1%}" for label, other, share in confusion.worst()]
             if pairs:
                 of_run = f", {evaluation.run}" if len(evaluations) > 1 else ""
-                what = "; ".join(pairs)
-                console.print(f"most often confused, {k}-shot{of_run}: {what}", highlight=False, markup=False)
+                told = "; ".join(pairs)
+                console.print(f"most often confused, {k}-shot{of_run}: {told}", highlight=False, markup=False)
     for name, text in first.signatures().items():
         console.print(f"{name}: {text}", highlight=False)
     console.print(f"{first.episodes} episodes of {what}\ncheckpoints: {steps}", highlight=False)
