@@ -215,14 +215,26 @@ def test_one_task_is_batched_as_an_episode_is():
             np.testing.assert_array_equal(leaf, side[name][0], err_msg=name)
 
 
-@pytest.mark.parametrize("learner", [{"name": "maml", "gradient": "reverse"}, {"name": "metaicl", "channel": True}])
-def test_a_run_adapts_to_a_file_of_other_classes(learner, tmp_path, capsys):
-    train(from_dict({**SMALL, "learner": learner}), tmp_path / "run", quiet=True)
+@pytest.fixture(scope="module")
+def in_context(tmp_path_factory):
+    """A run of metaicl in the channel form."""
+    path = tmp_path_factory.mktemp("in_context") / "run"
+    train(from_dict({**SMALL, "learner": {"name": "metaicl", "channel": True}}), path, quiet=True)
+    return path
+
+
+@pytest.mark.slow
+def test_a_run_with_an_inner_loop_adapts_too(tmp_path, capsys):
+    train(from_dict({**SMALL, "learner": {"name": "maml", "gradient": "reverse"}}), tmp_path / "run", quiet=True)
+    test_a_run_adapts_to_a_file_of_other_classes(tmp_path / "run", tmp_path, capsys)
+
+
+def test_a_run_adapts_to_a_file_of_other_classes(in_context, tmp_path, capsys):
     rows = "".join(f"{text},{label}\n" for label in ("refund", "call_me") for text in ("please pay", "just open it"))
     (tmp_path / "data.csv").write_text("text,label\n" + rows, encoding="utf-8")
     (tmp_path / "new.txt").write_text("please open it\npay\n", encoding="utf-8")
     made, output = tmp_path / "model", tmp_path / "out.jsonl"
-    assert main(["adapt", str(tmp_path / "run"), "--data", str(tmp_path / "data.csv"), "--output", str(made)]) == 0
+    assert main(["adapt", str(in_context), "--data", str(tmp_path / "data.csv"), "--output", str(made)]) == 0
     assert "4 examples of 2 classes" in capsys.readouterr().out
     assert main(["predict", str(made), "--input", str(tmp_path / "new.txt"), "--output", str(output)]) == 0
     predicted = [json.loads(line) for line in output.read_text().splitlines()]
@@ -233,7 +245,6 @@ def test_a_run_adapts_to_a_file_of_other_classes(learner, tmp_path, capsys):
     np.testing.assert_allclose(one[0], many[0], rtol=1e-5)
 
 
-def test_two_classes_that_read_alike_cannot_be_told_apart(tmp_path):
-    train(from_dict({**SMALL, "learner": {"name": "metaicl"}}), tmp_path / "run", quiet=True)
+def test_two_classes_that_read_alike_cannot_be_told_apart(in_context):
     with pytest.raises(UserError, match="the labels 'call-me' and 'call_me' are the same tokens"):
-        adapt(tmp_path / "run", [Record("a", "call_me"), Record("b", "call-me")])
+        adapt(in_context, [Record("a", "call_me"), Record("b", "call-me")])
