@@ -216,7 +216,7 @@ def test_one_task_is_batched_as_an_episode_is():
 
 
 @pytest.fixture(scope="module")
-def in_context(tmp_path_factory):
+def channel_run(tmp_path_factory):
     """A run of metaicl in the channel form."""
     path = tmp_path_factory.mktemp("in_context") / "run"
     train(from_dict({**SMALL, "learner": {"name": "metaicl", "channel": True}}), path, quiet=True)
@@ -229,12 +229,12 @@ def test_a_run_with_an_inner_loop_adapts_too(tmp_path, capsys):
     test_a_run_adapts_to_a_file_of_other_classes(tmp_path / "run", tmp_path, capsys)
 
 
-def test_a_run_adapts_to_a_file_of_other_classes(in_context, tmp_path, capsys):
+def test_a_run_adapts_to_a_file_of_other_classes(channel_run, tmp_path, capsys):
     rows = "".join(f"{text},{label}\n" for label in ("refund", "call_me") for text in ("please pay", "just open it"))
     (tmp_path / "data.csv").write_text("text,label\n" + rows, encoding="utf-8")
     (tmp_path / "new.txt").write_text("please open it\npay\n", encoding="utf-8")
     made, output = tmp_path / "model", tmp_path / "out.jsonl"
-    assert main(["adapt", str(in_context), "--data", str(tmp_path / "data.csv"), "--output", str(made)]) == 0
+    assert main(["adapt", str(channel_run), "--data", str(tmp_path / "data.csv"), "--output", str(made)]) == 0
     assert "4 examples of 2 classes" in capsys.readouterr().out
     assert main(["predict", str(made), "--input", str(tmp_path / "new.txt"), "--output", str(output)]) == 0
     predicted = [json.loads(line) for line in output.read_text().splitlines()]
@@ -245,6 +245,6 @@ def test_a_run_adapts_to_a_file_of_other_classes(in_context, tmp_path, capsys):
     np.testing.assert_allclose(one[0], many[0], rtol=1e-5)
 
 
-def test_two_classes_that_read_alike_cannot_be_told_apart(in_context):
+def test_two_classes_that_read_alike_cannot_be_told_apart(channel_run):
     with pytest.raises(UserError, match="the labels 'call-me' and 'call_me' are the same tokens"):
-        adapt(in_context, [Record("a", "call_me"), Record("b", "call-me")])
+        adapt(channel_run, [Record("a", "call_me"), Record("b", "call-me")])
