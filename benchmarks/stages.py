@@ -141,10 +141,19 @@ Rows = dict[str, dict[str, Estimate]]  # by row and number of shots
 def rows_of(result: dict, score: str) -> Rows:
     """The rows of one score."""
     rows = result[score] if score in result else result["more"].get(score, {"scores": {}})["scores"]
-    return {
-        row: {k: Estimate(*(math.nan if v is None else v for v in value.values())) for k, value in of.items()}
-        for row, of in rows.items()
-    }
+    return {row: estimates(of) for row, of in rows.items()}
+
+
+def estimates(of: dict) -> dict[str, Estimate]:
+    """Those of a row, by number of shots; null stands for what was not finite."""
+    return {k: Estimate(*(math.nan if v is None else v for v in value.values())) for k, value in of.items()}
+
+
+def gains_of(result: dict, score: str) -> Rows:
+    """The gains of one run over its own rows, paired by episode."""
+    own = score == result["score"].replace(" ", "_")
+    gains = result["gain"] if own else result["more"][score]["gain"]
+    return {row: estimates(of) for row, of in gains.items()}
 
 
 def joined(results: dict, name: str, seed: str, score: str) -> Rows:
@@ -179,6 +188,7 @@ def print_tables(results: dict) -> None:
         for score in (first["score"].replace(" ", "_"), *first["more"]):
             of_seeds = [joined(results, name, seed, score) for seed in seeds]
             own, shots = first["learner"], list(next(iter(of_seeds[0].values())))
+            paired = gains_of(first, score) if len(seeds) == 1 else {}  # by episode, then
             body, gains = [], []
             for row in dict.fromkeys(row for rows in of_seeds for row in rows):
                 having = [rows for rows in of_seeds if row in rows]
@@ -186,7 +196,9 @@ def print_tables(results: dict) -> None:
                 body.append(
                     [row + note, *(over_seeds([rows[row][k] for rows in having]).text(percent=False) for k in shots)]
                 )
-                if row != own and len(having) > 1:
+                if row in paired:
+                    gains.append([f"{own} - {row}", *(paired[row][k].text(percent=False, sign=True) for k in shots)])
+                elif row != own and len(having) > 1:
                     differences = [[rows[own][k].mean - rows[row][k].mean for rows in having] for k in shots]
                     texts = [estimate(values).text(percent=False, sign=True) for values in differences]
                     gains.append([f"{own} - {row}{note}", *texts])
