@@ -28,6 +28,7 @@ def run(name, path, *arguments):
     return done.stdout, record["results"]
 
 
+@pytest.mark.slow
 def test_strategies(tmp_path):
     printed, rows = run("strategies", tmp_path / "out.json", "--picture", str(tmp_path / "front.png"))
     assert [row["strategy"] for row in rows] == ["first order", "reverse", "mixed (default)"]
@@ -40,12 +41,14 @@ def test_strategies(tmp_path):
     assert (tmp_path / "front.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_scaling(tmp_path):
     _, rows = run("scaling", tmp_path / "out.json")
     assert [(row["varied"], row[row["varied"]]) for row in rows] == [("steps", 1), ("devices", 2)]
     assert all(row["temporary_bytes"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_compile_time(tmp_path):
     _, rows = run("compile_time", tmp_path / "out.json")
     assert [(row["layers"], row["cache"]) for row in rows] == [(1, "cold"), (1, "cached")]

@@ -65,9 +65,17 @@ def test_the_table_the_config_and_the_public_functions_have_the_same_learners():
     assert {*SECOND_ORDER, *WITHOUT_A_LOOP} < LEARNERS.keys()
 
 
+TRIED = ("maml", "maml_plus_plus", "protonet")  # in every run of the suite: a loop, learned rates, no loop
+
+
 @pytest.mark.parametrize(
-    "name", [name for name in LEARNERS if name != "metaicl"]
-)  # which is tried where texts are written
+    "name",
+    [
+        name if name in TRIED else pytest.param(name, marks=pytest.mark.slow)
+        for name in LEARNERS
+        if name != "metaicl"  # which is tried where texts are written
+    ],
+)
 def test_a_run_of_each_trains_and_adapts(name, tmp_path):
     fsj.train(config_of(name), tmp_path / "run", quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
