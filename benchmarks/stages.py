@@ -40,6 +40,7 @@ from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.training.loop import multi_task_of
 
 ROOT = Path(__file__).parents[1]
+REAL = ("lafand_mt", "multi30k", "sgd", "xquad")  # configs of files
 LEARNER, PRETRAINED, METAICL = "learner", "pretrained", "metaicl"
 OBJECTIVES: dict[str, Objective] = {
     "decoder": "causal_lm",
@@ -218,9 +219,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/stages.json")
     parser.add_argument("--set", nargs="*", default=[], help="settings of all runs, such as outer.steps=100")
     arguments = parser.parse_args()
-    for name in arguments.configs:
-        for seed in arguments.seeds:
-            run(name, seed, arguments)
+    try:
+        for name in arguments.configs:
+            if config_of(name, 0, [], arguments.data).data.path is None and name in REAL:
+                parser.error(f"{name}: give --data, the folder that holds the files of prepare_tasks.py")
+            for seed in arguments.seeds:
+                run(name, seed, arguments)
+    except fsj.UserError as error:
+        parser.error(str(error))
     print_tables(load(arguments.output))
 
 

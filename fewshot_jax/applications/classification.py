@@ -265,7 +265,7 @@ def data_files(config: DataConfig) -> list[Path]:
         UserError: there is no path, or nothing there.
     """
     if config.path is None:
-        raise UserError("data.path: the source 'files' needs a file or a folder; give --data.path PATH")
+        raise UserError(f"data.path: the source '{config.source}' needs a file or a folder; give --data.path PATH")
     path = Path(config.path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; see data.path")
