@@ -141,20 +141,20 @@ Rows = dict[str, dict[str, Estimate]]  # by row and number of shots
 
 def rows_of(result: dict, score: str) -> Rows:
     """The rows of one score."""
-    rows = result[score] if score in result else result["more"].get(score, {"scores": {}})["scores"]
-    return {row: estimates(of) for row, of in rows.items()}
-
-
-def estimates(of: dict) -> dict[str, Estimate]:
-    """Those of a row, by number of shots; null stands for what was not finite."""
-    return {k: Estimate(*(math.nan if v is None else v for v in value.values())) for k, value in of.items()}
+    return estimates(result[score] if score in result else result["more"].get(score, {"scores": {}})["scores"])
 
 
 def gains_of(result: dict, score: str) -> Rows:
     """The gains of one run over its own rows, paired by episode."""
-    own = score == result["score"].replace(" ", "_")
-    gains = result["gain"] if own else result["more"][score]["gain"]
-    return {row: estimates(of) for row, of in gains.items()}
+    return estimates(result["gain"] if score in result else result["more"][score]["gain"])
+
+
+def estimates(rows: dict) -> Rows:
+    """Rows as they stand in the file, where null stands for what was not finite."""
+    return {
+        row: {k: Estimate(*(math.nan if v is None else v for v in value.values())) for k, value in of.items()}
+        for row, of in rows.items()
+    }
 
 
 def joined(results: dict, name: str, seed: str, score: str) -> Rows:

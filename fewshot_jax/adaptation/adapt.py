@@ -8,13 +8,12 @@ import jax
 import numpy as np
 
 from fewshot_jax.adaptation.classifier import Classifier
-from fewshot_jax.adaptation.readers import HeadReader, NameReader
+from fewshot_jax.adaptation.readers import HeadReader, NameReader, Reader
 from fewshot_jax.adaptation.writer import Writer, adapt_writer
 from fewshot_jax.applications.label_scoring import one_task
 from fewshot_jax.applications.language_model import language_model
 from fewshot_jax.applications.text_classification import (
     TOKENIZER,
-    encode_for,
     pretrained_encoder,
     text_functions,
     with_label_names,
@@ -22,7 +21,6 @@ from fewshot_jax.applications.text_classification import (
 from fewshot_jax.applications.writing import writing_functions
 from fewshot_jax.config import WRITES, Config
 from fewshot_jax.data.examples import Example
-from fewshot_jax.data.loader import bucket, text_batch
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import text_split
 from fewshot_jax.data.tokenization import load_tokenizer
@@ -31,6 +29,7 @@ from fewshot_jax.training.evaluate import restore_best_of
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.training.state import run_keys
+from fewshot_jax.types import Batch, MetaParams
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -93,18 +92,14 @@ def _classifier(run: RunDirectory, config: Config, records: Sequence[Record]) ->
     trained = text_functions(config, **given, ways=config.episodes.ways, training=True)
     meta_params = restore_best_of(run, trained)
     texts = with_label_names(config, data)
-    encoded = encode_for(config, tokenizer, texts, pretrained)
-    length = bucket(int(encoded.lengths.max()), config.tokenizer.buckets)
     names = np.arange(len(texts) - len(data.texts), dtype=np.int32)
+    reader = HeadReader(config, tokenizer, len(data.classes), pretrained)
     support = {
-        **text_batch(encoded, np.arange(len(texts)), length),
+        **reader.batch(texts, len(texts)),
         "label": np.concatenate([data.label, names]),
         "mask": np.ones(len(texts), bool),
     }
-    reader = HeadReader(config, tokenizer, len(data.classes), pretrained)
-    learner = build_learner(reader.functions, config, training=False)
-    adapted = jax.jit(learner.adapt)(meta_params, support, run_keys(config.seed).evaluation)
-    return Classifier(jax.device_get(adapted), data.classes, config, reader)
+    return _adapted(meta_params, support, data.classes, config, reader)
 
 
 def _label_scorer(run: RunDirectory, config: Config, records: Sequence[Record]) -> Classifier:
@@ -119,6 +114,12 @@ def _label_scorer(run: RunDirectory, config: Config, records: Sequence[Record]) 
             )
     meta_params = restore_best_of(run, writing_functions(config, model, training=True))
     support = one_task(model.codec, model.codec.sources(data.texts), reader.names, data.label)
+    return _adapted(meta_params, support, data.classes, config, reader)
+
+
+def _adapted(
+    meta_params: MetaParams, support: Batch, labels: Sequence[str], config: Config, reader: Reader
+) -> Classifier:
     learner = build_learner(reader.functions, config, training=False)
     adapted = jax.jit(learner.adapt)(meta_params, support, run_keys(config.seed).evaluation)
-    return Classifier(jax.device_get(adapted), data.classes, config, reader)
+    return Classifier(jax.device_get(adapted), labels, config, reader)

@@ -128,6 +128,7 @@ class Evaluation(NamedTuple):
         def plain(rows: dict[str, dict[int, Any]]) -> dict[str, dict[str, Any]]:
             return {name: {str(shots): finite(value) for shots, value in row.items()} for name, row in rows.items()}
 
+        signed = self.signatures()
         confusion = {str(shots): one.to_json() for shots, one in self.confusion.items()}
         return {
             "run": self.run,
@@ -146,7 +147,7 @@ class Evaluation(NamedTuple):
             "checkpoint_step": self.step,
             "finished": self.finished,
             **({"confusion": confusion} if confusion else {}),
-            **({"signatures": self.signatures()} if self.signatures() else {}),
+            **({"signatures": signed} if signed else {}),
             **versions(),
         }
 

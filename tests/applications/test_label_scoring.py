@@ -21,6 +21,7 @@ from fewshot_jax.models.huggingface.fresh import new_model, new_params
 from fewshot_jax.training.evaluate import evaluate
 from fewshot_jax.training.loop import train
 
+TOKENIZER = {"kind": "word", "max_length": 16, "buckets": [16], "target_max_length": 8, "target_buckets": [8]}
 V, KEY = 23, jax.random.key(0)
 TEXTS = [[2, 7, 8, 3], [2, 11, 3], [2, 5, 6, 7, 3]]
 NAMES = [[13, 3], [14, 15, 3]]  # of different lengths
@@ -120,13 +121,7 @@ def test_it_is_trained_and_evaluated_like_any_classifier(learner, tmp_path):
         {
             "data": {"groups": 6, "texts_per_class": 6, "fractions": [0.34, 0.33, 0.33], "split_by": "group"},
             "episodes": {"ways": 3, "shots": 1, "queries": 1, "within_group": True},
-            "tokenizer": {
-                "kind": "word",
-                "max_length": 16,
-                "buckets": [16],
-                "target_max_length": 8,
-                "target_buckets": [8],
-            },
+            "tokenizer": TOKENIZER,
             "model": {"classifier": "label_names", "width": 8, "layers": 1, "heads": 2, "mlp_width": 8},
             "learner": {**learner, "task_chunk": 1},
             "inner": {"steps": 1},
@@ -152,13 +147,7 @@ def test_an_episode_shows_the_names_of_its_own_classes():
     config = from_dict(
         {
             "data": {"groups": 6, "texts_per_class": 12, "fractions": [0.34, 0.33, 0.33], "split_by": "group"},
-            "tokenizer": {
-                "kind": "word",
-                "max_length": 16,
-                "buckets": [16],
-                "target_max_length": 8,
-                "target_buckets": [8],
-            },
+            "tokenizer": TOKENIZER,
             "episodes": {"ways": 3, "shots": 2, "queries": 2},
             "model": {"classifier": "label_names"},
             "evaluation": {"ways": 3, "shots": [1]},
@@ -175,13 +164,7 @@ def test_an_episode_shows_the_names_of_its_own_classes():
 
 SMALL = {
     "data": {"groups": 8, "texts_per_class": 6},
-    "tokenizer": {
-        "kind": "word",
-        "max_length": 16,
-        "buckets": [16],
-        "target_max_length": 8,
-        "target_buckets": [8],
-    },
+    "tokenizer": TOKENIZER,
     "episodes": {"ways": 3, "shots": 2, "queries": 2},
     "model": {"classifier": "label_names", "width": 16, "layers": 1, "heads": 2, "mlp_width": 16},
     "inner": {"steps": 1},
