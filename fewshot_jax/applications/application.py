@@ -53,12 +53,14 @@ class Score(NamedTuple):
         of: ``(outputs, episode) -> scalar``, for one task.
         larger_is_better: the direction in which a checkpoint is chosen.
         percent: a share, printed in percent.
+        exponential: the name of e to the power of its mean, shown as well; None for no such row.
     """
 
     name: str
     of: Callable[[PyTree, Episode], jax.Array]
     larger_is_better: bool = True
     percent: bool = True
+    exponential: str | None = None
 
     @property
     def metric(self) -> str:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fewshot_jax.applications.application import Score
 from fewshot_jax.applications.language_model import LanguageModel
+from fewshot_jax.applications.text_to_text import EXACT, NATS
 from fewshot_jax.applications.writing import Writing
 from fewshot_jax.config import Config
 from fewshot_jax.data.dialogues import ASSISTANT, Turn, marked, read_dialogues, replies
@@ -24,6 +26,8 @@ class Dialogue(Writing):
     """
 
     world: ClassVar[World] = staticmethod(WORLDS["dialogue"])
+    score: ClassVar[Score] = NATS._replace(exponential="perplexity")
+    scores: ClassVar[tuple[Score, ...]] = (score, EXACT)
     keep_end: ClassVar[bool] = True
     chat: ClassVar[bool] = True
     apart: ClassVar[bool] = True  # of one dialogue, a later turn tells the reply to an earlier one

@@ -5,7 +5,8 @@ from typing import Any
 
 from fewshot_jax.evaluation.baselines import CHANCE
 from fewshot_jax.evaluation.statistics import Estimate
-from fewshot_jax.training.evaluate import MULTI_TASK, PRETRAINED, UNTRAINED, Evaluation, Measured
+from fewshot_jax.training.results import Evaluation, Measured
+from fewshot_jax.training.rows import MULTI_TASK, PRETRAINED, UNTRAINED
 
 _OF_A_RUN = (UNTRAINED, PRETRAINED, MULTI_TASK)  # what the floors start from that depend on the run's model
 

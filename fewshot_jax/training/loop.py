@@ -16,11 +16,12 @@ from fewshot_jax.config_file import read_config, to_dict
 from fewshot_jax.data.loader import prefetch
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
-from fewshot_jax.training.evaluate import Evaluation, evaluate
+from fewshot_jax.training.evaluate import evaluate_application
 from fewshot_jax.training.fit import Fit, even_mesh, fit
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.learning_curve import learning_curve
 from fewshot_jax.training.plan import planned
+from fewshot_jax.training.results import Evaluation
 from fewshot_jax.training.run_directory import RunDirectory, resolve
 from fewshot_jax.training.state import initial_state, learning_rate, outer_optimizer, run_keys
 from fewshot_jax.training.step import make_step
@@ -51,30 +52,24 @@ def train(config: Config | str | Path, run_dir: str | Path, *, quiet: bool = Fal
     beside = config.baselines.multi_task and config.evaluation.at_end and config.learner.name != "multi_task"
     if beside:
         run.multi_task().check_startable(multi_task_of(config))
-    if run.resumable() and run.result() is not None:
-        if not quiet:
-            print(f"{run.path}: the training of this run is finished", file=sys.stderr)
-    else:
-        application = build_application(config, run.path if run.resumable() else None)
+    application = build_application(config, run.path if run.resumable() else None)
+    if run.resumable():
+        run.check_data(application)
+    if run.result() is None or not run.resumable():
         _check_traceable(application)
         if beside:
             _check_traceable(application.with_config(multi_task_of(config)))
-        if run.resumable():
-            run.check_data(application)
-        else:
-            if config.learner.plan:
-                config = planned(application, quiet=quiet)
-                application = application.with_config(config)
-            run.start(application)
-        _train(application, run, quiet)
+        if config.learner.plan and not run.resumable():
+            application = application.with_config(planned(application, quiet=quiet))
+    _train(application, run, quiet)
     if beside:
         if not quiet:
             print("the multi-task baseline, trained on as many items:", file=sys.stderr)
-        train(multi_task_of(config), run.multi_task().path, quiet=quiet)
+        _train(application.with_config(multi_task_of(application.config)), run.multi_task(), quiet)
     if not config.evaluation.at_end:
         return None
-    run.update(config)
-    return evaluate(run_dir, quiet=quiet)
+    run.update(application.config)
+    return evaluate_application(application.with_config(run.config()), run, quiet=quiet)
 
 
 def multi_task_of(config: Config) -> Config:
@@ -119,6 +114,13 @@ def _check_traceable(application: Application) -> None:
 
 
 def _train(application: Application, run: RunDirectory, quiet: bool) -> None:
+    """Start a run, or go on with it, where it is not finished."""
+    if not run.resumable():
+        run.start(application)
+    elif run.result() is not None:
+        if not quiet:
+            print(f"{run.path}: the training of this run is finished", file=sys.stderr)
+        return
     config, score = application.config, application.score
     steps, tasks = config.outer.steps, config.outer.tasks
     mesh = even_mesh(tasks, "outer.tasks", quiet=quiet)

@@ -198,6 +198,15 @@ def test_too_long_texts_are_cut_and_counted_or_refused(tmp_path, capsys):
         build_application(refusing)
 
 
+def test_a_run_reads_its_data_once_for_training_the_baseline_and_the_evaluation(tmp_path, capsys):
+    rows = [{**row, "source": row["source"] + " and more" * 20} for row in PAIRS]
+    made = files(tmp_path, rows)
+    made = dataclasses.replace(made, baselines=dataclasses.replace(made.baselines, multi_task=True))
+    evaluation = loop.train(made, tmp_path / "run", quiet=True)
+    assert "multi-task, fine-tuned" in evaluation.scores
+    assert capsys.readouterr().err.count("train split") == 1
+
+
 def dialogues(count):
     """Dialogues of three replies, of two tasks."""
     return [

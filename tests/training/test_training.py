@@ -212,7 +212,7 @@ def test_the_same_seed_gives_the_same_run(finished, tmp_path):
 def test_a_finished_run_is_not_trained_again(finished, tmp_path, monkeypatch):
     run = copy(finished[0], tmp_path / "run")
     before = contents(run.path)
-    monkeypatch.setattr(loop, "_train", None)
+    monkeypatch.setattr(loop, "fit", None)
     assert fsj.train(CONFIG, run.path, quiet=True) is None
     assert contents(run.path) == before
 
@@ -513,7 +513,7 @@ def test_a_start_that_failed_can_be_corrected_in_the_same_directory(tmp_path, le
 def test_a_planned_run_stores_its_strategy_and_resumes_with_it_without_planning_again(tmp_path, monkeypatch, capsys):
     strategies = (Strategy("mixed", "carry", "boundary", 1),)
     monkeypatch.setattr("fewshot_jax.training.plan.STRATEGIES", strategies)
-    monkeypatch.setattr(loop, "evaluate", lambda *arguments, **keywords: None)
+    monkeypatch.setattr(loop, "evaluate_application", lambda *arguments, **keywords: None)
     config = changed(
         learner={"plan": True, "memory_budget": 1000.0}, evaluation={"at_end": True}, baselines={"multi_task": True}
     )

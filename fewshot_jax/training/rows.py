@@ -1,0 +1,193 @@
+"""The rows of an evaluation's table: the learner, and what stands beside it on the same episodes."""
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from fewshot_jax.applications.application import Application, Functions, Stream, evaluation_steps
+from fewshot_jax.applications.classification import JOINT, ClassApplication, confusion_of_episode
+from fewshot_jax.data.tasks import Drawn
+from fewshot_jax.evaluation.confusion import Confusion
+from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes, judge_by
+from fewshot_jax.evaluation.tuning import Choice, Tuning, adapted, fine_tuned
+from fewshot_jax.evaluation.written import JUDGES, judge_written
+from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.state import run_keys
+from fewshot_jax.types import Episode, MetaLearner, MetaParams, PyTree
+
+UNTRAINED, PRETRAINED, MULTI_TASK = "untrained", "pretrained", "multi-task"  # where the rows beside start from
+PROTOTYPES, FINE_TUNED, IN_CONTEXT, TUNED = "prototypes", "fine-tuned", "in context", "tuned"
+Row = Callable[[int], dict[str, np.ndarray]]  # shots -> scores [episodes] by name
+
+
+class Bench:
+    """What all rows of a table share: the application, the episodes, the key.
+
+    Attributes:
+        choices: the last choice of each row whose loop is chosen.
+        of_texts: the scores of written texts, where some are written.
+        confusion: of the run's own row, where there are classes, at each number of shots.
+        at_edge: the rows and numbers of shots whose choice stands at the edge of what was tried.
+    """
+
+    def __init__(self, application: Application, episodes: int):
+        self.application, self.config = application, application.config
+        self.functions = application.functions(training=False)
+        self.judge = judge_by(application.scores)
+        self._writes = self.config.evaluation.write and self.functions.write_fn is not None
+        self.of_texts = JUDGES[self.config.application][0] if self._writes else ()
+        self.choices: dict[str, Choice] = {}
+        self.streams = functools.cache(self._streams)  # the same for all rows
+        self._tasks = functools.cache(self._drawn)
+        self.at_edge: list[str] = []
+        self.confusion: dict[int, Confusion] = {}
+        self._episodes = episodes
+        self._common: dict[str, Any] = {
+            "tasks": self.config.evaluation.tasks,
+            "rng": run_keys(self.config.seed).evaluation,
+        }
+
+    def judged_functions(self) -> Functions:
+        """Those of the table: with what is written, if something is."""
+        return self.functions._replace(output_fn=self.functions.write_fn) if self._writes else self.functions  # type: ignore[arg-type]
+
+    def learner(self, name: str | None = None) -> MetaLearner:
+        return build_learner(self.judged_functions(), self.config, training=False, name=name)
+
+    def with_texts(self, shots: int, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The scores of a row, those of its texts in the place of its ids."""
+        ids = values.pop("ids", None)
+        if ids is None:
+            return values
+        tasks, application = self._tasks(shots), cast(Any, self.application)
+        texts = [
+            application.texts_of(rows, [example.source for example in task.query], application.codec)
+            for rows, task in zip(ids, tasks, strict=True)
+        ]
+        return {**values, **judge_written(self.config.application, texts, tasks)}
+
+    def _drawn(self, shots: int) -> list[Drawn]:
+        """The test episodes as texts, of applications that write."""
+        sampler, tasks = self.application.sampler("test", shots), self.config.evaluation.tasks  # type: ignore[attr-defined]
+        return [sampler.task(*divmod(index, tasks)) for index in range(self._episodes)]
+
+    def row(
+        self, learner: MetaLearner, meta_params: MetaParams, inner_steps: int | None = None, *, own: bool = False
+    ) -> Row:
+        """A row of a learner; of the run's ``own``, where there are classes, with its confusion."""
+        application, chunk = self.application, self.config.learner.task_chunk
+        counted = own and isinstance(application, ClassApplication)
+
+        def judge(outputs: PyTree, episode: Episode) -> PyTree:
+            values = self.judge(outputs, episode)
+            return {**values, "confusion": confusion_of_episode(outputs, episode)} if counted else values
+
+        compiled = episode_scores(learner, judge, task_chunk=chunk, inner_steps=inner_steps)
+
+        def scores(shots: int) -> dict[str, np.ndarray]:
+            test = self.streams(shots)[1]
+            values = evaluate_episodes(compiled, meta_params, test, episodes=self._episodes, **self._common)
+            if isinstance(application, ClassApplication) and counted:
+                totals = application.confusion("test", shots, values.pop("confusion"))
+                self.confusion[shots] = Confusion(application.labels()["test"], *totals)
+            return self.with_texts(shots, values)
+
+        return scores
+
+    def _streams(self, shots: int) -> tuple[Stream, Stream]:
+        """The validation episodes, on which loops are chosen, and those of the table."""
+        test = self.application.stream("test", shots)  # first: what is wrong with it is what the user asked about
+        return self.application.stream("validation", shots), test
+
+    def tuned(self, name: str, meta_params: MetaParams, tuning: Tuning, episodes: int) -> Row:
+        """A row whose loop is chosen on so many validation episodes."""
+
+        def scores(shots: int) -> dict[str, np.ndarray]:
+            validation, test = self.streams(shots)
+            choice = tuning.choose(meta_params, validation, episodes=episodes, **self._common)
+            self.choices[name] = choice
+            if edge := tuning.at_edge(choice):
+                self.at_edge.append(f"{name}, {shots}-shot: {edge}")
+            values = tuning.scores(choice, meta_params, test, episodes=self._episodes, **self._common)
+            return self.with_texts(shots, values)
+
+        return scores
+
+
+def rows_of_learner(bench: Bench, meta_params: MetaParams) -> dict[str, Row]:
+    """The run's own rows: with its inner loop as trained, and with those that the config asks for beside it."""
+    name, learner, evaluation = bench.config.learner.name, bench.learner(), bench.config.evaluation
+    rows: dict[str, Row] = {name: bench.row(learner, meta_params, own=True)}
+    for steps in evaluation.inner_steps:
+        rows[f"{name}, {steps} step{'' if steps == 1 else 's'}"] = bench.row(learner, meta_params, steps)
+    if evaluation.tune_rates:
+        tuning = Tuning(
+            functools.partial(adapted, learner, rate=bench.config.inner.rate),
+            bench.application.score,
+            bench.judge,
+            rates=tuple(dict.fromkeys((1.0, *evaluation.tune_rates))),  # ties go to the loop of training
+            steps=sorted({*evaluation.tune_steps, max(1, evaluation_steps(bench.config))}),
+            task_chunk=bench.config.learner.task_chunk,
+        )
+        row = f"{name}, {TUNED}"
+        rows[row] = bench.tuned(row, meta_params, tuning, evaluation.validation_episodes)
+    return rows
+
+
+def starts_of(bench: Bench, initial: MetaParams) -> dict[str, MetaParams]:
+    """What the run started from, and where that was pretrained, parameters that know nothing."""
+    scratch = bench.functions.scratch_params
+    if scratch is None:
+        return {UNTRAINED: initial}
+    return {PRETRAINED: initial, UNTRAINED: {"params": scratch(run_keys(bench.config.seed).params)}}
+
+
+def rows_in_context(bench: Bench, starts: dict[str, MetaParams], wanted: Sequence[int], quiet: bool) -> dict[str, Row]:
+    """A start that reads the support set before each query, where the model reads examples; nothing adapts."""
+    if bench.functions.join_fn is None or not bench.config.baselines.in_context:
+        return {}
+    learner = bench.learner("metaicl")
+    rows = {f"{name}, {IN_CONTEXT}": start for name, start in starts.items() if name != UNTRAINED}
+    try:
+        for start in list(rows.values())[:1]:
+            episode = bench.streams(max(wanted))[1](0, 1)
+            jax.eval_shape(episode_scores(learner, bench.judge), start, episode, jax.random.key(0), 0)
+    except ValueError as error:  # more tokens than the model has positions for
+        if not quiet:
+            print(f"note: left out the rows '{IN_CONTEXT}' ({error})", file=sys.stderr)
+        return {}
+    return {name: bench.row(learner, start) for name, start in rows.items()}
+
+
+def rows_of_prototypes(bench: Bench, starts: dict[str, MetaParams]) -> dict[str, Row]:
+    """Prototypes of a frozen encoder, where there are classes."""
+    if bench.functions.embed_fn is None:
+        return {}
+    learner = bench.learner("protonet")
+    return {f"{name}, {PROTOTYPES}": bench.row(learner, start) for name, start in starts.items()}
+
+
+def fine_tuned_rows(bench: Bench, starts: dict[str, MetaParams]) -> dict[str, Row]:
+    """Fine-tuning of a start, on the parameters that all of them have: a head of joint training is left behind."""
+    baselines = bench.config.baselines
+    if not baselines.fine_tuning:
+        return {}
+    tuning = Tuning(
+        functools.partial(fine_tuned, bench.judged_functions()),
+        bench.application.score,
+        bench.judge,
+        rates=baselines.rates,
+        steps=range(1, baselines.steps + 1),
+        task_chunk=bench.config.learner.task_chunk,
+    )
+    shared = starts[UNTRAINED]["params"].keys() - {JOINT}
+    rows = {}
+    for start, meta_params in starts.items():
+        name = f"{start}, {FINE_TUNED}"
+        params = {part: meta_params["params"][part] for part in shared}
+        rows[name] = bench.tuned(name, {"params": params}, tuning, baselines.episodes)
+    return rows
