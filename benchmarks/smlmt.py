@@ -63,7 +63,10 @@ def main() -> None:
         for learner in arguments.learners:
             for source in ("books", "clinc150"):
                 name = f"{learner}, trained on {source}"
+                settings = {"steps": arguments.steps, "words": arguments.words}
                 if name in results:
+                    if results[name]["settings"] != settings:
+                        parser.error(f"{name}: is there with {results[name]['settings']}; give another --output")
                     continue
                 base = fsj.read_config(ROOT / "configs/clinc150_protonet.yaml")
                 config = dataclasses.replace(
@@ -86,7 +89,8 @@ def main() -> None:
                     baselines=dataclasses.replace(base.baselines, multi_task=False, fine_tuning=False),
                 )
                 evaluation = fsj.train(config, arguments.runs / name.replace(" ", "_"))
-                results[name] = evaluation.to_json()
+                results[name] = {**evaluation.to_json(), "settings": settings}
+                results[name].pop("confusion", None)
                 arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     body = {}
     for name, result in results.items():

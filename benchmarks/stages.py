@@ -10,7 +10,9 @@ judge the same test episodes:
 
     learner     the config's own, from scratch on generated tasks, from pretraining on real ones; with its baselines
     pretrained  on generated tasks: joint training that starts from pretraining, and fine-tuning of both
-    metaicl     meta-training to use the context, where the model is a decoder that writes
+    metaicl     meta-training to use the context, where the model is a decoder; for text classification a decoder
+                that scores the names of the classes, pretrained on the raw texts
+    channel     the same in the channel form, for text classification
 
 Pretraining (--pretrain) is a language model of the config's sizes on the raw texts of the training tasks: generated
 ones, or FOLDER/NAME/corpus.jsonl of prepare_tasks.py. A seed changes the tasks of training, validation and test, the
@@ -40,8 +42,10 @@ from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.training.loop import multi_task_of
 
 ROOT = Path(__file__).parents[1]
+IN_CONTEXT = "pretrained, in context"  # a row of the runs of metaicl, where they start from pretraining
 REAL = ("lafand_mt", "multi30k", "sgd", "xquad")  # configs of files
-LEARNER, PRETRAINED, METAICL = "learner", "pretrained", "metaicl"
+LEARNER, PRETRAINED, METAICL, CHANNEL = "learner", "pretrained", "metaicl", "channel"
+VARIANTS = (LEARNER, PRETRAINED, METAICL, CHANNEL)
 OBJECTIVES: dict[str, Objective] = {
     "decoder": "causal_lm",
     "encoder": "masked_lm",
@@ -70,6 +74,10 @@ def classifies(config: fsj.Config) -> bool:
     return config.application == "text_classification"
 
 
+def has_head(config: fsj.Config) -> bool:
+    return classifies(config) and config.model.classifier == "head"
+
+
 def pretrained(config: fsj.Config, given: Path, where: Path) -> fsj.Config:
     """The same config starting from a model of its sizes, pretrained on the texts of its training tasks."""
     base = read_config(given, PretrainConfig)
@@ -82,7 +90,7 @@ def pretrained(config: fsj.Config, given: Path, where: Path) -> fsj.Config:
     stage = dataclasses.replace(
         base,
         seed=config.seed,
-        objective="masked_lm" if classifies(config) else OBJECTIVES[config.model.architecture],
+        objective="masked_lm" if has_head(config) else OBJECTIVES[config.model.architecture],
         corpus=corpus,
         tokenizer=dataclasses.replace(base.tokenizer, **words),
         model=dataclasses.replace(base.model, **sizes),
@@ -97,11 +105,13 @@ def joint(config: fsj.Config) -> fsj.Config:
     return dataclasses.replace(multi_task_of(config), evaluation=config.evaluation, baselines=baselines)
 
 
-def in_context(config: fsj.Config) -> fsj.Config:
-    """Meta-training to use the context, without rows beside."""
+def in_context(config: fsj.Config, *, channel: bool = False) -> fsj.Config:
+    """Meta-training to use the context, without rows of training beside; of classes, their names are scored."""
+    if classifies(config):
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, classifier="label_names"))
     return dataclasses.replace(
         config,
-        learner=LearnerConfig(name="metaicl", task_chunk=config.learner.task_chunk),
+        learner=LearnerConfig(name="metaicl", task_chunk=config.learner.task_chunk, channel=channel),
         baselines=dataclasses.replace(config.baselines, multi_task=False, fine_tuning=False),
     )
 
@@ -113,8 +123,10 @@ def run(name: str, seed: int, arguments: argparse.Namespace) -> None:
     variants = {LEARNER: config}
     if generated:
         variants[PRETRAINED] = joint(config)
-    if config.model.architecture == "decoder" and not classifies(config):
+    if config.model.architecture == "decoder":
         variants[METAICL] = in_context(config)
+    if classifies(config):
+        variants[CHANNEL] = in_context(config, channel=True)
     for variant in arguments.only or variants:
         key = f"{name}/{variant}/seed {seed}"
         if variant not in variants:
@@ -126,8 +138,9 @@ def run(name: str, seed: int, arguments: argparse.Namespace) -> None:
         print(key, file=sys.stderr, flush=True)
         chosen = variants[variant]
         where = arguments.runs / name / f"seed_{seed}"
-        if variant == PRETRAINED or not generated:
-            chosen = pretrained(chosen, arguments.pretrain, where / "texts")
+        if variant == PRETRAINED or not generated or (classifies(config) and variant != LEARNER):
+            texts = where / ("texts" if has_head(chosen) or not classifies(chosen) else "texts_causal")
+            chosen = pretrained(chosen, arguments.pretrain, texts)
         evaluation = fsj.train(chosen, where / variant)
         seconds = json.loads((where / variant / "result.json").read_text(encoding="utf-8"))["seconds"]
         result = {**evaluation.to_json(), "seconds": seconds, "set": arguments.set}
@@ -159,7 +172,7 @@ def estimates(rows: dict) -> Rows:
 
 def joined(results: dict, name: str, seed: str, score: str) -> Rows:
     """The rows of all runs of one seed."""
-    runs = {variant: results.get(f"{name}/{variant}/{seed}") for variant in (LEARNER, PRETRAINED, METAICL)}
+    runs = {variant: results.get(f"{name}/{variant}/{seed}") for variant in VARIANTS}
     rows = rows_of(runs[LEARNER], score) if runs[LEARNER] else {}
     if runs[PRETRAINED]:
         for row, of in rows_of(runs[PRETRAINED], score).items():
@@ -167,8 +180,13 @@ def joined(results: dict, name: str, seed: str, score: str) -> Rows:
                 rows[row] = of
             elif row.startswith("multi-task, "):
                 rows[f"pretrained, {row}"] = of
-    if runs[METAICL]:
-        rows[METAICL] = rows_of(runs[METAICL], score)[METAICL]
+    for variant in (METAICL, CHANNEL):
+        if runs[variant]:
+            form = "" if variant == METAICL else ", channel"
+            of = rows_of(runs[variant], score)
+            rows[METAICL + form] = of[METAICL]
+            if IN_CONTEXT in of:
+                rows.setdefault(IN_CONTEXT + form, of[IN_CONTEXT])
     return rows
 
 
@@ -194,15 +212,15 @@ def print_tables(results: dict) -> None:
             for row in dict.fromkeys(row for rows in of_seeds for row in rows):
                 having = [rows for rows in of_seeds if row in rows]
                 note = "" if len(having) == len(seeds) else f" ({len(having)} of {len(seeds)} seeds)"
-                body.append(
-                    [row + note, *(over_seeds([rows[row][k] for rows in having]).text(percent=False) for k in shots)]
-                )
+                measured = [k for k in shots if k in having[0][row]]
+                cells = {k: over_seeds([rows[row][k] for rows in having]).text(percent=False) for k in measured}
+                body.append([row + note, *(cells.get(k, "-") for k in shots)])
                 if row in paired:
                     gains.append([f"{own} - {row}", *(paired[row][k].text(percent=False, sign=True) for k in shots)])
                 elif row != own and len(having) > 1:
-                    differences = [[rows[own][k].mean - rows[row][k].mean for rows in having] for k in shots]
-                    texts = [estimate(values).text(percent=False, sign=True) for values in differences]
-                    gains.append([f"{own} - {row}{note}", *texts])
+                    differences = {k: [rows[own][k].mean - rows[row][k].mean for rows in having] for k in measured}
+                    texts = {k: estimate(of).text(percent=False, sign=True) for k, of in differences.items()}
+                    gains.append([f"{own} - {row}{note}", *(texts.get(k, "-") for k in shots)])
             print(table([score.replace("_", " "), *(f"K={k}" for k in shots)], body + gains))
 
 
@@ -214,7 +232,7 @@ def main() -> None:
     )
     parser.add_argument("--pretrain", type=Path, default=ROOT / "configs/pretrain_tasks.yaml", help="its config")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--only", nargs="+", choices=[LEARNER, PRETRAINED, METAICL], help="some of the runs")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, help="some of the runs")
     parser.add_argument("--runs", type=Path, default=Path("runs/stages"))
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/stages.json")
     parser.add_argument("--set", nargs="*", default=[], help="settings of all runs, such as outer.steps=100")
