@@ -143,16 +143,22 @@ def write_config(config: Any, path: Path) -> None:
     path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
 
 
+def flat(config: Any) -> dict[str, Any]:
+    """All fields of a config by their full names, such as "outer.rate"."""
+
+    def of(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for name, value in values.items():
+            out.update(of(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+        return out
+
+    return of(to_dict(config), "")
+
+
 def differences(old: AnyConfig, new: AnyConfig, *, ignore: tuple[str, ...] = ()) -> list[str]:
     """Fields that differ, as ``"outer.rate: 0.001 -> 0.01"``, but those whose names start as `ignore` says."""
 
-    def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        for name, value in values.items():
-            out.update(flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
-        return out
-
-    before, after = flat(to_dict(old)), flat(to_dict(new))
+    before, after = flat(old), flat(new)
     return [
         f"{name}: {before[name]} -> {after[name]}"
         for name in after

@@ -1,10 +1,17 @@
-"""The one exception that stands for a user's mistake."""
+"""The exception that stands for a user's mistake, and the one of a run that was told to end."""
 
 
 class UserError(ValueError):
     """A mistake of the user: its message names the place and the remedy.
 
     The command line prints the message alone and exits with code 2.
+    """
+
+
+class Terminated(Exception):
+    """A run was told to end (SIGTERM), has saved a checkpoint, and can go on.
+
+    The command line exits with code 75, by which a job script can tell that it is to be started again.
     """
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,6 +68,30 @@ def resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         print("the same command goes on from the last checkpoint", file=sys.stderr)
         raise
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessArguments:
+    """Several processes that train together, each started with the same command.
+
+    Attributes:
+        distributed: join the processes that the cluster (Slurm, Kubernetes, MPI) has started.
+        coordinator: HOST:PORT of process 0, where no cluster says so; with the two numbers below.
+        processes: how many there are.
+        process: number of this one, from 0.
+    """
+
+    distributed: bool = False
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+
+    def join(self) -> None:
+        """Join the others, if there are any."""
+        if self.distributed or (self.coordinator, self.processes, self.process) != (None, None, None):
+            from fewshot_jax.parallel.processes import start
+
+            start(self.coordinator, self.processes, self.process)
 
 
 def print_json(value: Any) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fewshot_jax.config_file import nearest
-from fewshot_jax.errors import UserError
+from fewshot_jax.errors import Terminated, UserError
 
 # The module of each command has a function ``run(arguments)``.
+TERMINATED = 75  # EX_TEMPFAIL of sysexits.h: try again
 COMMANDS = {
     "pretrain": ("fewshot_jax.cli.pretrain", "train a language model on raw texts"),
     "train": ("fewshot_jax.cli.train", "meta-train from a config, then evaluate"),
@@ -53,7 +54,8 @@ def use_compilation_cache() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code.
 
-    0: done. 2: the user's mistake, one message on stderr. 130: interrupted.
+    0: done. 2: the user's mistake, one message on stderr. 75: told to end (SIGTERM), saved, can go on.
+    130: interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -74,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Terminated as error:
+        print(f"{error}; the same command goes on from there", file=sys.stderr)
+        return TERMINATED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, a folder that vanished: the message names the path

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import tyro
 
-from fewshot_jax.cli.arguments import parse_run, print_json, resumable
+from fewshot_jax.cli.arguments import ProcessArguments, parse_run, print_json, resumable
 from fewshot_jax.config.pretraining import PretrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(ProcessArguments):
     """Train a language model on raw texts; RUN/model is the result, as transformers reads it.
 
     On an existing run directory of the same config, the run goes on where it stopped.
@@ -35,10 +35,14 @@ class Arguments:
 def run(arguments: Sequence[str]) -> None:
     """Run the command."""
     parsed = parse_run(Arguments, "pretrain", arguments, PretrainConfig)
+    from fewshot_jax.parallel.processes import is_first
     from fewshot_jax.training.pretrain import pretrain
 
+    parsed.join()
     with resumable():
         result = pretrain(parsed.settings, parsed.run_dir, quiet=parsed.quiet)
+    if not is_first():
+        return
     if parsed.json:
         print_json(result)
         return

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import tyro
 
-from fewshot_jax.cli.arguments import parse_run, print_json, resumable
+from fewshot_jax.cli.arguments import ProcessArguments, parse_run, print_json, resumable
 from fewshot_jax.config import Config
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(ProcessArguments):
     """Meta-train from a config, then evaluate on unseen classes beside the floors.
 
     On an existing run directory of the same config, the run goes on where it stopped.
@@ -35,13 +35,17 @@ class Arguments:
 def run(arguments: Sequence[str]) -> None:
     """Run the command."""
     parsed = parse_run(Arguments, "train", arguments)
+    from fewshot_jax.parallel.processes import is_first
     from fewshot_jax.training.loop import train
 
+    parsed.join()
     with resumable():
         evaluation = train(parsed.settings, parsed.run_dir, quiet=parsed.quiet)
-    if evaluation is not None and parsed.json:
+    if evaluation is None or not is_first():
+        return
+    if parsed.json:
         print_json(evaluation.to_json())
-    elif evaluation is not None:
+    else:
         from fewshot_jax.cli.table import print_evaluation
 
         print_evaluation([evaluation])

@@ -12,6 +12,7 @@ from fewshot_jax.config.evaluation import BaselineConfig, EvaluationConfig
 from fewshot_jax.config.learner import SECOND_ORDER, WITHOUT_A_LOOP, InnerConfig, Learner, LearnerConfig
 from fewshot_jax.config.model import ModelConfig, OuterConfig
 from fewshot_jax.config.rules import check_data, check_learner, check_model
+from fewshot_jax.config.running import ParallelConfig, RecoveryConfig
 from fewshot_jax.errors import require
 
 __all__ = [
@@ -30,13 +31,15 @@ __all__ = [
     "LearnerConfig",
     "ModelConfig",
     "OuterConfig",
+    "ParallelConfig",
+    "RecoveryConfig",
     "TokenizerConfig",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run: application, data, episodes, model, learner, inner and outer loop, evaluation, baselines."""
+    """One run: application, data, episodes, model, learner, inner and outer loop, evaluation, baselines, devices."""
 
     application: Application = "text_classification"
     seed: int = 0
@@ -49,6 +52,8 @@ class Config:
     outer: OuterConfig = field(default_factory=OuterConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed={self.seed}: expected zero or more")

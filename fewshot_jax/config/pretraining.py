@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fewshot_jax.config.model import check_adamw
+from fewshot_jax.config.running import ParallelConfig, RecoveryConfig
 from fewshot_jax.errors import require
 
 Objective = Literal["causal_lm", "masked_lm", "span_corruption"]
@@ -170,7 +171,7 @@ class HeldOutConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """One pretraining run: objective, corpus, tokenizer, model, optimizer, batches, evaluation.
+    """One pretraining run: objective, corpus, tokenizer, model, optimizer, batches, evaluation, devices.
 
     Attributes:
         seed: of parameters, order and masks.
@@ -186,6 +187,8 @@ class PretrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     evaluation: HeldOutConfig = field(default_factory=HeldOutConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, f"seed={self.seed}: expected zero or more, below 2**32")

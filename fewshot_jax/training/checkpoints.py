@@ -1,20 +1,26 @@
-"""Checkpoints: Orbax, asynchronous and atomic; the last ones and the best one are kept.
+"""Checkpoints: Orbax, asynchronous and atomic, with checksums; the last ones and the best one are kept.
 
 A checkpoint stands alone. Beside the arrays of the `TrainState` it holds a JSON
 record: the resolved config, the label names of each split, the tokenizer, the
 validation score and the versions that wrote it.
 """
 
+import contextlib
 import logging
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from fewshot_jax.algorithms.partition import leaf_path
 from fewshot_jax.errors import UserError
+from fewshot_jax.parallel.mesh import local_copy, make_mesh
+from fewshot_jax.parallel.processes import barrier, is_first
+from fewshot_jax.training.checksums import Checksums
 from fewshot_jax.training.state import TrainState
 from fewshot_jax.types import MetaParams
 
@@ -32,13 +38,16 @@ class Judge(Protocol):
 
 
 class Checkpoints:
-    """The checkpoints of a run.
+    """The checkpoints of a run; damaged ones are set aside, unless it is `read_only`.
 
     Args:
         directory: ``RUN/checkpoints``; made where it is missing, unless `read_only`.
         score: whose validation decides which is best.
         keep: how many of the last checkpoints to keep, beside the best one.
         read_only: never write.
+
+    Raises:
+        UserError: `read_only`, and a damaged checkpoint stands in the way.
     """
 
     def __init__(self, directory: Path, score: Judge, *, keep: int = 2, read_only: bool = False):
@@ -49,6 +58,14 @@ class Checkpoints:
         self._ocp = ocp
         self.directory = directory.absolute()
         self._metric = score.metric
+        self._sums = Checksums(self.directory)
+        self._read_only = read_only
+        self._unsealed: int | None = None
+        self._sealing: threading.Thread | None = None
+        if not read_only:
+            if is_first():
+                self._sums.set_aside()
+            barrier("damaged checkpoints")
         sign = 1 if score.larger_is_better else -1
 
         def best(metrics: Mapping[str, float]) -> float:
@@ -63,16 +80,65 @@ class Checkpoints:
             create=not read_only,
             read_only=read_only,
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except ValueError as error:
+            for step in sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdigit()):
+                self._sums.check(step)
+            raise UserError(f"{self.directory}: the checkpoints cannot be read ({_first_line(error)})") from error
 
-    def save(self, state: TrainState, record: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Start writing a checkpoint of ``state.step``; returns before it is on disk."""
-        args = self._ocp.args
-        self._manager.save(
-            int(state.step),
-            args=args.Composite(state=args.StandardSave(state), record=args.JsonSave(dict(record))),
-            metrics=dict(metrics),
-        )
+    def save(self, state: TrainState, record: Mapping[str, Any], metrics: Mapping[str, float] | None) -> None:
+        """Start writing a checkpoint of ``state.step``; returns before it is on disk.
+
+        Args:
+            state: which may be changed, or donated, afterwards.
+            record: what to keep beside.
+            metrics: of the validation; None where there was none, for a checkpoint that cannot be the best.
+
+        Raises:
+            UserError: this one, or the one before it, cannot be written.
+        """
+        args, step = self._ocp.args, int(state.step)
+        with self._writing():
+            self._manager.wait_until_finished()
+            self._seal()
+            # A copy: the next step donates these buffers while they are still being written.
+            copied = jax.tree.map(lambda leaf: leaf.copy(), state)
+            self._manager.save(
+                step,
+                args=args.Composite(state=args.StandardSave(copied), record=args.JsonSave(dict(record))),
+                metrics=None if metrics is None else dict(metrics),
+            )
+            self._unsealed = step
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"{self.directory}: cannot write a checkpoint ({_first_line(error)}); those before it are whole: free "
+                "the disk or mend the directory, and go on with the same command"
+            ) from error
+
+    def tend(self) -> None:
+        """Let a checkpoint that has reached the disk meanwhile get its checksums, on a thread."""
+        if self._unsealed is not None and not self._manager.is_saving_in_progress():
+            with self._writing():
+                self._manager.wait_until_finished()
+                self._seal()
+
+    def _seal(self) -> None:
+        """Start to seal what is on disk, once the one before it is sealed."""
+        if self._sealing is not None:
+            self._sealing.join()
+            self._sealing = None
+        step, self._unsealed = self._unsealed, None
+        if step is not None and is_first():
+            self._sealing = threading.Thread(target=self._sums.seal, args=(step,), name="checksums")
+            self._sealing.start()
 
     def steps(self) -> list[int]:
         """The steps at which there are checkpoints, in order."""
@@ -94,6 +160,7 @@ class Checkpoints:
         Raises:
             UserError: the checkpoint cannot be read, or has another structure.
         """
+        self._sums.check(step)
         target = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like)
         return self._restore(step, self._ocp.args.StandardRestore(target))
 
@@ -103,10 +170,23 @@ class Checkpoints:
         Raises:
             UserError: as in `restore`.
         """
+        self._sums.check(step)
         target = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, {"meta_params": like})
         restore_args = self._ocp.checkpoint_utils.construct_restore_args(target)
         partial = self._ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
         return self._restore(step, partial)["meta_params"]
+
+    def restore_local(self, step: int, like: MetaParams) -> MetaParams:
+        """`restore_meta_params` onto this process's first device where there are several processes, which all read.
+
+        Raises:
+            UserError: as in `restore`.
+        """
+        if jax.process_count() == 1:
+            return self.restore_meta_params(step, like)
+        whole = NamedSharding(make_mesh(), PartitionSpec())  # a checkpoint is read by all processes together
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), like)
+        return local_copy(self.restore_meta_params(step, shapes))
 
     def _restore(self, step: int, how: Any) -> Any:
         try:
@@ -116,9 +196,8 @@ class Checkpoints:
                     raise ValueError(f"it has no {leaf_path(path)}")
             return state
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
-                f"{self.directory}/{step}: cannot restore this checkpoint ({reason}); "
+                f"{self.directory}/{step}: cannot restore this checkpoint ({_first_line(error)}); "
                 "delete its folder to go on from the one before it, or start a new run if another version wrote it"
             ) from error
 
@@ -128,10 +207,18 @@ class Checkpoints:
         return self._manager.restore(step, args=args.Composite(record=args.JsonRestore())).record
 
     def wait(self) -> None:
-        """Block until every checkpoint that was started is on disk."""
-        self._manager.wait_until_finished()
+        """Block until every checkpoint that was started is on disk, with its checksums."""
+        with self._writing():
+            self._manager.wait_until_finished()
+        self._seal()
+        if self._sealing is not None:
+            self._sealing.join()
 
     def close(self) -> None:
         """Wait, then release the threads."""
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

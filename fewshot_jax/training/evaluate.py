@@ -15,6 +15,7 @@ from fewshot_jax.evaluation.baselines import CHANCE, floors
 from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.evaluation.tuning import Choice
 from fewshot_jax.evaluation.written import DISTINCT
+from fewshot_jax.parallel.processes import is_first
 from fewshot_jax.training.checkpoints import Checkpoints
 from fewshot_jax.training.results import Evaluation, Measured, Per
 from fewshot_jax.training.rows import (
@@ -43,7 +44,7 @@ def restore_best(run: RunDirectory, like: TrainState) -> tuple[MetaParams, int]:
         step = checkpoints.best_step()
         if step is None:
             raise UserError(f"{run.path}: has no checkpoint yet; let 'fewshot-jax train' run to its first validation")
-        return checkpoints.restore_meta_params(step, like.meta_params), step
+        return checkpoints.restore_local(step, like.meta_params), step
     finally:
         checkpoints.close()
 
@@ -175,7 +176,8 @@ def evaluate_application(
     )
     if episodes is None and shots is None:
         run.write("evaluation.json", result.to_json())
-    application.draw(bench.learner(), meta_params, run.path)
+    if is_first():
+        application.draw(bench.learner(), meta_params, run.path)
     return result
 
 

@@ -1,6 +1,5 @@
 """The loop around a pure step: what meta-training and pretraining share."""
 
-import math
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -9,18 +8,24 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
-from fewshot_jax.errors import UserError
-from fewshot_jax.parallel.mesh import replicate, shard_tasks, task_mesh
+from fewshot_jax.config import ParallelConfig, RecoveryConfig
+from fewshot_jax.errors import Terminated, UserError
+from fewshot_jax.parallel.mesh import TASK, host_values, make_mesh, place, shard_tasks
+from fewshot_jax.parallel.processes import is_first
+from fewshot_jax.parallel.rules import shardings
 from fewshot_jax.training.checkpoints import Checkpoints, Judge
+from fewshot_jax.training.interruption import termination
 from fewshot_jax.training.metrics import MetricsFile, Progress, Speed, StopWatch
 from fewshot_jax.training.run_directory import RunFiles
 from fewshot_jax.training.state import TrainState
-from fewshot_jax.training.step import Metrics, StepFn
+from fewshot_jax.training.step import GradFn, Metrics, guarded_step, sharded
 from fewshot_jax.types import MetaParams, PyTree
 from fewshot_jax.versions import versions
 
+GUARD = ("finite", "spike", "skipped", "in_a_row")  # metrics of the guard, which are no means
 LOG_EVERY = 10  # steps averaged into one line of metrics.jsonl; a checkpoint ends a line too
 
 
@@ -30,47 +35,70 @@ class Fit:
 
     Attributes:
         state: makes the state before the first step.
-        step: pure, not yet compiled.
+        grad: of a batch, not yet compiled.
+        optimizer: of the state.
         batches: of some steps, counted from 0; a batch is a function of its step alone. The leading axis of its
             leaves is divided over the mesh.
         mesh: of the devices.
+        parallel: how weights are divided over them.
+        recovery: checkpoints, and what is done when a step goes wrong.
         steps: of the whole run.
         every: steps between validations, each of which saves a checkpoint.
         rates: ``[steps]`` learning rates, for the log.
-        validate: ``meta_params -> numbers``, the judge's metric among them.
+        validate: ``meta_params -> numbers``, the judge's metric among them; of parameters as the mesh holds them.
         judge: which checkpoint is the best.
         record: goes into every checkpoint.
-        not_finite: ``(step, metrics) -> message`` for a loss or gradient that is not finite.
+        blame: ``metrics -> words`` that say which loss or gradient is not finite.
+        remedy: for those.
         items, unit, title: what a step takes, and words for the progress.
         timing: ``(speed of the last steps or None, items per second since the start) -> columns of the log``.
     """
 
     state: Callable[[], TrainState]
-    step: StepFn
+    grad: GradFn
+    optimizer: optax.GradientTransformation
     batches: Callable[[range], Generator[PyTree, None, None]]
     mesh: Mesh
+    parallel: ParallelConfig
+    recovery: RecoveryConfig
     steps: int
     every: int
     rates: np.ndarray
     validate: Callable[[MetaParams], Mapping[str, float]]
     judge: Judge
     record: Mapping[str, Any]
-    not_finite: Callable[[int, dict[str, Any]], str]
+    blame: Callable[[dict[str, Any]], str]
+    remedy: str
     items: float
     unit: str
     title: str
     timing: Callable[[Speed | None, float], Mapping[str, float | None]]
 
 
-def even_mesh(items: int, name: str, *, quiet: bool) -> Mesh:
+def even_mesh(items: int, name: str, parallel: ParallelConfig, *, quiet: bool) -> Mesh:
     """As many devices as divide a batch evenly; says so where that is not all.
 
     Args:
         items: in a batch.
         name: the config's field of their number.
+        parallel: sizes of the axes that divide weights.
         quiet: say nothing.
+
+    Raises:
+        UserError: the devices, or the batch, cannot be divided as asked.
     """
-    mesh = task_mesh(jax.devices()[: math.gcd(items, jax.device_count())])
+    every, tensor, fsdp = jax.device_count(), parallel.tensor, parallel.fsdp
+    if jax.process_count() > 1 and items % (every // tensor):
+        raise UserError(
+            f"{name}={items}: with several processes expected a multiple of the {every // tensor} parts into which "
+            f"{every} devices divide a batch"
+        )
+    if items % fsdp:
+        raise UserError(f"{name}={items}: expected a multiple of parallel.fsdp={fsdp}, which divides batches too")
+    shards = next((n for n in range(every // tensor, 0, -1) if items % n == 0 and n % fsdp == 0), None)
+    if shards is None:
+        raise UserError(f"parallel.fsdp={fsdp}, parallel.tensor={tensor}: expected no more than the {every} devices")
+    mesh = make_mesh(jax.devices()[: shards * tensor], fsdp=fsdp, tensor=tensor)
     if mesh.size < jax.device_count() and not quiet:
         print(
             f"using {mesh.size} of {jax.device_count()} devices: {name}={items} is no multiple of more",
@@ -86,19 +114,24 @@ def fit(job: Fit, run: RunFiles, *, quiet: bool = False) -> dict[str, Any]:
         The run's result: ``steps, best_step``, the judge's metric there, ``seconds, resumed_at`` and versions.
 
     Raises:
-        UserError: the loss or the gradient stopped being finite.
+        UserError: the loss or the gradient stopped being finite, or a checkpoint cannot be written.
+        Terminated: the process was told to end, and a checkpoint is saved.
     """
-    checkpoints = Checkpoints(run.checkpoints, job.judge)
+    recovery, quiet = job.recovery, quiet or not is_first()
+    checkpoints = Checkpoints(run.checkpoints, job.judge, keep=recovery.keep)
     state = job.state()
+    divided = shardings(state, job.mesh, job.parallel.rules)
+    state = place(state, divided)
     if saved := checkpoints.steps():
         state = checkpoints.restore(saved[-1], state)
-    state = replicate(state, job.mesh)
-    start = int(state.step)
+    start = int(host_values(state.step))
     if start and not quiet:
         print(f"{run.path}: goes on after step {start} of {job.steps}", file=sys.stderr)
 
-    step_fn = jax.jit(job.step, donate_argnums=0)
-    metrics_file = MetricsFile(run.metrics, after=start)
+    grad = sharded(job.grad, divided.meta_params) if job.mesh.size > job.mesh.shape[TASK] else job.grad
+    guarded = guarded_step(grad, job.optimizer, steps=job.steps, spike_factor=recovery.spike_factor)
+    step_fn = jax.jit(guarded, donate_argnums=0, out_shardings=(divided, None))
+    metrics_file = MetricsFile(run.metrics, after=start, read_only=not is_first())
     progress = Progress(job.steps, start=start, items=job.items, unit=job.unit, title=job.title, quiet=quiet)
     watch = StopWatch()
     recent: list[dict[str, float]] = []
@@ -110,41 +143,65 @@ def fit(job: Fit, run: RunFiles, *, quiet: bool = False) -> dict[str, Any]:
 
     def read(step: int, metrics: Metrics) -> None:
         """Bring the metrics of a step to the host, one step late so that the device never waits."""
-        values = jax.device_get(metrics)
-        if not values["finite"]:
-            raise UserError(job.not_finite(step, values))
+        values = host_values(metrics)
         watch.step()
-        scalars = {name: float(value) for name, value in values.items() if np.ndim(value) == 0 and name != "finite"}
-        recent.append(scalars)
+        if values["in_a_row"]:
+            skipped(step, values)
+        scalars = {name: float(value) for name, value in values.items() if np.ndim(value) == 0 and name not in GUARD}
+        recent.append(scalars if not values["in_a_row"] else {})
         progress.update(step, {"loss": scalars["loss"]})
         if step % LOG_EVERY == 0 or step % job.every == 0 or step == job.steps:
-            means = {name: float(np.mean([row[name] for row in recent])) for name in scalars}
+            taken = [row for row in recent if row]
+            means = {name: float(np.mean([row[name] for row in taken])) for name in scalars if taken}
+            if values["skipped"]:
+                means["skipped"] = int(values["skipped"])
             if (speed := watch.read()) is not None:
                 progress.measured = job.items / speed.seconds
             timing = {**job.timing(speed, progress.rate(step)), "seconds": seconds()}
             metrics_file.write({"step": step, **means, "rate": float(job.rates[step - 1]), **timing})
             recent.clear()
 
+    def skipped(step: int, values: dict[str, Any]) -> None:
+        """Say that an update was skipped, and why; end the run if it was one too many."""
+        why = f"the loss, {float(values['loss']):.3g}, is a spike" if values["spike"] else job.blame(values)
+        if values["in_a_row"] >= recovery.skip_limit:
+            many = f"{values['in_a_row']} updates in a row were skipped, " if values["in_a_row"] > 1 else ""
+            raise UserError(f"{run.path}: {many}at step {step} {why}; the last checkpoint is untouched. {job.remedy}")
+        metrics_file.write({"step": step, "skipped_because": why})
+        if not quiet:
+            print(f"step {step}: {why}; the update is skipped", file=sys.stderr, flush=True)
+
+    def save(step: int, judged: dict[str, float] | None) -> None:
+        checkpoints.save(state, job.record, judged)
+        watch.resume()
+
     pending: tuple[int, Metrics] | None = None
-    batches = job.batches(range(start, job.steps))
+    batches = _on_mesh(job.batches(range(start, job.steps)), job.mesh)
     try:
-        for step in range(start + 1, job.steps + 1):
-            asked = time.monotonic()
-            batch = next(batches)
-            watch.waited(time.monotonic() - asked)
-            state, metrics = step_fn(state, shard_tasks(batch, job.mesh))
-            if pending is not None:
-                read(*pending)
-            pending = (step, metrics)
-            if step % job.every == 0 or step == job.steps:
-                read(*pending)
-                pending = None
-                judged = dict(job.validate(state.meta_params))
-                metrics_file.write({"step": step, **judged})
-                progress.line(step, {"loss": float(metrics["loss"]), **judged})
-                # A copy: the next step donates these buffers while they are still being written.
-                checkpoints.save(jax.tree.map(lambda leaf: leaf.copy(), state), job.record, judged)
-                watch.resume()
+        with termination() as asked_to_end:
+            for step in range(start + 1, job.steps + 1):
+                asked = time.monotonic()
+                batch = next(batches)
+                watch.waited(time.monotonic() - asked)
+                state, metrics = step_fn(state, batch)
+                if pending is not None:
+                    read(*pending)
+                pending = (step, metrics)
+                checkpoints.tend()
+                last = asked_to_end(step)
+                if step % job.every == 0 or step == job.steps:
+                    read(*pending)
+                    pending = None
+                    judged = dict(job.validate(state.meta_params))
+                    metrics_file.write({"step": step, **judged})
+                    progress.line(step, {"loss": float(host_values(metrics["loss"])), **judged})
+                    save(step, judged)
+                elif last or (recovery.checkpoint_every and step % recovery.checkpoint_every == 0):
+                    read(*pending)
+                    pending = None
+                    save(step, None)
+                if last and step < job.steps:
+                    raise Terminated(f"{run.path}: told to end, saved at step {step} of {job.steps}")
     finally:
         batches.close()
         progress.close()
@@ -160,3 +217,12 @@ def fit(job: Fit, run: RunFiles, *, quiet: bool = False) -> dict[str, Any]:
     }
     checkpoints.close()
     return result
+
+
+def _on_mesh(batches: Generator[PyTree, None, None], mesh: Mesh) -> Generator[PyTree, None, None]:
+    """Batches on the mesh; the transfer of one overlaps with the step that runs meanwhile."""
+    try:
+        for batch in batches:
+            yield shard_tasks(batch, mesh)
+    finally:
+        batches.close()

@@ -18,7 +18,7 @@ from fewshot_jax.models.huggingface.fresh import LANGUAGE_MODEL, new_model
 from fewshot_jax.models.huggingface.load import load_pretrained
 from fewshot_jax.models.huggingface.pretrained import Pretrained
 from fewshot_jax.models.transformer import Architecture, Transformer, with_dropout
-from fewshot_jax.parallel.mesh import shard_tasks
+from fewshot_jax.parallel.mesh import host_values, shard_tasks
 from fewshot_jax.training.step import GradFn, Metrics
 from fewshot_jax.types import MetaParams, Params
 
@@ -132,7 +132,7 @@ def held_out_loss(
     compiled = jax.jit(lambda params, batch: loss_of(params, batch, None))
 
     def validate(meta_params: MetaParams) -> dict[str, float]:
-        sums = [jax.device_get(compiled(meta_params["params"], shard_tasks(batch, mesh))) for batch in batches]
+        sums = [host_values(compiled(meta_params["params"], shard_tasks(batch, mesh))) for batch in batches]
         total, count = np.sum(np.asarray(sums, np.float64), axis=0)
         loss = float(total / max(count, 1))
         return {"validation_loss": loss, "validation_perplexity": float(np.exp(min(loss, 700.0)))}

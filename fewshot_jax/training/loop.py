@@ -12,19 +12,22 @@ import numpy as np
 from fewshot_jax.applications.application import Application
 from fewshot_jax.applications.table import build_application
 from fewshot_jax.config import BaselineConfig, Config, InnerConfig, LearnerConfig
-from fewshot_jax.config_file import read_config, to_dict
+from fewshot_jax.config_file import flat, read_config, to_dict
 from fewshot_jax.data.loader import prefetch
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
+from fewshot_jax.parallel.mesh import batch_shards, local_copy
+from fewshot_jax.parallel.processes import barrier, check_agreement, first_alone, is_first
 from fewshot_jax.training.evaluate import evaluate_application
 from fewshot_jax.training.fit import Fit, even_mesh, fit
+from fewshot_jax.training.interruption import locked
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.learning_curve import learning_curve
 from fewshot_jax.training.plan import planned
 from fewshot_jax.training.results import Evaluation
 from fewshot_jax.training.run_directory import RunDirectory, resolve
 from fewshot_jax.training.state import initial_state, learning_rate, outer_optimizer, run_keys
-from fewshot_jax.training.step import make_step
+from fewshot_jax.training.step import guarded_step, meta_gradient
 from fewshot_jax.types import MetaParams
 from fewshot_jax.versions import versions
 
@@ -42,11 +45,20 @@ def train(config: Config | str | Path, run_dir: str | Path, *, quiet: bool = Fal
 
     Raises:
         UserError: the data cannot be used, the directory cannot be written, or
-            the loss stopped being finite; the message names place and remedy.
+            the loss stopped being finite, or another process trains in the
+            directory; the message names place and remedy.
+        Terminated: the process was told to end (SIGTERM), and a checkpoint is saved.
     """
     config = resolve(config if isinstance(config, Config) else read_config(config))
+    check_agreement({**flat(config), **versions()}, "configs or versions")
     run = RunDirectory(run_dir)
     run.check_startable(config)
+    barrier("started")
+    with locked(run.path):
+        return _train_and_evaluate(config, run, quiet or not is_first())
+
+
+def _train_and_evaluate(config: Config, run: RunDirectory, quiet: bool) -> Evaluation | None:
     if config.learner.plan and run.resumable():
         config = dataclasses.replace(config, learner=run.config().learner)
     beside = config.baselines.multi_task and config.evaluation.at_end and config.learner.name != "multi_task"
@@ -98,7 +110,8 @@ def _check_traceable(application: Application) -> None:
         learner = build_learner(functions, config, training=True)
         batch = application.training_stream()(0, config.outer.tasks)
         state = jax.eval_shape(lambda: initial_state(config, functions))
-        jax.eval_shape(make_step(learner, outer_optimizer(config.outer), steps=config.outer.steps), state, batch)
+        step = guarded_step(meta_gradient(learner), outer_optimizer(config.outer), steps=config.outer.steps)
+        jax.eval_shape(step, state, batch)
         judged = build_learner(application.functions(training=False), config, training=False)
         where = (state.meta_params, application.stream("validation", config.evaluation.most_shots("validation"))(0, 1))
         jax.eval_shape(episode_scores(judged, application.score.of), *where, jax.random.key(0), 0)
@@ -116,29 +129,34 @@ def _check_traceable(application: Application) -> None:
 def _train(application: Application, run: RunDirectory, quiet: bool) -> None:
     """Start a run, or go on with it, where it is not finished."""
     if not run.resumable():
-        run.start(application)
+        with first_alone() as here:
+            if here:
+                run.start(application)
     elif run.result() is not None:
         if not quiet:
             print(f"{run.path}: the training of this run is finished", file=sys.stderr)
         return
     config, score = application.config, application.score
     steps, tasks = config.outer.steps, config.outer.tasks
-    mesh = even_mesh(tasks, "outer.tasks", quiet=quiet)
+    mesh = even_mesh(tasks, "outer.tasks", config.parallel, quiet=quiet)
     # A chunk of tasks is vmapped on each device.
-    chunk = config.learner.task_chunk and config.learner.task_chunk * mesh.size
+    chunk = config.learner.task_chunk and config.learner.task_chunk * batch_shards(mesh)
     chunked = dataclasses.replace(config, learner=dataclasses.replace(config.learner, task_chunk=chunk))
     functions = application.functions(training=True)
     learner = build_learner(functions, chunked, training=True)
     stream, validate = application.training_stream(), _validation(application)
     job = Fit(
         state=lambda: initial_state(config, functions),
-        step=make_step(learner, outer_optimizer(config.outer), steps=steps),
+        grad=meta_gradient(learner),
+        optimizer=outer_optimizer(config.outer),
         batches=lambda wanted: prefetch(lambda step: stream(step, tasks), wanted),
         mesh=mesh,
+        parallel=config.parallel,
+        recovery=config.recovery,
         steps=steps,
         every=config.evaluation.every,
         rates=np.asarray(learning_rate(config.outer)(np.arange(steps))),
-        validate=lambda params: {score.metric: validate(jax.device_put(params, jax.devices()[0]))},
+        validate=lambda params: {score.metric: validate(local_copy(params))},
         judge=score,
         record={
             "config": to_dict(config),
@@ -146,14 +164,16 @@ def _train(application: Application, run: RunDirectory, quiet: bool) -> None:
             **application.record(),
             "versions": versions(),
         },
-        not_finite=lambda step, metrics: _not_finite(run, step, metrics),
+        blame=_not_finite,
+        remedy="Lower inner.rate or outer.rate, or check the data, and start again in another --run-dir",
         items=tasks,
         unit="tasks",
         title="meta-training",
         timing=lambda speed, rate: {"tasks_per_second": rate, "input_share": speed and speed.input_share},
     )
     result = fit(job, run, quiet=quiet)
-    learning_curve(run.metrics, run.learning_curve, score)
+    if is_first():
+        learning_curve(run.metrics, run.learning_curve, score)
     run.write("result.json", result)
 
 
@@ -182,8 +202,8 @@ def _validation(application: Application) -> Callable[[MetaParams], float]:
     return validate
 
 
-def _not_finite(run: RunDirectory, step: int, metrics: dict[str, Any]) -> str:
-    """Say where a loss or gradient stopped being finite, and what to do."""
+def _not_finite(metrics: dict[str, Any]) -> str:
+    """Say where a loss or gradient is not finite; of several processes each says so of its own tasks."""
     tasks = np.flatnonzero(~np.isfinite(metrics["task_loss"])).tolist()
     where = f"the loss of tasks {tasks}" if tasks else "the meta-gradient"
     if "support_loss" in metrics:
@@ -191,7 +211,4 @@ def _not_finite(run: RunDirectory, step: int, metrics: dict[str, Any]) -> str:
         if bad.size:
             task, inner = bad[0].tolist()
             where += f" (first at inner step {inner} of task {task})"
-    return (
-        f"{run.path}: {where} is not finite at step {step}; the last checkpoint is untouched. "
-        "Lower inner.rate or outer.rate, or check the data, and start again in another --run-dir"
-    )
+    return f"{where} is not finite"

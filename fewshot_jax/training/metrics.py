@@ -1,6 +1,7 @@
 """Metrics of a run: one JSON object a line, and a progress bar where someone looks."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -16,14 +17,17 @@ class MetricsFile:
     Args:
         path: the file.
         after: keep only the lines up to this step.
+        read_only: write nothing: another process does.
 
     Attributes:
         seconds: the time of the last line that was kept.
     """
 
-    def __init__(self, path: Path, *, after: int = 0):
+    def __init__(self, path: Path, *, after: int = 0, read_only: bool = False):
         kept = [row for row in read_metrics(path) if row["step"] <= after] if path.exists() else []
         self.seconds = max((row.get("seconds", 0.0) for row in kept), default=0.0)
+        if read_only:
+            path, kept = Path(os.devnull), []
         self._file = path.open("w", encoding="utf-8", buffering=1)
         for row in kept:
             self.write(row)

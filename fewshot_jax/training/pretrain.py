@@ -11,12 +11,13 @@ import numpy as np
 
 from fewshot_jax.applications.language_model import directory_of
 from fewshot_jax.config.pretraining import PretrainConfig
-from fewshot_jax.config_file import read_config, to_dict
+from fewshot_jax.config_file import flat, read_config, to_dict
 from fewshot_jax.data.pretraining.objectives import Questions, questions, vocabulary_of
 from fewshot_jax.data.pretraining.pipeline import held_out_batches, read_ahead, training_batches
 from fewshot_jax.errors import require
 from fewshot_jax.models.huggingface.pretrained import Pretrained
 from fewshot_jax.models.huggingface.save import save_pretrained
+from fewshot_jax.parallel.processes import barrier, check_agreement, first_alone, is_first
 from fewshot_jax.training.checkpoints import Checkpoints
 from fewshot_jax.training.corpus import (
     Corpus,
@@ -28,12 +29,12 @@ from fewshot_jax.training.corpus import (
     read_corpus,
 )
 from fewshot_jax.training.fit import Fit, even_mesh, fit
+from fewshot_jax.training.interruption import locked
 from fewshot_jax.training.language_model import build_model, held_out_loss, language_model_grad
 from fewshot_jax.training.learning_curve import loss_curve
 from fewshot_jax.training.metrics import Speed, read_metrics
 from fewshot_jax.training.pretraining_directory import PretrainingDirectory, resolve
-from fewshot_jax.training.state import TrainState, learning_rate, outer_optimizer, run_keys
-from fewshot_jax.training.step import guarded_step
+from fewshot_jax.training.state import TrainState, first_state, learning_rate, outer_optimizer, run_keys
 from fewshot_jax.training.utilisation import peak_flops, training_flops
 from fewshot_jax.versions import versions
 
@@ -60,23 +61,34 @@ def pretrain(config: PretrainConfig | str | Path, run_dir: str | Path, *, quiet:
 
     Raises:
         UserError: the texts, the tokenizer or the model cannot be used, the directory cannot be written, or the
-            loss stopped being finite; the message names place and remedy.
+            loss stopped being finite, or another process trains in the directory; the message names place and
+            remedy.
+        Terminated: the process was told to end (SIGTERM), and a checkpoint is saved.
     """
     config = resolve(config if isinstance(config, PretrainConfig) else read_config(config, PretrainConfig))
     if config.model.pretrained is not None:
         given = str(directory_of(config.model.pretrained))
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=given))
+    check_agreement({**flat(config), **versions()}, "configs or versions")
     run = PretrainingDirectory(run_dir)
     run.check_startable(config)
+    barrier("started")
+    with locked(run.path):
+        return _pretrain(config, run, quiet or not is_first())
+
+
+def _pretrain(config: PretrainConfig, run: PretrainingDirectory, quiet: bool) -> dict[str, Any]:
     if run.resumable() and (result := run.result()) is not None:
         if not quiet:
             print(f"{run.path}: the training of this run is finished", file=sys.stderr)
         return result
     documents: Documents | None = None
-    if not run.resumable():
-        documents = documents_of(config)
-        run.start(config)
-        make_tokenizer(config, documents, run)
+    if fresh := not run.resumable():
+        with first_alone() as here:
+            if here:
+                documents = documents_of(config)
+                run.start(config)
+                make_tokenizer(config, documents, run)
     tokenizer = load_text_tokenizer(run.tokenizer, "tokenizer.path")
     where = config.tokenizer.path or config.model.pretrained or str(run.tokenizer)
     vocabulary = vocabulary_of(tokenizer, where)
@@ -85,11 +97,14 @@ def pretrain(config: PretrainConfig | str | Path, run_dir: str | Path, *, quiet:
     pretrained = dataclasses.replace(pretrained, params=jax.device_get(pretrained.params))
     start = pretrained.module.shape.start_id
     asked = questions(config, vocabulary, decoder_start=vocabulary.pad if start is None else start, where=where)
-    if documents is None:
+    corpus: Corpus | None = None
+    if fresh:
+        with first_alone():
+            if documents is not None:
+                corpus = pack_corpus(config, documents, tokenizer, asked, run, quiet=quiet)
+                del documents
+    if corpus is None:
         corpus = read_corpus(asked, run)
-    else:
-        corpus = pack_corpus(config, documents, tokenizer, asked, run, quiet=quiet)
-        del documents
     result = _train(config, run, pretrained, corpus, asked, quiet=quiet)
     run.write("result.json", result)
     return result
@@ -106,7 +121,7 @@ def _train(
 ) -> dict[str, Any]:
     """Train, draw the learning curve, write the model; the result to be written."""
     batch, module, steps = config.batch, pretrained.module, config.optimizer.steps
-    mesh = even_mesh(batch.sequences, "batch.sequences", quiet=quiet)
+    mesh = even_mesh(batch.sequences, "batch.sequences", config.parallel, quiet=quiet)
     optimizer = outer_optimizer(config.optimizer)
     windows = training_batches(corpus.train, asked.ask, sequences=batch.sequences, seed=config.seed)
     held_out = held_out_batches(
@@ -136,9 +151,7 @@ def _train(
     def state() -> TrainState:
         # A copy: the first step donates it.
         params = {"params": jax.tree.map(jnp.array, pretrained.params)}
-        return TrainState(
-            jnp.int32(0), params, optimizer.init(params), jax.random.key_data(run_keys(config.seed).train)
-        )
+        return first_state(params, optimizer, run_keys(config.seed).train)
 
     def timing(speed: Speed | None, rate: float) -> dict[str, float | None]:
         measured = {
@@ -150,31 +163,38 @@ def _train(
 
     job = Fit(
         state=state,
-        step=guarded_step(language_model_grad(module, dropout=config.model.dropout > 0), optimizer, steps=steps),
+        grad=language_model_grad(module, dropout=config.model.dropout > 0),
+        optimizer=optimizer,
         batches=lambda wanted: read_ahead(windows, wanted, workers=batch.workers),
         mesh=mesh,
+        parallel=config.parallel,
+        recovery=config.recovery,
         steps=steps,
         every=config.evaluation.every,
         rates=np.asarray(learning_rate(config.optimizer)(np.arange(steps))),
         validate=held_out_loss(module, held_out, mesh),
         judge=HeldOut(),
         record={"config": to_dict(config), "versions": versions()},
-        not_finite=lambda step, metrics: _not_finite(run, step, metrics),
+        blame=_not_finite,
+        remedy="Lower optimizer.rate or raise optimizer.warmup, and start again in another --run-dir",
         items=tokens,
         unit="tokens",
         title="pretraining",
         timing=timing,
     )
     result = fit(job, run, quiet=quiet)
-    loss_curve(run.metrics, run.learning_curve)
+    if is_first():
+        loss_curve(run.metrics, run.learning_curve)
     best = result["best_step"]
     checkpoints = Checkpoints(run.checkpoints, HeldOut(), read_only=True)
     try:
         like = {"params": jax.tree.map(jnp.array, pretrained.params)}
-        params = checkpoints.restore_meta_params(best, like)["params"]
+        params = checkpoints.restore_local(best, like)["params"]
     finally:
         checkpoints.close()
-    save_pretrained(run.model, dataclasses.replace(pretrained, params=params, path=run.tokenizer))
+    with first_alone() as here:
+        if here:
+            save_pretrained(run.model, dataclasses.replace(pretrained, params=params, path=run.tokenizer))
     rows = read_metrics(run.metrics)
     means = {
         name: float(np.mean(values)) if (values := [row[name] for row in rows if row.get(name) is not None]) else None
@@ -191,10 +211,6 @@ def _train(
     }
 
 
-def _not_finite(run: PretrainingDirectory, step: int, metrics: dict[str, Any]) -> str:
-    """Say what stopped being finite, and what to do."""
-    what = "the gradient" if np.isfinite(metrics["loss"]) else "the loss"
-    return (
-        f"{run.path}: {what} is not finite at step {step}; the last checkpoint is untouched. "
-        "Lower optimizer.rate or raise optimizer.warmup, and start again in another --run-dir"
-    )
+def _not_finite(metrics: dict[str, Any]) -> str:
+    """Say what is not finite."""
+    return f"{'the gradient' if np.isfinite(metrics['loss']) else 'the loss'} is not finite"

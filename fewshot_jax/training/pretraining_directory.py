@@ -20,7 +20,7 @@ from fewshot_jax.config_file import differences
 from fewshot_jax.errors import UserError
 from fewshot_jax.training.run_directory import RunFiles
 
-FREE = ("batch.workers",)  # may change while a run goes on: the batches are the same
+FREE = ("batch.workers", "parallel.", "recovery.")  # may change while a run goes on: the batches are the same
 
 
 class PretrainingDirectory(RunFiles):

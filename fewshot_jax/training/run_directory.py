@@ -10,6 +10,7 @@ learning_curve.png
 adapted_curves.png   what the learner makes of a few tasks (regression)
 result.json          written when the run ends; a run without it is unfinished
 evaluation.json      the table of the last evaluation
+checksums/           of the checkpoints; damaged/ holds those that failed them
 multi_task/          the run of the multi-task baseline, a directory of the same kind
 """
 
@@ -23,10 +24,11 @@ from fewshot_jax.applications.application import Application
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import differences, read_config, write_config
 from fewshot_jax.errors import UserError
+from fewshot_jax.parallel.processes import is_first
 
 # What may change while a run goes on.
 _FREE_OF_EVALUATION = ("episodes", "inner_steps", "tune_rates", "tune_steps", "null_threshold", "at_end")
-FREE = (*(f"evaluation.{name}" for name in _FREE_OF_EVALUATION), "baselines.")
+FREE = (*(f"evaluation.{name}" for name in _FREE_OF_EVALUATION), "baselines.", "parallel.", "recovery.")
 PLANNED = ("gradient", "keep", "keep_blocks", "task_chunk")  # fields of `learner` that a plan fills in
 
 
@@ -97,7 +99,7 @@ class RunFiles:
                 f"{self.path}: holds a run of another config ({'; '.join(changed)}); "
                 "give another --run-dir, or the same settings to resume it"
             )
-        if not self.exists() and self.path.is_dir() and any(self.path.iterdir()):
+        if not self.exists() and self.path.is_dir() and any(path.name != ".lock" for path in self.path.iterdir()):
             raise UserError(f"{self.path}: is not empty and holds no run; give another --run-dir")
         check_writable(self.path, flag="--run-dir")
 
@@ -117,7 +119,9 @@ class RunFiles:
         partial.replace(self.path / "config.yaml")
 
     def write(self, name: str, values: Any) -> None:
-        """Write a JSON file whole or not at all."""
+        """Write a JSON file whole or not at all; of several processes the first does."""
+        if not is_first():
+            return
         partial = self.path / f".{name}.partial"
         partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         partial.replace(self.path / name)
@@ -179,12 +183,18 @@ class RunDirectory(RunFiles):
             raise UserError(f"{self.path}: cannot write the run directory ({error}); see --run-dir") from None
 
     def update(self, config: Config) -> None:
-        """Store what may change while a run goes on (`FREE`): episodes and steps of its evaluation, its baselines."""
+        """Store what may change while a run goes on (`FREE`): of its evaluation, its baselines, its devices."""
         stored, wanted = self.config(), config.evaluation
         free = {name: getattr(wanted, name) for name in _FREE_OF_EVALUATION}
         evaluation = dataclasses.replace(stored.evaluation, **free)
-        changed = dataclasses.replace(stored, evaluation=evaluation, baselines=config.baselines)
-        if changed != stored:
+        changed = dataclasses.replace(
+            stored,
+            evaluation=evaluation,
+            baselines=config.baselines,
+            parallel=config.parallel,
+            recovery=config.recovery,
+        )
+        if changed != stored and is_first():
             self._write_config(changed)
 
     def check_data(self, application: Application) -> None:

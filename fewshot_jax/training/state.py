@@ -16,20 +16,48 @@ from fewshot_jax.training.learners import build_learner
 from fewshot_jax.types import MetaParams
 
 
+class Health(NamedTuple):
+    """What the guard of a step remembers.
+
+    Attributes:
+        skipped: int32, updates skipped since the start of the run.
+        in_a_row: int32, those since the last one that was not.
+        loss: float32, running mean of the losses of the others.
+    """
+
+    skipped: jax.Array
+    in_a_row: jax.Array
+    loss: jax.Array
+
+
 class TrainState(NamedTuple):
     """Everything a resumed run needs besides its config.
 
     Attributes:
-        step: int32, outer steps taken.
+        step: int32, outer steps taken, or skipped.
         meta_params: what the outer optimizer trains.
         opt_state: of the outer optimizer.
         key: raw key data; step ``i`` uses ``fold_in(key, i)``.
+        health: of the steps so far.
     """
 
     step: jax.Array
     meta_params: MetaParams
     opt_state: optax.OptState
     key: jax.Array
+    health: Health
+
+
+def first_state(meta_params: MetaParams, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        meta_params: untrained.
+        optimizer: of these.
+        key: of the training.
+    """
+    health = Health(jnp.int32(0), jnp.int32(0), jnp.float32(0))
+    return TrainState(jnp.int32(0), meta_params, optimizer.init(meta_params), jax.random.key_data(key), health)
 
 
 def learning_rate(config: OuterConfig | OptimizerConfig) -> optax.Schedule:
@@ -90,5 +118,4 @@ def initial_state(config: Config, functions: Functions) -> TrainState:
     keys = run_keys(config.seed)
     learner = build_learner(functions, config, training=True)
     meta_params = learner.init(functions.init_params(keys.params), keys.learner)
-    opt_state = outer_optimizer(config.outer).init(meta_params)
-    return TrainState(jnp.int32(0), meta_params, opt_state, jax.random.key_data(keys.train))
+    return first_state(meta_params, outer_optimizer(config.outer), keys.train)

@@ -8,6 +8,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import fewshot_jax as fsj
@@ -23,7 +24,7 @@ from fewshot_jax.training.checkpoints import Checkpoints
 from fewshot_jax.training.metrics import MetricsFile, read_metrics
 from fewshot_jax.training.plan import Strategy
 from fewshot_jax.training.run_directory import RunDirectory
-from fewshot_jax.training.state import TrainState, initial_state, learning_rate, outer_optimizer
+from fewshot_jax.training.state import first_state, initial_state, learning_rate, outer_optimizer
 
 STEPS, EVERY, METRIC = 6, 3, "validation_accuracy"
 VALUES = {
@@ -101,13 +102,13 @@ def tokenizer_of(run):
     return load_tokenizer(run.path / "tokenizer")
 
 
-def first_state(config, vocab_size):
+def untrained_state(config, vocab_size):
     functions = text_functions(config, vocab_size=vocab_size, ways=3, training=True, joint_classes=0)
     return initial_state(config, functions)
 
 
 def state_at(run, step):
-    like = first_state(run.config(), tokenizer_of(run).get_vocab_size())
+    like = untrained_state(run.config(), tokenizer_of(run).get_vocab_size())
     checkpoints = Checkpoints(run.checkpoints, ACCURACY, read_only=True)
     try:
         return jax.device_get(checkpoints.restore(step, like))
@@ -179,7 +180,7 @@ def test_the_best_checkpoint_is_that_of_the_highest_validation_accuracy(finished
 
 def test_training_moves_every_parameter(finished):
     run, _ = finished
-    first = first_state(CONFIG, tokenizer_of(run).get_vocab_size())
+    first = untrained_state(CONFIG, tokenizer_of(run).get_vocab_size())
     last = state_at(run, STEPS)
     assert int(last.step) == STEPS
     leaves = zip(jax.tree_util.tree_leaves_with_path(first.meta_params), jax.tree.leaves(last.meta_params), strict=True)
@@ -254,23 +255,21 @@ def test_a_directory_without_permission_is_refused(tmp_path):
         tmp_path.chmod(0o755)
 
 
-def poison(patch, *, at):
-    """Make the meta-gradient and a task's loss NaN at one step."""
-    make_step = loop.make_step
+def poison(patch, *, at, many=1):
+    """Make the meta-gradient and a task's loss NaN from a step on, so many times."""
+    meta_gradient = loop.meta_gradient
 
-    def poisoned(learner, optimizer, **keywords):
-        def step(state, episodes):
-            def grad(*arguments, **more):
-                grads, metrics = learner.grad(*arguments, **more)
-                factor = jnp.where(state.step + 1 == at, jnp.nan, 1.0)
-                bad = {name: metrics[name].at[1].multiply(factor) for name in ("task_loss", "support_loss")}
-                return jax.tree.map(lambda leaf: leaf * factor, grads), {**metrics, **bad}
+    def poisoned(learner):
+        def grad(meta_params, episodes, key, progress):
+            grads, metrics = meta_gradient(learner)(meta_params, episodes, key, progress)
+            step = jnp.round(progress * STEPS) + 1
+            factor = jnp.where((step >= at) & (step < at + many), jnp.nan, 1.0)
+            bad = {name: metrics[name].at[1].multiply(factor) for name in ("task_loss", "support_loss")}
+            return jax.tree.map(lambda leaf: leaf * factor, grads), {**metrics, **bad}
 
-            return make_step(learner._replace(grad=grad), optimizer, **keywords)(state, episodes)
+        return grad
 
-        return step
-
-    patch.setattr(loop, "make_step", poisoned)
+    patch.setattr(loop, "meta_gradient", poisoned)
 
 
 @pytest.mark.parametrize(("every", "saved"), [(3, 3), (2, 2)], ids=["read a step late", "at a validation"])
@@ -280,9 +279,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(
     run = RunDirectory(tmp_path / "run")
     poison(monkeypatch, at=4)
     with pytest.raises(fsj.UserError) as error:
-        fsj.train(changed(evaluation={"every": every}), run.path, quiet=True)
+        fsj.train(changed(evaluation={"every": every}, recovery={"skip_limit": 1}), run.path, quiet=True)
     message = str(error.value)
-    assert "the loss of tasks [1] (first at inner step 0 of task 1) is not finite at step 4;" in message
+    assert "at step 4 the loss of tasks [1] (first at inner step 0 of task 1) is not finite;" in message
     assert "Lower inner.rate or outer.rate" in message
     assert str(run.path) in message
     assert run.result() is None
@@ -394,7 +393,8 @@ def test_a_checkpoint_stands_alone(finished):
 
 def little_state(step, value=0.0):
     """A state of two numbers."""
-    return TrainState(jnp.int32(step), {"params": jnp.full(2, value)}, (), jax.random.key_data(jax.random.key(0)))
+    state = first_state({"params": jnp.full(2, value)}, optax.identity(), jax.random.key(0))
+    return state._replace(step=jnp.int32(step))
 
 
 @pytest.mark.parametrize(
@@ -484,7 +484,7 @@ def test_the_learning_rate_warms_up_then_decays_to_zero():
 def test_kernels_and_embeddings_decay_and_nothing_else_not_even_in_scanned_layers():
     config = changed(outer={"steps": 10, "warmup": 0.0, "rate": 0.1, "weight_decay": 0.5})
     optimizer = outer_optimizer(config.outer)
-    params = jax.tree.map(jnp.ones_like, first_state(config, 9).meta_params)
+    params = jax.tree.map(jnp.ones_like, untrained_state(config, 9).meta_params)
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     decayed = {leaf_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(updates)}
     assert any("blocks" in path and path.endswith("scale") for path in decayed)

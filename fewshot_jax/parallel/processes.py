@@ -1,0 +1,105 @@
+"""Several processes that train together: start-up, agreement, waiting for each other.
+
+Processes are found by ``jax.distributed``, which knows Slurm, Kubernetes, MPI and cloud machines, or are named by the
+user. Everything here is harmless with one process.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from fewshot_jax.errors import UserError
+
+TIMEOUT = 120  # seconds to wait for the other processes at the start
+
+
+def start(coordinator: str | None, processes: int | None, process: int | None, *, timeout: int = TIMEOUT) -> None:
+    """Join the other processes; call it before jax touches a device.
+
+    Args:
+        coordinator: ``HOST:PORT`` of process 0; None with the two others for what the cluster says.
+        processes: how many there are.
+        process: the number of this one, from 0.
+        timeout: seconds to wait for the others.
+
+    Raises:
+        UserError: the three are incomplete, no cluster is known, or the coordinator cannot be reached.
+    """
+    named = [coordinator, processes, process]
+    if any(one is None for one in named) and any(one is not None for one in named):
+        raise UserError("give --coordinator, --processes and --process together, or --distributed alone")
+    if coordinator is not None and processes is not None and process is not None:
+        _, _, port = coordinator.rpartition(":")
+        if not port.isdigit() or ":" not in coordinator:
+            raise UserError(f"--coordinator {coordinator}: expected HOST:PORT, such as node0:1234")
+        if not 0 <= process < processes:
+            raise UserError(f"--process {process}: expected a number from 0 to {processes - 1} (--processes)")
+    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(coordinator, processes, process, initialization_timeout=timeout)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        where = coordinator or "the coordinator that the cluster names"
+        raise UserError(
+            f"cannot join the other processes through {where} ({first}); start all processes within {timeout} seconds, "
+            "with a host and port that each of them can reach, and the same --processes"
+        ) from None
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes files and prints."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Wait until all processes are here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def gather_json(value: Any) -> list[Any]:
+    """The values of all processes, in their order: plain lists, dicts and scalars."""
+    if jax.process_count() == 1:
+        return [value]
+    from jax.experimental import multihost_utils
+
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = np.atleast_1d(multihost_utils.process_allgather(np.int32(text.size))).reshape(-1)
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: text.size] = text
+    rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
+    return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes, strict=True)]
+
+
+def check_agreement(values: Mapping[str, Any], what: str) -> None:
+    """Check that all processes hold the same values.
+
+    Args:
+        values: by name; plain.
+        what: they are, for the message.
+
+    Raises:
+        UserError: one differs, in every process alike.
+    """
+    first, *others = gather_json(dict(values))
+    for number, other in enumerate(others, start=1):
+        if changed := [name for name in {**first, **other} if first.get(name) != other.get(name)]:
+            told = "; ".join(f"{name}: {first.get(name)} and {other.get(name)}" for name in changed)
+            raise UserError(f"processes 0 and {number} have different {what} ({told}); start all from the same")
+
+
+@contextlib.contextmanager
+def first_alone() -> Iterator[bool]:
+    """``with first_alone() as here:`` the first process does something while the others wait for it."""
+    try:
+        yield is_first()
+    finally:
+        barrier("first alone")

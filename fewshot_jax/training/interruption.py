@@ -1,0 +1,87 @@
+"""One process at a time in a run directory, and what happens when it is told to end."""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import jax
+
+from fewshot_jax.errors import UserError
+from fewshot_jax.parallel.processes import is_first
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a run directory, which is made where it is missing; it is free again when the process ends, however it does.
+
+    Raises:
+        UserError: another process holds it, or it cannot be written.
+    """
+    if not is_first():  # the first process holds it for all
+        yield
+        return
+    made = not directory.exists()
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    path = directory / LOCK
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{directory}: cannot write the run directory ({error}); see --run-dir") from None
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"{directory}: a run is going on here ({file.read().strip() or 'another process'}); wait for it, or "
+                "give another --run-dir"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            if made and not any(directory.iterdir()):  # refused before it began
+                directory.rmdir()
+    finally:
+        file.close()
+
+
+@contextlib.contextmanager
+def termination() -> Iterator[Callable[[int], bool]]:
+    """``with termination() as asked:`` ``asked(step)`` says, at the same step in all processes, that SIGTERM came."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        yield lambda step: False
+        return
+    told = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        told.set()
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield lambda step: told.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)

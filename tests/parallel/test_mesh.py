@@ -1,0 +1,239 @@
+"""Any mesh computes what one device does; what goes over its axes is what the mathematics asks for."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from fewshot_jax.algorithms.partition import leaf_path
+from fewshot_jax.applications.table import build_application
+from fewshot_jax.config import Learner
+from fewshot_jax.config_file import from_dict
+from fewshot_jax.errors import UserError
+from fewshot_jax.parallel.mesh import host_values, local_copy, make_mesh, place, replicate, shard_tasks
+from fewshot_jax.parallel.rules import TENSOR_RULES, gathered, shardings
+from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.state import initial_state, outer_optimizer
+from fewshot_jax.training.step import guarded_step, meta_gradient, sharded
+
+pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices, simulated or real")
+NAMES = Learner.__args__
+KEY = jax.random.key(3)
+
+
+def config_of(learner, **fields):
+    values = {
+        "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
+        "episodes": {"ways": 3, "shots": 1, "queries": 2, "within_group": True},
+        "tokenizer": {"kind": "word", "max_length": 12, "buckets": [12]},
+        "model": {"width": 16, "layers": 1, "heads": 2, "mlp_width": 16},
+        "learner": {"name": learner, **fields},
+        "inner": {"steps": 2, "rate": 0.4},
+        "outer": {"steps": 6, "tasks": 8},
+        "evaluation": {"ways": 3, "shots": [1], "queries": 2},
+    }
+    if learner == "cavia":
+        values["model"]["context_width"] = 4
+    if learner == "metaicl":
+        values = {
+            "application": "dialogue",
+            "data": {"source": "generated"},
+            "episodes": {"shots": 2, "queries": 2},
+            "tokenizer": {"kind": "word", "max_length": 24, "buckets": [24]},
+            "model": {"width": 16, "layers": 1, "heads": 2, "mlp_width": 16},
+            "learner": {"name": learner, **fields},
+            "outer": {"steps": 6, "tasks": 8},
+            "evaluation": {"shots": [2], "queries": 2},
+        }
+    return from_dict(values)
+
+
+def problem(config, dtype="float32"):
+    """A learner, its untrained meta-parameters and a meta-batch of eight tasks."""
+    application = build_application(config)
+    functions = application.functions(training=True)
+    state = initial_state(config, functions)
+
+    def cast(leaf):
+        return jnp.asarray(leaf, dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return functions, jax.tree.map(cast, state.meta_params), application.training_stream()(0, 8)
+
+
+def gradient(config, functions, meta_params, episodes, mesh):
+    learner = build_learner(functions, config, training=True)
+    divided = shardings(meta_params, mesh)
+    grad = sharded(meta_gradient(learner), divided)
+    return jax.jit(grad)(
+        place(meta_params, divided), shard_tasks(episodes, mesh), replicate(KEY, mesh), jnp.float32(0.5)
+    )
+
+
+def assert_close(one, other, tolerance):
+    """Leaf by leaf, against the norm of the whole gradient: some leaves are zero but for rounding."""
+    norm = float(optax.tree.norm(one))
+    assert norm > 1e-6
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True):
+        difference = np.abs(np.asarray(a) - np.asarray(b)).max(initial=0)
+        assert difference < tolerance * norm, leaf_path(path)
+
+
+MESHES = {2: {}, 4: {"fsdp": 2}, 8: {"fsdp": 2, "tensor": 2}}
+
+
+def check_meshes(name, dtype, tolerance, counts):
+    config = config_of(name)
+    functions, meta_params, episodes = problem(config, dtype)
+    one, _ = gradient(config, functions, meta_params, episodes, make_mesh(jax.devices()[:1]))
+    for devices in counts:
+        mesh = make_mesh(jax.devices()[:devices], **MESHES[devices])
+        many, metrics = gradient(config, functions, meta_params, episodes, mesh)
+        assert_close(one, many, tolerance)
+        assert np.isfinite(metrics["loss"])
+
+
+@pytest.mark.parametrize("counts", [(8,), pytest.param((2, 4), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gradient_of_every_learner_is_that_of_one_device(name, counts, enable_x64):
+    with enable_x64(True):
+        check_meshes(name, "float64", 1e-10, counts)
+
+
+@pytest.mark.parametrize("name", ["maml", "protonet"])
+def test_in_single_precision_it_differs_by_rounding(name):
+    check_meshes(name, "float32", 2e-5, (8,))
+
+
+COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(.*")
+SIZES = {"f32": 4, "s32": 4, "u32": 4, "pred": 1, "bf16": 2}
+
+
+def collectives(program):
+    """(operation, bytes of its result) of each collective of a compiled program."""
+    found = []
+    for shapes, operation in COLLECTIVE.findall(program):
+        arrays = re.findall(r"(\w+)\[([\d,]*)\]", shapes)
+        found.append(
+            (
+                operation,
+                sum(SIZES[kind] * int(np.prod([int(n) for n in size.split(",") if n])) for kind, size in arrays),
+            )
+        )
+    return found
+
+
+def compiled_step(mesh, *, tasks=8, task_chunk=None, width=64):
+    """A whole training step, optimizer and guard included, as a compiled program, with its state."""
+    config = from_dict(
+        {
+            "model": {"width": width, "layers": 2, "heads": 2, "mlp_width": 2 * width},
+            **{
+                "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
+                "episodes": {"ways": 3, "shots": 1, "queries": 2},
+                "tokenizer": {"kind": "word", "max_length": 12, "buckets": [12]},
+                "learner": {"name": "maml", "gradient": "reverse", "task_chunk": task_chunk},
+                "inner": {"steps": 1},
+                "outer": {"steps": 6, "tasks": tasks},
+                "evaluation": {"ways": 3, "shots": [1], "queries": 2},
+            },
+        }
+    )
+    application = build_application(config)
+    functions = application.functions(training=True)
+    state = initial_state(config, functions)
+    divided = shardings(state, mesh)
+    learner = build_learner(functions, config, training=True)
+    grad = meta_gradient(learner)
+    if mesh.size > mesh.shape["task"]:
+        grad = sharded(grad, divided.meta_params)
+    step = jax.jit(guarded_step(grad, outer_optimizer(config.outer), steps=6), out_shardings=(divided, None))
+    placed = place(state, divided), shard_tasks(application.training_stream()(0, tasks), mesh)
+    return step.lower(*placed).compile(), placed[0]
+
+
+@pytest.mark.parametrize("task_chunk", [None, 8])
+def test_the_task_axis_carries_one_reduction_of_the_gradient_and_no_gather(task_chunk):
+    mesh = make_mesh(jax.devices()[:8])
+    bytes_of = {}
+    for tasks in (8, 16):
+        program, state = compiled_step(mesh, tasks=tasks, task_chunk=task_chunk)
+        found = collectives(program.as_text())
+        assert {operation for operation, _ in found} == {"all-reduce"}
+        bytes_of[tasks] = sum(size for _, size in found)
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(state.meta_params))
+    assert weights <= bytes_of[8] <= weights + 256, "the gradient and a few scalars"
+    assert bytes_of[16] == bytes_of[8], "whatever the number of tasks"
+
+
+def test_weights_and_optimizer_state_are_divided_and_gathered_once():
+    mesh = make_mesh(jax.devices()[:8], fsdp=4)
+    program, state = compiled_step(mesh, width=128)
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    here = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    assert here < 1.1 * whole / 4
+    gathered_bytes = sum(size for operation, size in collectives(program.as_text()) if operation == "all-gather")
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(state.meta_params))
+    assert gathered_bytes <= 1.1 * weights, "each weight once a step, however many inner steps and tasks"
+
+
+def test_rules_name_leaves_and_refuse_what_does_not_fit():
+    mesh = make_mesh(jax.devices()[:8], fsdp=2, tensor=2)
+    tree = {
+        "attention": {"query": {"kernel": np.zeros((2, 64, 4, 16))}},
+        "mlp": {"down": {"kernel": np.zeros((2, 128, 64))}},
+        "scale": np.zeros(3),
+    }
+    specs = jax.tree.map(lambda one: one.spec, shardings(tree, mesh))
+    assert specs["attention"]["query"]["kernel"] == PartitionSpec(None, "fsdp", "tensor", None)
+    assert specs["mlp"]["down"]["kernel"] == PartitionSpec(None, "tensor", "fsdp")
+    assert specs["scale"] == PartitionSpec(None)
+    own = shardings(tree, mesh, [("down/kernel$", "-,fsdp"), ("kernel$", "-")])
+    assert own["mlp"]["down"]["kernel"].spec == PartitionSpec(None, "fsdp")
+    assert own["attention"]["query"]["kernel"].spec == PartitionSpec(None)
+    assert gathered(own["mlp"]["down"]["kernel"]).spec == PartitionSpec(None, None)
+    with pytest.raises(UserError, match=r"'scale', 'fsdp'.*leaf 'scale' has shape \(3,\), whose 3 the 2 devices"):
+        shardings(tree, mesh, [("scale", "fsdp")])
+    with pytest.raises(UserError, match="leaf 'scale' has only 1 dimensions"):
+        shardings(tree, mesh, [("scale", "-,fsdp")])
+
+
+def test_the_tensor_rules_meet_the_leaves_of_the_models():
+    paths = []
+    for name in ("maml", "metaicl"):
+        _, meta_params, _ = problem(config_of(name))
+        paths += [leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(meta_params)]
+    for pattern, _ in TENSOR_RULES:
+        assert any(re.search(pattern, path) for path in paths), pattern
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"fsdp": 0}, "parallel.fsdp=0: expected at least 1"),
+        ({"rules": [["(", "fsdp"]]}, "is not a regular expression"),
+        ({"rules": [["kernel", "fsdp,fsdp"]]}, "none twice"),
+        ({"rules": [["kernel", "model"]]}, "expected for each dimension fsdp, tensor or -"),
+        ({"rules": [["kernel", "task"]]}, "the task axis divides meta-batches"),
+    ],
+)
+def test_wrong_settings_are_named(section, message):
+    with pytest.raises(UserError, match=message):
+        from_dict({"parallel": section})
+
+
+def test_devices_that_cannot_be_divided_are_refused():
+    with pytest.raises(UserError, match="does not divide the 8 devices"):
+        make_mesh(jax.devices()[:8], fsdp=3)
+
+
+def test_values_come_to_the_host_whole():
+    mesh = make_mesh(jax.devices()[:8], fsdp=2)
+    x = np.arange(16.0).reshape(8, 2)
+    for spec in (PartitionSpec(), PartitionSpec(("task", "fsdp"))):
+        placed = place(x, NamedSharding(mesh, spec))
+        np.testing.assert_array_equal(host_values(placed), x)
+        assert local_copy(placed).sharding.device_set == {jax.local_devices()[0]}
