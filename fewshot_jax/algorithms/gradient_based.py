@@ -15,7 +15,16 @@ import optax
 from fewshot_jax.algorithms.differentiation import Gradient, Keep, ObjectiveGradient, inner_gradient, resolve_keep
 from fewshot_jax.algorithms.inner_loop import InnerLoopResult, inner_loop, query_key, start_key
 from fewshot_jax.algorithms.learned_rates import LearnedRates
-from fewshot_jax.algorithms.partition import Selector, check_floating, chosen, leaf_path, merge, split, with_frozen
+from fewshot_jax.algorithms.partition import (
+    Selector,
+    check_floating,
+    chosen,
+    leaf_path,
+    merge,
+    split,
+    varying_as,
+    with_frozen,
+)
 from fewshot_jax.block_policy import BlockPolicy, blocks_keep
 from fewshot_jax.types import Aux, Batch, BatchFn, InitFn, Key, LossFn, MetaParams, Params, PredictFn, PyTree
 
@@ -183,7 +192,7 @@ def adaptation(
         optimizer_fn: OptimizerFn | None = None,
     ) -> Adapted:
         length, steps = _length(inner_steps, built_for)
-        begin, rest = start(meta_params, support, rng, frozen)
+        begin, rest = start(varying_as(meta_params, support), support, rng, frozen)
         this_optimizer, rate = task_optimizer(meta_params, inner_rate)
         result: InnerLoopResult = inner_loop(
             gradient_fn,

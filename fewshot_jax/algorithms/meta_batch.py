@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fewshot_jax.algorithms.partition import leaf_path
+from fewshot_jax.algorithms.partition import leaf_path, varying_as
 from fewshot_jax.types import Aux, Episode, GradFn, Key, MetaParams, PyTree, TaskLossFn
 
 # (sum over the chunk's tasks of weight * direction, (losses [t], aux of leaves [t, ...]))
@@ -133,6 +133,7 @@ def over_tasks(
     ) -> tuple[MetaParams, dict[str, jax.Array]]:
         del progress  # of use to a learner with a schedule, which wraps this function
         tasks = check_task_axis(episodes, task_weight)
+        meta_params = varying_as(meta_params, episodes)
         if task_weight is None:
             weight = jnp.full(tasks, 1 / tasks)
         else:

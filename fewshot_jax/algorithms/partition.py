@@ -70,6 +70,31 @@ def merge(inner: Params, rest: Params) -> Params:
     return jax.tree.map(lambda a, b: b if a is None else a, inner, rest, is_leaf=lambda leaf: leaf is None)
 
 
+def varying_as(params: PyTree, batch: PyTree) -> PyTree:
+    """Inside ``jax.shard_map``, parameters that vary over the mesh axes over which a batch does; elsewhere the same.
+
+    The gradient of a loss by parameters that are one on all devices is the sum over devices of what each would find:
+    right for an outer step, and wrong for an inner loop, which would mix the tasks of all devices without a word.
+    """
+    axes = frozenset[str]().union(*map(_axes_of, jax.tree.leaves(batch)))
+    if not axes:
+        return params
+
+    def cast(leaf: jax.Array) -> jax.Array:
+        missing = tuple(sorted(axes - _axes_of(leaf)))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(cast, params)
+
+
+def _axes_of(leaf: Any) -> frozenset[str]:
+    """The manual mesh axes over which an array varies, which releases of jax call by two names."""
+    kind: Any = jax.typeof(leaf)
+    if hasattr(kind, "manual_axis_type"):
+        return frozenset(kind.manual_axis_type.varying)
+    return frozenset(getattr(kind, "vma", ()))
+
+
 def with_frozen(fn: Callable[..., Any], frozen: PyTree) -> Callable[..., Any]:
     """Pass ``frozen=`` to a user's function only where frozen weights were given.
 

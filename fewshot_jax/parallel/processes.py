@@ -7,6 +7,9 @@ user. Everything here is harmless with one process.
 import contextlib
 import json
 import os
+import socket
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -34,22 +37,46 @@ def start(coordinator: str | None, processes: int | None, process: int | None, *
     if any(one is None for one in named) and any(one is not None for one in named):
         raise UserError("give --coordinator, --processes and --process together, or --distributed alone")
     if coordinator is not None and processes is not None and process is not None:
-        _, _, port = coordinator.rpartition(":")
-        if not port.isdigit() or ":" not in coordinator:
+        host, _, port = coordinator.rpartition(":")
+        if not port.isdigit() or not host:
             raise UserError(f"--coordinator {coordinator}: expected HOST:PORT, such as node0:1234")
         if not 0 <= process < processes:
             raise UserError(f"--process {process}: expected a number from 0 to {processes - 1} (--processes)")
+        if process:
+            _reach(host, int(port), timeout)
+        else:
+            print(f"waiting for {processes - 1} more at {coordinator}, up to {timeout} s", file=sys.stderr, flush=True)
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        # Gloo tells standard output that it is connected, which is for results: it goes to standard error instead.
+        sys.stdout.flush()
+        sys.stdout = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
     try:
         jax.distributed.initialize(coordinator, processes, process, initialization_timeout=timeout)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        where = coordinator or "the coordinator that the cluster names"
-        raise UserError(
-            f"cannot join the other processes through {where} ({first}); start all processes within {timeout} seconds, "
-            "with a host and port that each of them can reach, and the same --processes"
-        ) from None
+        raise _unreachable(coordinator or "the coordinator that the cluster names", first, timeout) from None
+
+
+def _reach(host: str, port: int, timeout: int) -> None:
+    """Wait for the coordinator to listen: of one that never does, jax makes an abort without a word of advice."""
+    until, why = time.monotonic() + timeout, "no answer"
+    while time.monotonic() < until:
+        try:
+            socket.create_connection((host, port), timeout=2).close()
+            return
+        except OSError as error:
+            why = str(error)
+            time.sleep(0.2)
+    raise _unreachable(f"{host}:{port}", why, timeout)
+
+
+def _unreachable(where: str, why: str, timeout: int) -> UserError:
+    return UserError(
+        f"cannot join the other processes through {where} ({why}); start all processes within {timeout} seconds, with "
+        "a host and port that each of them can reach, and the same --processes"
+    )
 
 
 def is_first() -> bool:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 import fewshot_jax as fsj
 from fewshot_jax.parallel.mesh import replicate, shard_tasks, task_mesh
@@ -248,3 +248,34 @@ def test_training_on_new_episodes_traces_the_loss_only_once(task_chunk):
         counts.append(len(traces))
     assert counts[0] > 0
     assert counts == counts[:1] * 5
+
+
+@eight_devices
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize(("make", "keywords"), [(fsj.maml, {"gradient": "reverse"}), (fsj.reptile, {}), (fsj.maml, {})])
+def test_in_shard_map_no_task_adapts_with_the_gradients_of_other_devices(make, keywords, check_vma):
+    """An inner gradient by parameters that are one on all devices is summed over the devices."""
+
+    def loss_fn(params, batch, rng):
+        return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2), {}
+
+    rng = np.random.default_rng(0)
+    episodes = fsj.Episode(
+        *({"x": rng.normal(size=(8, n, 3)).astype("f"), "y": rng.normal(size=(8, n)).astype("f")} for n in (4, 5))
+    )
+    learner = make(loss_fn, inner_steps=2, **keywords)
+    meta_params, key = {"params": {"w": jnp.ones(3)}}, jax.random.key(0)
+    expected, _ = learner.grad(meta_params, episodes, key)
+    one = learner.adapt(meta_params, jax.tree.map(lambda leaf: leaf[3], episodes.support), key)
+    mesh = task_mesh(jax.devices()[:8])
+
+    def on_one_device(meta_params, episodes):
+        adapted = learner.adapt(meta_params, jax.tree.map(lambda leaf: leaf[0], episodes.support), key)
+        grads, _ = learner.grad(meta_params, episodes, key)
+        return jax.lax.pmean(grads, "task"), jax.tree.map(lambda leaf: leaf[None], adapted)
+
+    specs = (PartitionSpec(), PartitionSpec("task"))
+    mapped = jax.shard_map(on_one_device, mesh=mesh, in_specs=specs, out_specs=specs, check_vma=check_vma)
+    found, adapted = jax.jit(mapped)(meta_params, episodes)
+    np.testing.assert_allclose(found["params"]["w"], expected["params"]["w"], rtol=1e-5)
+    np.testing.assert_allclose(jax.tree.leaves(adapted)[0][3], jax.tree.leaves(one)[0], rtol=1e-5)
