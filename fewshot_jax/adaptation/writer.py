@@ -1,5 +1,6 @@
 """A saved few-shot model that reads texts and writes others: answers, translations, replies."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,6 +99,7 @@ def adapt_writer(run: RunDirectory, examples: Sequence[Example]) -> Writer:
     if len(tasks := {example.task for example in examples}) > 1:
         raise UserError(f"the examples are of {len(tasks)} tasks ({', '.join(sorted(tasks)[:5])}): give those of one")
     model = saved_model(config, run.path)
+    model = dataclasses.replace(model, codec=dataclasses.replace(model.codec, known={}))  # each is read once
     meta_params = restore_best_of(run, application.functions_of(config, model, training=True))
     drawn = [Drawn(list(examples), list(examples[:1]))]
     support = application.episodes_of(drawn, model.codec, len(examples), 1).support

@@ -68,7 +68,9 @@ def directory_of(path: str) -> Path:
             return candidate
     missing = "holds no config.json" if directory.exists() else "no such directory"
     what = f"{missing}; give a Hugging Face directory or a run of 'fewshot-jax pretrain'"
-    if (directory / "config.yaml").exists():
+    if (directory / "config.yaml").exists() and (directory / "data.json").exists():
+        what = "is a run of 'fewshot-jax train', whose model starts no other; give what it started from"
+    elif (directory / "config.yaml").exists():
         what = "has no model yet; let 'fewshot-jax pretrain' finish"
     raise UserError(f"{directory}: {what} (model.pretrained)")
 

@@ -27,4 +27,5 @@ class Translation(Writing):
     @classmethod
     def sources(cls, config: Config, path: Path, model: LanguageModel) -> tuple[list[dict[str, Any]], list[str]]:
         del model
-        return read_texts(path, text=config.data.source_field)
+        field = config.data.source_field
+        return read_texts(path, text=field, option=field)

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from fewshot_jax.cli.arguments import parse
+from fewshot_jax.cli.arguments import counted, parse
 from fewshot_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from fewshot_jax.adaptation.writer import Writer
     from fewshot_jax.config import Config
 
 MUCH_UNKNOWN = 0.3  # share of unknown tokens above which a warning is due
@@ -41,10 +44,10 @@ class Arguments:
 def run(arguments: Sequence[str]) -> None:
     """Run the command."""
     parsed = parse(Arguments, "adapt", arguments)
-    from fewshot_jax.adaptation.adapt import adapt, unknown_share
+    from fewshot_jax.adaptation.adapt import adapt
     from fewshot_jax.adaptation.classifier import Classifier
     from fewshot_jax.adaptation.saving import check_output
-    from fewshot_jax.adaptation.writer import saved_model
+    from fewshot_jax.adaptation.writer import Writer, saved_model
     from fewshot_jax.applications.table import application_of
     from fewshot_jax.config import WRITES
     from fewshot_jax.data.fields import TASK_FIELD
@@ -59,9 +62,12 @@ def run(arguments: Sequence[str]) -> None:
         one_task = dataclasses.replace(config, data=dataclasses.replace(config.data, task_field=TASK_FIELD))
         examples = application.read(one_task, parsed.data, model)  # whose task need not be named
         writer = adapt(parsed.model, examples)
+        assert isinstance(writer, Writer)
         _tell_unfinished(parsed.model)
+        _tell_unknown(parsed.model, writer.model.codec.tokenizer, [t for e in examples for t in (e.source, e.target)])
+        tell_cut(writer)
         writer.save(parsed.output)
-        print(f"adapted to {len(examples)} examples; saved in {parsed.output}")
+        print(f"adapted to {counted(len(examples), 'example')}; saved in {parsed.output}")
         return
     records = read_records(parsed.data, text=parsed.text_field, label=parsed.label_field)
     classifier = adapt(parsed.model, records)
@@ -69,17 +75,12 @@ def run(arguments: Sequence[str]) -> None:
     _tell_unfinished(parsed.model)
     texts = [record.text for record in records]
     names = classifier.labels if classifier.config.kind == "label_scoring" else []  # which are read too
-    if (unknown := unknown_share(classifier.reader.tokenizer, [*texts, *names])) > MUCH_UNKNOWN:
-        print(
-            f"warning: the tokenizer of {parsed.model} knows {1 - unknown:.0%} of the words of these texts: expect "
-            "little, and train a run on texts like yours",
-            file=sys.stderr,
-        )
+    _tell_unknown(parsed.model, classifier.reader.tokenizer, [*texts, *names])
     right = sum(given.label == record.label for given, record in zip(classifier.predict(texts), records, strict=True))
     classifier.save(parsed.output)
     print(
-        f"adapted to {len(records)} examples of {len(classifier.labels)} classes, of which it labels {right} right; "
-        f"saved in {parsed.output}"
+        f"adapted to {counted(len(records), 'example')} of {len(classifier.labels)} classes, of which it labels "
+        f"{right} right; saved in {parsed.output}"
     )
 
 
@@ -92,6 +93,24 @@ def refuse_fields(arguments: Any, config: "Config") -> None:
                 f"--{field.replace('_', '-')}={value}: {config.application} does not read it; its fields are those of "
                 "the run's config (data)"
             )
+
+
+def _tell_unknown(run: Path, tokenizer: "Tokenizer", texts: Sequence[str]) -> None:
+    from fewshot_jax.adaptation.adapt import unknown_share
+
+    if (unknown := unknown_share(tokenizer, texts)) > MUCH_UNKNOWN:
+        print(
+            f"warning: the tokenizer of {run} knows {1 - unknown:.0%} of the words of these texts: expect little, and "
+            "train a run on texts like yours",
+            file=sys.stderr,
+        )
+
+
+def tell_cut(writer: "Writer") -> None:
+    """Say how many of the texts that a writer has read were too long for it."""
+    for count, what in zip(writer.model.codec.cut, ("source", "target"), strict=False):
+        if count:
+            print(f"{counted(count, what)} too long for the model, and cut", file=sys.stderr)
 
 
 def _tell_unfinished(run: Path) -> None:

@@ -94,6 +94,11 @@ class ProcessArguments:
             start(self.coordinator, self.processes, self.process)
 
 
+def counted(number: int, noun: str) -> str:
+    """ "1 text", "2 texts"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def print_json(value: Any) -> None:
     """Write one JSON document to stdout."""
     json.dump(value, sys.stdout, indent=2)

@@ -14,6 +14,7 @@ TERMINATED = 75  # EX_TEMPFAIL of sysexits.h: try again
 COMMANDS = {
     "pretrain": ("fewshot_jax.cli.pretrain", "train a language model on raw texts"),
     "train": ("fewshot_jax.cli.train", "meta-train from a config, then evaluate"),
+    "plan": ("fewshot_jax.cli.plan", "estimate memory, traffic and time on devices that are not here"),
     "evaluate": ("fewshot_jax.cli.evaluate", "evaluate a run on unseen classes, beside the floors"),
     "adapt": ("fewshot_jax.cli.adapt", "adapt a run to a file of labelled texts and save the model"),
     "predict": ("fewshot_jax.cli.predict", "label the texts of a file with an adapted model"),
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: unknown command '{name}'; {nearest(name, COMMANDS)}", file=sys.stderr)
         return 2
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no torch is no news here
     try:
         use_compilation_cache()
         importlib.import_module(COMMANDS[name][0]).run(arguments[1:])

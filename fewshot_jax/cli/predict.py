@@ -9,8 +9,8 @@ from typing import Any
 
 import tyro
 
-from fewshot_jax.cli.adapt import refuse_fields
-from fewshot_jax.cli.arguments import parse
+from fewshot_jax.cli.adapt import refuse_fields, tell_cut
+from fewshot_jax.cli.arguments import counted, parse
 from fewshot_jax.errors import UserError
 
 
@@ -26,12 +26,14 @@ class Arguments:
             SQuAD's JSON; dialogues are JSONL with turns), or plain text with one text per line.
         output: .csv, .tsv or .jsonl file to write.
         text_field: column or field of the text.
+        force: write over an output that exists.
     """
 
     model: tyro.conf.Positional[Path]
     input: Path
     output: Path
     text_field: str = "text"
+    force: bool = False
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -41,8 +43,14 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(
             f"{parsed.output}: cannot write files of type '{parsed.output.suffix}'; use .csv, .tsv or .jsonl"
         )
-    if parsed.output.absolute() == parsed.input.absolute():
+    if parsed.output.resolve() == parsed.input.resolve():
         raise UserError(f"{parsed.output}: is the input as well; give another --output")
+    if parsed.output.is_dir():
+        raise UserError(f"{parsed.output}: is a directory; name a file in it as --output")
+    if parsed.output.exists() and not parsed.force:
+        raise UserError(f"{parsed.output}: is there already; give another --output, or --force to write over it")
+    if not parsed.output.parent.is_dir():
+        raise UserError(f"{parsed.output}: there is no directory {parsed.output.parent}; make it, or see --output")
     from fewshot_jax.adaptation.classifier import load
     from fewshot_jax.adaptation.writer import Writer
     from fewshot_jax.applications.table import application_of
@@ -54,8 +62,9 @@ def run(arguments: Sequence[str]) -> None:
         rows, sources = application_of(model.config).sources(model.config, parsed.input, model.model)
         _check_free(parsed.input, rows, {"written"})
         written = [{**row, "written": text} for row, text in zip(rows, model.predict(sources), strict=True)]
+        tell_cut(model)
         _write(parsed.output, written)
-        print(f"wrote to {len(written)} rows; in {parsed.output}")
+        print(f"wrote to {counted(len(written), 'row')}; in {parsed.output}")
         return
     rows, texts = read_texts(parsed.input, text=parsed.text_field)
     _check_free(parsed.input, rows, {"predicted_label", "probability"})
@@ -65,7 +74,7 @@ def run(arguments: Sequence[str]) -> None:
         for row, prediction in zip(rows, predictions, strict=True)
     ]
     _write(parsed.output, labelled)
-    print(f"labelled {len(texts)} texts; written to {parsed.output}")
+    print(f"labelled {counted(len(texts), 'text')}; written to {parsed.output}")
 
 
 def _check_free(path: Path, rows: list[dict[str, Any]], added: set[str]) -> None:
@@ -74,18 +83,25 @@ def _check_free(path: Path, rows: list[dict[str, Any]], added: set[str]) -> None
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        _write_rows(path, rows)
+        _write_rows(partial, rows, path.suffix)
+        partial.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); see --output") from None
 
 
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write_rows(path: Path, rows: list[dict[str, Any]], suffix: str) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        if path.suffix == ".jsonl":
+        if suffix == ".jsonl":
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             return
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        writer = csv.DictWriter(file, columns, delimiter="," if path.suffix == ".csv" else "\t", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, delimiter="," if suffix == ".csv" else "\t", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    """A list or an object, such as the turns of a dialogue, as JSON."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from fewshot_jax.cli.arguments import counted
 from fewshot_jax.evaluation.baselines import CHANCE
 from fewshot_jax.evaluation.statistics import Estimate
 from fewshot_jax.training.results import Evaluation, Measured
@@ -35,7 +36,7 @@ def _more(evaluations: Sequence[Evaluation], number: int, first: Measured, shots
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column(f"{first.score.name}{' (%)' if percent else ''}")
     for k in shots:
-        table.add_column(f"{k}-shot" if classes else f"{k} examples", justify="right", no_wrap=True)
+        table.add_column(f"{k}-shot" if classes else counted(k, "example"), justify="right", no_wrap=True)
     for evaluation in evaluations:
         of_run = f" ({evaluation.run})" if len(evaluations) > 1 else ""
         for name, row in evaluation.more[number].scores.items():
@@ -72,9 +73,7 @@ def print_evaluation(evaluations: Sequence[Evaluation]) -> None:
     for number, one in enumerate(first.more):
         console.print(_more(evaluations, number, one, shots, classes))
     steps = ", ".join(f"{e.run} at step {e.step}{'' if e.finished else ' (run unfinished)'}" for e in evaluations)
-    what = (
-        "unseen classes; 95% intervals over episodes, of one run and one class split" if classes else "tasks drawn anew"
-    )
+    what = "unseen classes; 95% intervals over episodes, of one run and one class split" if classes else "test tasks"
     for evaluation in evaluations:
         for k, confusion in evaluation.confusion.items():
             pairs = [f"{label} as {other} {share:.1%}" for label, other, share in confusion.worst()]

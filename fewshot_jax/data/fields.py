@@ -16,14 +16,18 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def check_fields(place: str, noun: str, found: Iterable[str], fields: Mapping[str, str]) -> None:
-    """Raise unless all `fields` (option name -> field name) are among `found`."""
+    """Raise unless all `fields` (option that names it -> field name) are among `found`.
+
+    An option that is the name itself says that the format fixes the name.
+    """
     found = list(found)
     for option, name in fields.items():
         if name not in found:
             raise UserError(
                 f"{place}: no {noun} '{name}'; there are {listed(found)}."
                 + _did_you_mean(name, found)
-                + f" Rename it in the file, or give the {noun}'s name as {option}."
+                + " Rename it in the file"
+                + ("." if option == name else f", or give the {noun}'s name as {option}.")
             )
 
 
@@ -70,7 +74,7 @@ def task_of(place: str, row: Mapping[str, Any], field: str, path: Path) -> str:
         UserError: another field was asked for, and is not there.
     """
     if field != TASK_FIELD:
-        check_fields(place, "field", row, {"task_field= (in a config: data.task_field)": field})
+        check_fields(place, "field", row, {"data.task_field of the run's config": field})
     return name(place, field, row[field]) if field in row else path.name.partition(".")[0]
 
 

@@ -61,7 +61,9 @@ def read_records(
     ]
 
 
-def read_texts(path: str | PurePath, *, text: str = "text") -> tuple[list[dict[str, Any]], list[str]]:
+def read_texts(
+    path: str | PurePath, *, text: str = "text", option: str = _TEXT
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Read the input of a prediction: what `read_records` reads, or `.txt`.
 
     A `.txt` file holds one text per line; its blank lines are refused, save the last
@@ -70,6 +72,7 @@ def read_texts(path: str | PurePath, *, text: str = "text") -> tuple[list[dict[s
     Args:
         path: the file.
         text: the field or column of the text; for `.txt`, the key the rows get.
+        option: that names it, for messages.
 
     Returns:
         (rows, texts): the rows with all their fields as they stand in the file, to be
@@ -79,7 +82,7 @@ def read_texts(path: str | PurePath, *, text: str = "text") -> tuple[list[dict[s
         UserError: the file, or a line of it, cannot be read.
     """
     path = Path(path).expanduser()
-    numbered = list(read_rows(path, {_TEXT: text}, plain=True))
+    numbered = list(read_rows(path, {option: text}, plain=True))
     texts = [string(f"{path}, line {line}", text, row[text]) for line, row in numbered]
     return [row for _, row in numbered], texts
 
@@ -186,7 +189,7 @@ def jsonl_rows(path: Path, content: str, fields: Mapping[str, str], example: str
         if not text.strip():
             continue
         try:
-            row = json.loads(text)
+            row = json.loads(text.rstrip())
         except (json.JSONDecodeError, RecursionError) as error:
             place = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
             raise UserError(

@@ -9,7 +9,7 @@ from fewshot_jax.data.files import plain_lines, read_rows, read_text
 from fewshot_jax.errors import UserError
 
 # Where the name of a field can be given.
-_SOURCE, _TARGET = "source= (in a config: data.source_field)", "target= (in a config: data.target_field)"
+_SOURCE, _TARGET = "data.source_field of the run's config", "data.target_field of the run's config"
 
 
 def read_pairs(

@@ -115,9 +115,10 @@ class Codec:
         option = "max_length" if side == "source" else "target_max_length"
         if self.refuse:
             text = example.source if side == "source" else example.target
+            place = f"task '{example.task}': " if example.task else ""
             raise UserError(
-                f"task '{example.task}': a {side} of {length} tokens, room for {room}: '{text[:60]}...'; raise "
-                f"tokenizer.{option}, or set tokenizer.too_long to cut"
+                f"{place}a {side} of {length} tokens, room for {room}: '{text[:60]}...'; shorten it, or train with a "
+                f"larger tokenizer.{option}, or with tokenizer.too_long=cut"
             )
         self.cut[side == "target"] += 1
 

@@ -14,7 +14,6 @@ from fewshot_jax.data.files import read_rows, read_text, suffix_of
 from fewshot_jax.errors import UserError
 
 # Where the name of a field can be given.
-_QUESTION, _CONTEXT, _ANSWER = "question=", "context=", "answer="
 
 
 class Answer(NamedTuple):
@@ -80,10 +79,10 @@ def read_questions(
     if suffix_of(path) == ".json":
         return read_squad(path)
     questions = []
-    for line, row in read_rows(path, {_QUESTION: question, _CONTEXT: context}):
+    for line, row in read_rows(path, {question: question, context: context}):
         place = f"{path}, line {line}"
         field = answer or ("answers" if "answers" in row else "answer")
-        check_fields(place, "field", row, {_ANSWER: field})
+        check_fields(place, "field", row, {field: field})
         string(place, context, row[context])
         questions.append(
             Question(

@@ -225,8 +225,8 @@ def load_tokenizer(directory: str | PathLike[str]) -> "Tokenizer":
     path = Path(directory) / "tokenizer.json"
     if not path.is_file():
         raise UserError(
-            f"{path}: no such file. Name a directory with a saved tokenizer; one that only has "
-            "vocab.txt gets the file from transformers' AutoTokenizer and save_pretrained."
+            f"{path}: no such file. Put it back, or name a directory with a saved tokenizer; one "
+            "that only has vocab.txt gets the file from transformers' AutoTokenizer and save_pretrained."
         )
     try:
         tokenizer = Tokenizer.from_file(str(path))

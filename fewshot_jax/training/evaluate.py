@@ -166,6 +166,7 @@ def evaluate_application(
                 *(s._replace(name=n) for n, s in exponentials.items()),
             )
             if score.name in rows
+            and any(not math.isnan(k.mean) for of in rows[score.name].values() for k in of.values())
         ),
         choices=chosen,
         ways=bench.functions.ways,

@@ -194,7 +194,7 @@ def test_too_long_texts_are_cut_and_counted_or_refused(tmp_path, capsys):
     assert batch.support["attention_mask"].sum(-1).max() == 24 and application.codec.cut[0] > 0
     refusing = files(tmp_path, rows)
     refusing = dataclasses.replace(refusing, tokenizer=dataclasses.replace(refusing.tokenizer, too_long="refuse"))
-    with pytest.raises(UserError, match=r"a source of 44 tokens, room for 22.*raise tokenizer.max_length"):
+    with pytest.raises(UserError, match=r"a source of 44 tokens, room for 22.*a larger tokenizer.max_length"):
         build_application(refusing)
 
 

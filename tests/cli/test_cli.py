@@ -386,7 +386,15 @@ def test_predict_with_wrong_paths(trained, model, tmp_path):
     assert_mistake(["predict", tmp_path, *given, "--output", tmp_path / "o.csv"], tmp_path, "no adapted model")
     assert_mistake(["predict", trained[0], *given, "--output", tmp_path / "o.csv"], "is a run, which is yet to be")
     output = ["--output", tmp_path / "absent" / "out.csv"]
-    assert_mistake(["predict", model, *given, *output], "absent/out.csv", "cannot be written")
+    assert_mistake(["predict", model, *given, *output], "absent/out.csv", "there is no directory")
+    given[1] = tmp_path / "sub" / ".." / "new.csv"
+    (tmp_path / "sub").mkdir()
+    assert_mistake(["predict", model, *given, "--output", tmp_path / "new.csv"], "is the input as well")
+    (tmp_path / "o.csv").write_text("mine")
+    assert_mistake(["predict", model, *given, "--output", tmp_path / "o.csv"], "is there already", "--force")
+    assert (tmp_path / "o.csv").read_text() == "mine"
+    assert call(["predict", model, *given, "--output", tmp_path / "o.csv", "--force"])[0] == 0
+    assert "predicted_label" in (tmp_path / "o.csv").read_text()
     wrong = ["--input", tmp_path / "absent.csv", "--output", tmp_path / "o.csv"]
     assert_mistake(["predict", model, *wrong], "absent.csv", "no such file")
     assert (tmp_path / "new.csv").read_text() == "text\nbook tickets\n"

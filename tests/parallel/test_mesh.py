@@ -16,6 +16,7 @@ from fewshot_jax.config_file import from_dict
 from fewshot_jax.errors import UserError
 from fewshot_jax.parallel.mesh import host_values, local_copy, make_mesh, place, replicate, shard_tasks
 from fewshot_jax.parallel.rules import TENSOR_RULES, gathered, shardings
+from fewshot_jax.training.collectives import collectives
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.state import initial_state, outer_optimizer
 from fewshot_jax.training.step import guarded_step, meta_gradient, sharded
@@ -108,24 +109,6 @@ def test_in_single_precision_it_differs_by_rounding(name):
     check_meshes(name, "float32", 2e-5, (8,))
 
 
-COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(.*")
-SIZES = {"f32": 4, "s32": 4, "u32": 4, "pred": 1, "bf16": 2}
-
-
-def collectives(program):
-    """(operation, bytes of its result) of each collective of a compiled program."""
-    found = []
-    for shapes, operation in COLLECTIVE.findall(program):
-        arrays = re.findall(r"(\w+)\[([\d,]*)\]", shapes)
-        found.append(
-            (
-                operation,
-                sum(SIZES[kind] * int(np.prod([int(n) for n in size.split(",") if n])) for kind, size in arrays),
-            )
-        )
-    return found
-
-
 def compiled_step(mesh, *, tasks=8, task_chunk=None, width=64):
     """A whole training step, optimizer and guard included, as a compiled program, with its state."""
     config = from_dict(
@@ -161,9 +144,10 @@ def test_the_task_axis_carries_one_reduction_of_the_gradient_and_no_gather(task_
     bytes_of = {}
     for tasks in (8, 16):
         program, state = compiled_step(mesh, tasks=tasks, task_chunk=task_chunk)
-        found = collectives(program.as_text())
-        assert {operation for operation, _ in found} == {"all-reduce"}
-        bytes_of[tasks] = sum(size for _, size in found)
+        found = collectives(program.as_text(), 8)
+        assert {one.operation for one in found} == {"all-reduce"}
+        assert {one.devices for one in found} == {8}
+        bytes_of[tasks] = sum(one.bytes for one in found)
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(state.meta_params))
     assert weights <= bytes_of[8] <= weights + 256, "the gradient and a few scalars"
     assert bytes_of[16] == bytes_of[8], "whatever the number of tasks"
@@ -175,9 +159,12 @@ def test_weights_and_optimizer_state_are_divided_and_gathered_once():
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     here = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     assert here < 1.1 * whole / 4
-    gathered_bytes = sum(size for operation, size in collectives(program.as_text()) if operation == "all-gather")
+    gathers = [one for one in collectives(program.as_text(), 8) if one.operation == "all-gather"]
+    assert {one.devices for one in gathers} == {4}
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(state.meta_params))
-    assert gathered_bytes <= 1.1 * weights, "each weight once a step, however many inner steps and tasks"
+    assert 0.9 * weights < sum(one.bytes for one in gathers) <= 1.1 * weights, (
+        "each weight once a step, however many inner steps and tasks"
+    )
 
 
 def test_rules_name_leaves_and_refuse_what_does_not_fit():

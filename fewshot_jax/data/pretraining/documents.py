@@ -124,7 +124,7 @@ def divide(count: int, corpus: CorpusConfig) -> tuple[np.ndarray, np.ndarray]:
     """
     require(
         count > 1,
-        "the corpus has one document, so none is left for validation: put blank lines between documents "
+        "the corpus (corpus.path) has one document, so none is left for validation: put blank lines between documents "
         "(corpus.txt_documents: blank_lines), give one row each, or give more files",
     )
     held_out = min(max(round(corpus.validation_share * count), 1), count - 1)

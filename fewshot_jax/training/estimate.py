@@ -1,0 +1,194 @@
+"""What a run would need on devices that are not here: memory, traffic and time, from its compiled step.
+
+The step is compiled ahead of time, without data or weights, for as many simulated CPU devices as are asked for, and
+read: XLA's account of the memory of a device, the operations of its matrix products, and the collectives. From these
+a roofline gives a lower bound of the time. All of it is an estimate: a GPU's compiler fuses otherwise.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from fewshot_jax.applications.table import build_application
+from fewshot_jax.config import Config
+from fewshot_jax.errors import UserError, require
+from fewshot_jax.parallel.mesh import FSDP, TASK, batch_shards, make_mesh
+from fewshot_jax.parallel.rules import shardings
+from fewshot_jax.training.collectives import collectives
+from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.matmul_cost import matmul_flops
+from fewshot_jax.training.state import initial_state, outer_optimizer
+from fewshot_jax.training.step import guarded_step, meta_gradient, sharded
+from fewshot_jax.types import PyTree
+
+MACHINE = 8  # devices that the fast links join
+
+
+class Chip(NamedTuple):
+    """A device by its maker's data sheet: peak rates of dense products, of memory, and of its links one way.
+
+    Attributes:
+        float32: FLOPs a second of float32 products as jax computes them by default (TF32 on NVIDIA).
+        bfloat16: FLOPs a second.
+        memory: bytes a second.
+        link: bytes a second to the devices of the same machine.
+        size: bytes of memory.
+    """
+
+    float32: float
+    bfloat16: float
+    memory: float
+    link: float
+    size: float
+
+
+CHIPS = {
+    "a100": Chip(156e12, 312e12, 2.039e12, 300e9, 80e9),
+    "h100": Chip(494.7e12, 989.4e12, 3.35e12, 450e9, 80e9),
+    "h200": Chip(494.7e12, 989.4e12, 4.8e12, 450e9, 141e9),
+}
+
+
+class Estimate(NamedTuple):
+    """What one outer step needs.
+
+    Attributes:
+        devices, mesh: how many, and the sizes of the axes.
+        tasks: in a meta-batch.
+        at_once: tasks that a device has in memory at a time; the rest follow in chunks.
+        parameters: numbers that are meta-learned.
+        state_bytes: of the parameters and the optimizer's state, on a device.
+        device_bytes: of all that a step holds on a device.
+        flops: of a device's matrix products.
+        sent_bytes: by a device in a step, over the links of ring algorithms.
+        collectives: operation, how often, bytes.
+        seconds: a lower bound; of it the parts are ``compute``, ``memory`` and ``traffic``.
+        fits: whether the memory suffices.
+    """
+
+    devices: int
+    mesh: dict[str, int]
+    tasks: int
+    at_once: int
+    parameters: int
+    state_bytes: int
+    device_bytes: int
+    flops: float | None
+    sent_bytes: float
+    collectives: dict[str, list[int]]
+    seconds: float
+    compute: float
+    memory: float
+    traffic: float
+    fits: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return self._asdict()
+
+
+def estimates(config: Config, *, chip: str, memory: float | None, network: float, quiet: bool = True) -> list[Estimate]:
+    """Compile the step of a config for all simulated devices, with more and more tasks at once, until they do not fit.
+
+    Args:
+        config: of the run.
+        chip: a key of `CHIPS`.
+        memory: bytes of a device; None for the chip's.
+        network: bytes a second that a device sends to other machines.
+        quiet: no progress.
+
+    Returns:
+        The estimates; of the last of them, ``fits`` may be false.
+
+    Raises:
+        UserError: the devices do not divide the meta-batch or the weights as asked.
+    """
+    require(chip in CHIPS, f"--device {chip}: known are {', '.join(CHIPS)}")
+    size = CHIPS[chip].size if memory is None else memory
+    parallel = config.parallel
+    mesh = make_mesh(fsdp=parallel.fsdp, tensor=parallel.tensor)
+    shards, tasks = batch_shards(mesh), config.outer.tasks
+    if tasks % shards:
+        raise UserError(
+            f"outer.tasks={tasks}: expected a multiple of the {shards} parts into which the devices divide a batch; "
+            f"try --outer.tasks {-(-tasks // shards) * shards}"
+        )
+    application = build_application(config)
+    functions = application.functions(training=True)
+    state: Any = jax.eval_shape(lambda: initial_state(config, functions))
+    divided = shardings(state, mesh, parallel.rules)
+    one = application.training_stream()(0, 1)
+    over = NamedSharding(mesh, PartitionSpec((TASK, FSDP)))
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((tasks, *leaf.shape[1:]), leaf.dtype, sharding=over), one)
+    placed = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), state, divided
+    )
+    here = tasks // shards
+    asked = config.learner.task_chunk
+    choices = [2**power for power in range(here.bit_length()) if 2**power < here] + [here]
+    found: list[Estimate] = []
+    for at_once in [min(asked, here)] if asked else choices:
+        fields = dataclasses.replace(config.learner, task_chunk=at_once * shards)
+        learner = build_learner(functions, dataclasses.replace(config, learner=fields), training=True)
+        grad = meta_gradient(learner)
+        if mesh.size > mesh.shape[TASK]:
+            grad = sharded(grad, divided.meta_params)
+        step = guarded_step(grad, outer_optimizer(config.outer), steps=config.outer.steps)
+        compiled = jax.jit(step, donate_argnums=0, out_shardings=(divided, None)).lower(placed, batch).compile()
+        found.append(_read(compiled, config, mesh, state, divided, at_once, CHIPS[chip], size, network))
+        if not quiet:
+            print(f"compiled with {at_once} tasks at once on a device", flush=True)
+        if not found[-1].fits:
+            break
+    return found
+
+
+def _read(
+    compiled: Any,
+    config: Config,
+    mesh: jax.sharding.Mesh,
+    state: PyTree,
+    divided: PyTree,
+    at_once: int,
+    chip: Chip,
+    size: float,
+    network: float,
+) -> Estimate:
+    memory, program = compiled.memory_analysis(), compiled.as_text()
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    held -= memory.alias_size_in_bytes  # the state, which is donated
+    try:
+        flops = matmul_flops(program)
+    except ValueError:
+        flops = None
+    sends = collectives(program, mesh.size)
+    sent = sum(one.sent for one in sends)
+    kinds: dict[str, list[int]] = {}
+    for one in sends:
+        count, total = kinds.get(one.operation, [0, 0])
+        kinds[one.operation] = [count + 1, total + one.bytes]
+    peak = chip.bfloat16 if config.model.compute_dtype == "bfloat16" else chip.float32
+    compute = (flops or 0.0) / peak
+    moved = (memory.argument_size_in_bytes + memory.output_size_in_bytes + 2 * memory.temp_size_in_bytes) / chip.memory
+    traffic = sent / (chip.link if mesh.size <= MACHINE else min(chip.link, network))
+    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(divided), strict=True)
+    here = sum(int(np.prod(where.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf, where in pairs)
+    return Estimate(
+        devices=mesh.size,
+        mesh=dict(mesh.shape),
+        tasks=config.outer.tasks,
+        at_once=at_once,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.meta_params)),
+        state_bytes=here,
+        device_bytes=held,
+        flops=flops,
+        sent_bytes=sent,
+        collectives=kinds,
+        seconds=max(compute, moved) + traffic,
+        compute=compute,
+        memory=moved,
+        traffic=traffic,
+        fits=held <= size,
+    )

@@ -1,0 +1,105 @@
+"""What a run would need elsewhere, against what simulated devices of this process hold and send."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from fewshot_jax.cli.plan import size_of
+from fewshot_jax.config_file import from_dict, write_config
+from fewshot_jax.errors import UserError
+from fewshot_jax.parallel.mesh import make_mesh, place, shard_tasks
+from fewshot_jax.parallel.rules import shardings
+from fewshot_jax.training import loop
+from fewshot_jax.training.collectives import Collective, collectives
+from fewshot_jax.training.estimate import estimates
+from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.state import initial_state, outer_optimizer
+from fewshot_jax.training.step import guarded_step, meta_gradient, sharded
+
+VALUES = {
+    "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
+    "episodes": {"ways": 3, "shots": 1, "queries": 2, "within_group": True},
+    "tokenizer": {"kind": "word", "max_length": 12, "buckets": [12]},
+    "model": {"width": 32, "layers": 1, "heads": 2, "mlp_width": 32},
+    "learner": {"name": "protonet"},
+    "outer": {"steps": 6, "tasks": 16},
+    "evaluation": {"ways": 3, "shots": [1], "queries": 2},
+    "parallel": {"fsdp": 4},
+}
+
+
+@pytest.mark.skipif(jax.device_count() != 8, reason="needs eight devices")
+def test_the_estimate_is_what_the_placed_state_holds():
+    config = from_dict(VALUES)
+    *_, found = estimates(config, chip="h100", memory=None, network=50e9)
+    assert found.devices == 8 and found.mesh == {"task": 2, "fsdp": 4, "tensor": 1} and found.fits
+    mesh = make_mesh(fsdp=4)
+    application = loop.build_application(config)
+    functions = application.functions(training=True)
+    state = initial_state(config, functions)
+    divided = shardings(state, mesh)
+    state = place(state, divided)
+    assert found.state_bytes == sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(state.meta_params))
+    learner = build_learner(functions, config, training=True)
+    step = guarded_step(sharded(meta_gradient(learner), divided.meta_params), outer_optimizer(config.outer), steps=6)
+    batch = shard_tasks(application.training_stream()(0, 16), mesh)
+    compiled = jax.jit(step, donate_argnums=0, out_shardings=(divided, None)).lower(state, batch).compile()
+    sent = sum(one.sent for one in collectives(compiled.as_text(), 8))
+    assert found.sent_bytes == pytest.approx(sent, rel=0.01)
+    assert found.seconds == max(found.compute, found.memory) + found.traffic > 0
+
+
+@pytest.mark.skipif(jax.device_count() != 8, reason="needs eight devices")
+def test_what_does_not_fit_is_said_and_nothing_larger_is_tried():
+    found = estimates(from_dict(VALUES), chip="a100", memory=1e3, network=50e9)
+    assert [one.fits for one in found] == [False]
+    with pytest.raises(UserError, match=r"expected a multiple of the 8 parts .* try --outer.tasks 16"):
+        estimates(from_dict({**VALUES, "outer": {"tasks": 12}}), chip="a100", memory=None, network=50e9)
+
+
+@pytest.mark.slow
+def test_the_command_simulates_more_devices_than_there_are(tmp_path):
+    path = tmp_path / "config.yaml"
+    write_config(from_dict(VALUES), path)
+    command = [sys.executable, "-m", "fewshot_jax", "plan", str(path), "--devices", "16", "--memory", "80GB", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    (found,) = json.loads(done.stdout)
+    assert found["mesh"] == {"task": 4, "fsdp": 4, "tensor": 1}
+
+
+@pytest.mark.parametrize(
+    ("groups", "devices"),
+    [
+        ("replica_groups={{0,1,2},{3,4,5}}", 3),
+        ("replica_groups=[2,4]<=[8]", 4),
+        ("replica_groups=mesh['a'=8,'b'=2] {'a','b'}", 16),
+        ("replica_groups=mesh['a'=8,'b'=2] {'a':(1)4}", 4),
+        ("replica_groups=mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'a'}", 4),
+        ("replica_groups={}", 32),
+    ],
+)
+def test_the_devices_of_a_collective_are_counted(groups, devices):
+    line = f"  %x = (f32[2,3]{{1,0}}, bf16[4]{{0}}, pred[]) all-reduce(%a, %b), channel_id=1, {groups}, to_apply=%sum"
+    assert collectives(line, 32) == [Collective("all-reduce", 24 + 8 + 1, devices)]
+
+
+def test_what_is_sent_follows_the_ring():
+    assert Collective("all-reduce", 800, 8).sent == 1400
+    assert Collective("all-gather", 800, 8).sent == 700
+    assert Collective("reduce-scatter", 100, 8).sent == 700
+    assert Collective("collective-permute", 100, 8).sent == 100
+
+
+@pytest.mark.parametrize(("text", "size"), [("80GB", 80e9), ("80GiB", 80 * 2**30), ("1.5T", 1.5e12), ("100", 100)])
+def test_sizes_have_units(text, size):
+    assert size_of(text, "--memory") == size
+
+
+@pytest.mark.parametrize("text", ["many", "80XB", "-1GB", "0", ""])
+def test_wrong_sizes_are_refused(text):
+    with pytest.raises(UserError, match="expected a size, such as 80GB"):
+        size_of(text, "--memory")
