@@ -395,7 +395,7 @@ def test_predict_with_wrong_paths(trained, model, tmp_path):
     assert (tmp_path / "o.csv").read_text() == "mine"
     assert call(["predict", model, *given, "--output", tmp_path / "o.csv", "--force"])[0] == 0
     assert "predicted_label" in (tmp_path / "o.csv").read_text()
-    wrong = ["--input", tmp_path / "absent.csv", "--output", tmp_path / "o.csv"]
+    wrong = ["--input", tmp_path / "absent.csv", "--output", tmp_path / "p.csv"]
     assert_mistake(["predict", model, *wrong], "absent.csv", "no such file")
     assert (tmp_path / "new.csv").read_text() == "text\nbook tickets\n"
 

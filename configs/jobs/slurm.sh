@@ -1,0 +1,29 @@
+#!/bin/bash
+# A run on several machines under Slurm: one process for each GPU, found by jax.distributed. Edit the lines with <- .
+#
+# sbatch configs/jobs/slurm.sh configs/translation.yaml runs/translation --outer.tasks 256
+#
+# The run directory must be on a disk that all machines see. Two minutes before the time is over Slurm sends SIGTERM:
+# the run saves, ends with code 75, and the job goes back into the queue, to go on where it stopped.
+#SBATCH --job-name=fewshot-jax
+#SBATCH --nodes=2                  # <- machines
+#SBATCH --ntasks-per-node=8        # <- GPUs of a machine
+#SBATCH --gpus-per-task=1
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00            # <-
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+
+set -u
+config=$1 run=$2
+shift 2
+source .venv/bin/activate          # <- where fewshot-jax is installed
+
+srun --kill-on-bad-exit=0 fewshot-jax train "$config" --run-dir "$run" --distributed "$@"
+code=$?
+if [ "$code" -eq 75 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
