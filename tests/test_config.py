@@ -12,12 +12,14 @@ from fewshot_jax.config import APPLIES, Application, Config, EpisodeConfig, Lear
 from fewshot_jax.config_file import differences, from_dict, to_dict, write_config
 
 CONFIGS = sorted(
-    path for path in (Path(__file__).parents[1] / "configs").glob("**/*.y*ml") if not path.name.startswith("pretrain")
+    path for path in (Path(__file__).parents[1] / "configs").glob("*.y*ml") if not path.name.startswith("pretrain")
 )
 
 # A value other than the default for every field of every section.
 OTHER = {
     "seed": 3,
+    "parallel": {"fsdp": 2, "tensor": 2, "rules": [["kernel$", "-,fsdp"]]},
+    "recovery": {"checkpoint_every": 7, "keep": 3, "skip_limit": 2, "spike_factor": 4.0},
     "data": {
         "source": "files",
         "path": "somewhere",
