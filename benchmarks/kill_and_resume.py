@@ -3,9 +3,10 @@
     python benchmarks/kill_and_resume.py
 
 A small run is trained undisturbed. Then it is trained again, in a process that is killed (SIGKILL) at a random moment
-and started anew by the same command, until it has been killed so often; its last checkpoint must be the same bits.
-Checkpoints are then changed, one random change at a time (a flipped bit, a cut file, a file gone), and none may be
-read. The share of the time that saving holds training up is measured in the loop itself.
+and started anew by the same command, until it has been killed so often; its last checkpoint must be the same bits. The
+kills come within a second and a half of the first progress after a start.
+A checkpoint's files are then changed, one random change at a time (a flipped bit, a cut file, a file gone), and none
+may pass its checksums. The share of the time that saving holds training up is measured in the loop itself.
 """
 
 import argparse
@@ -178,7 +179,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     }
     options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
-    if not same or unnoticed:
+    if not same or unnoticed or len(found) < options.kills:
         raise SystemExit("the run did not survive as it should")
     return result
 

@@ -45,7 +45,7 @@ class Arguments:
 
 def size_of(text: str, flag: str) -> float:
     """Bytes, from a number with a unit."""
-    match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?I?)B?\s*", text.upper())
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
     if match is None or match.group(2) not in _UNITS or not float(match.group(1)) > 0:
         raise UserError(f"{flag} {text}: expected a size, such as 80GB or 80GiB")
     return float(match.group(1)) * _UNITS[match.group(2)]

@@ -125,8 +125,18 @@ def check_agreement(values: Mapping[str, Any], what: str) -> None:
 
 @contextlib.contextmanager
 def first_alone() -> Iterator[bool]:
-    """``with first_alone() as here:`` the first process does something while the others wait for it."""
+    """``with first_alone() as here:`` the first process does something while the others wait for it.
+
+    Raises:
+        UserError: the first one's, in all processes; of what else goes wrong there, the others learn that it did.
+    """
+    wrong: Exception | None = None
     try:
         yield is_first()
-    finally:
-        barrier("first alone")
+    except Exception as error:
+        wrong = error
+    told = gather_json(None if wrong is None else str(wrong) or type(wrong).__name__)
+    if wrong is not None:
+        raise wrong
+    if message := next((one for one in told if one is not None), None):
+        raise UserError(message)

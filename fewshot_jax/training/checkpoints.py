@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from fewshot_jax.algorithms.partition import leaf_path
 from fewshot_jax.errors import UserError
 from fewshot_jax.parallel.mesh import local_copy, make_mesh
-from fewshot_jax.parallel.processes import barrier, is_first
+from fewshot_jax.parallel.processes import first_alone, is_first
 from fewshot_jax.training.checksums import Checksums
 from fewshot_jax.training.state import TrainState
 from fewshot_jax.types import MetaParams
@@ -63,9 +63,9 @@ class Checkpoints:
         self._unsealed: int | None = None
         self._sealing: threading.Thread | None = None
         if not read_only:
-            if is_first():
-                self._sums.set_aside()
-            barrier("damaged checkpoints")
+            with first_alone() as here:
+                if here:
+                    self._sums.set_aside()
         sign = 1 if score.larger_is_better else -1
 
         def best(metrics: Mapping[str, float]) -> float:

@@ -37,6 +37,8 @@ class Checksums:
                     known.unlink()
         except FileNotFoundError:  # the checkpoint made way for later ones meanwhile
             pass
+        except OSError as error:
+            print(f"the checkpoint of step {step} has no checksums ({error}); it is trusted", file=sys.stderr)
 
     def damage(self, step: int) -> str | None:
         """What is wrong with a checkpoint; None for nothing."""
@@ -62,7 +64,10 @@ class Checksums:
             )
 
     def set_aside(self) -> None:
-        """Move the checkpoints that are damaged to ``RUN/damaged``, and say so."""
+        """Move damaged checkpoints to ``RUN/damaged``, and say so; forget the sums of those that are gone."""
+        for known in self._sums.glob("*.json"):
+            if not (self._checkpoints / known.stem).exists():
+                known.unlink()
         for folder in list(self._checkpoints.glob("*")):
             if folder.name.isdigit() and (reason := self.damage(int(folder.name))):
                 self.move(int(folder.name), reason)

@@ -63,7 +63,8 @@ class Estimate(NamedTuple):
         state_bytes: of the parameters and the optimizer's state, on a device.
         device_bytes: of all that a step holds on a device.
         flops: of a device's matrix products.
-        sent_bytes: by a device in a step, over the links of ring algorithms.
+        sent_bytes: by a device, over the links of ring algorithms; a collective inside a loop (over chunks of tasks, or
+            over layers with a tensor axis) counts once.
         collectives: operation, how often, bytes.
         seconds: a lower bound; of it the parts are ``compute``, ``memory`` and ``traffic``.
         fits: whether the memory suffices.
@@ -119,9 +120,9 @@ def estimates(config: Config, *, chip: str, memory: float | None, network: float
     functions = application.functions(training=True)
     state: Any = jax.eval_shape(lambda: initial_state(config, functions))
     divided = shardings(state, mesh, parallel.rules)
-    one = application.training_stream()(0, 1)
+    first = application.training_stream()(0, tasks)
     over = NamedSharding(mesh, PartitionSpec((TASK, FSDP)))
-    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((tasks, *leaf.shape[1:]), leaf.dtype, sharding=over), one)
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=over), first)
     placed = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), state, divided
     )

@@ -88,6 +88,11 @@ def even_mesh(items: int, name: str, parallel: ParallelConfig, *, quiet: bool) -
         UserError: the devices, or the batch, cannot be divided as asked.
     """
     every, tensor, fsdp = jax.device_count(), parallel.tensor, parallel.fsdp
+    if jax.process_count() > 1 and every % (fsdp * tensor):
+        raise UserError(
+            f"parallel.fsdp={fsdp}, parallel.tensor={tensor}: with several processes expected a divisor of their "
+            f"{every} devices together"
+        )
     if jax.process_count() > 1 and items % (every // tensor):
         raise UserError(
             f"{name}={items}: with several processes expected a multiple of the {every // tensor} parts into which "
@@ -101,7 +106,7 @@ def even_mesh(items: int, name: str, parallel: ParallelConfig, *, quiet: bool) -
     mesh = make_mesh(jax.devices()[: shards * tensor], fsdp=fsdp, tensor=tensor)
     if mesh.size < jax.device_count() and not quiet:
         print(
-            f"using {mesh.size} of {jax.device_count()} devices: {name}={items} is no multiple of more",
+            f"using {mesh.size} of {jax.device_count()} devices: more do not divide {name}={items} and the mesh",
             file=sys.stderr,
         )
     return mesh
@@ -141,7 +146,7 @@ def fit(job: Fit, run: RunFiles, *, quiet: bool = False) -> dict[str, Any]:
         """Of training and validation, compilation included; a resumed run counts on."""
         return time.monotonic() - began
 
-    def read(step: int, metrics: Metrics) -> None:
+    def read(step: int, metrics: Metrics, *, ends: bool = False) -> None:
         """Bring the metrics of a step to the host, one step late so that the device never waits."""
         values = host_values(metrics)
         watch.step()
@@ -150,7 +155,7 @@ def fit(job: Fit, run: RunFiles, *, quiet: bool = False) -> dict[str, Any]:
         scalars = {name: float(value) for name, value in values.items() if np.ndim(value) == 0 and name not in GUARD}
         recent.append(scalars if not values["in_a_row"] else {})
         progress.update(step, {"loss": scalars["loss"]})
-        if step % LOG_EVERY == 0 or step % job.every == 0 or step == job.steps:
+        if step % LOG_EVERY == 0 or ends:
             taken = [row for row in recent if row]
             means = {name: float(np.mean([row[name] for row in taken])) for name in scalars if taken}
             if values["skipped"]:
@@ -158,7 +163,9 @@ def fit(job: Fit, run: RunFiles, *, quiet: bool = False) -> dict[str, Any]:
             if (speed := watch.read()) is not None:
                 progress.measured = job.items / speed.seconds
             timing = {**job.timing(speed, progress.rate(step)), "seconds": seconds()}
-            metrics_file.write({"step": step, **means, "rate": float(job.rates[step - 1]), **timing})
+            # A skipped update does not advance the optimizer's schedule.
+            rate = float(job.rates[max(step - 1 - int(values["skipped"]), 0)])
+            metrics_file.write({"step": step, **means, "rate": rate, **timing})
             recent.clear()
 
     def skipped(step: int, values: dict[str, Any]) -> None:
@@ -190,17 +197,17 @@ def fit(job: Fit, run: RunFiles, *, quiet: bool = False) -> dict[str, Any]:
                 checkpoints.tend()
                 last = asked_to_end(step)
                 if step % job.every == 0 or step == job.steps:
-                    read(*pending)
+                    read(*pending, ends=True)
                     pending = None
                     judged = dict(job.validate(state.meta_params))
                     metrics_file.write({"step": step, **judged})
                     progress.line(step, {"loss": float(host_values(metrics["loss"])), **judged})
                     save(step, judged)
                 elif last or (recovery.checkpoint_every and step % recovery.checkpoint_every == 0):
-                    read(*pending)
+                    read(*pending, ends=True)
                     pending = None
                     save(step, None)
-                if last and step < job.steps:
+                if last:
                     raise Terminated(f"{run.path}: told to end, saved at step {step} of {job.steps}")
     finally:
         batches.close()

@@ -1,6 +1,7 @@
 """One process at a time in a run directory, and what happens when it is told to end."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from fewshot_jax.errors import UserError
 from fewshot_jax.parallel.processes import is_first
 
 LOCK = ".lock"
+_ASKED = itertools.count(1)  # how often the processes have asked each other
 
 
 @contextlib.contextmanager
@@ -57,8 +59,9 @@ def locked(directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
-            if made and not any(directory.iterdir()):  # refused before it began
+            # The file stays: another process may hold it open, and would lock what nobody else sees.
+            if made and [one.name for one in directory.iterdir()] == [LOCK]:  # refused before it began
+                path.unlink()
                 directory.rmdir()
     finally:
         file.close()
@@ -70,7 +73,8 @@ def termination() -> Iterator[Callable[[int], bool]]:
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        yield multihost_utils.reached_preemption_sync_point
+        # The count never starts again, as steps do: the processes agree on one number at which they stop.
+        yield lambda step: multihost_utils.reached_preemption_sync_point(next(_ASKED))
         return
     if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
         yield lambda step: False

@@ -12,12 +12,12 @@ import numpy as np
 from fewshot_jax.applications.application import Application
 from fewshot_jax.applications.table import build_application
 from fewshot_jax.config import BaselineConfig, Config, InnerConfig, LearnerConfig
-from fewshot_jax.config_file import flat, read_config, to_dict
+from fewshot_jax.config_file import flat, from_dict, read_config, to_dict
 from fewshot_jax.data.loader import prefetch
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
 from fewshot_jax.parallel.mesh import batch_shards, local_copy
-from fewshot_jax.parallel.processes import barrier, check_agreement, first_alone, is_first
+from fewshot_jax.parallel.processes import barrier, check_agreement, first_alone, gather_json, is_first
 from fewshot_jax.training.evaluate import evaluate_application
 from fewshot_jax.training.fit import Fit, even_mesh, fit
 from fewshot_jax.training.interruption import locked
@@ -65,6 +65,8 @@ def _train_and_evaluate(config: Config, run: RunDirectory, quiet: bool) -> Evalu
     if beside:
         run.multi_task().check_startable(multi_task_of(config))
     application = build_application(config, run.path if run.resumable() else None)
+    state = {"resumable": run.resumable(), "finished": run.result() is not None}
+    check_agreement({**state, **application.fingerprint()}, "run directories or data")
     if run.resumable():
         run.check_data(application)
     if run.result() is None or not run.resumable():
@@ -72,7 +74,8 @@ def _train_and_evaluate(config: Config, run: RunDirectory, quiet: bool) -> Evalu
         if beside:
             _check_traceable(application.with_config(multi_task_of(config)))
         if config.learner.plan and not run.resumable():
-            application = application.with_config(planned(application, quiet=quiet))
+            chosen = planned(application, quiet=quiet)  # by times, which differ between processes
+            application = application.with_config(from_dict(gather_json(to_dict(chosen))[0]))
     _train(application, run, quiet)
     if beside:
         if not quiet:
@@ -80,8 +83,7 @@ def _train_and_evaluate(config: Config, run: RunDirectory, quiet: bool) -> Evalu
         _train(application.with_config(multi_task_of(application.config)), run.multi_task(), quiet)
     if not config.evaluation.at_end:
         return None
-    run.update(application.config)
-    return evaluate_application(application.with_config(run.config()), run, quiet=quiet)
+    return evaluate_application(application.with_config(run.update(application.config)), run, quiet=quiet)
 
 
 def multi_task_of(config: Config) -> Config:
@@ -203,7 +205,7 @@ def _validation(application: Application) -> Callable[[MetaParams], float]:
 
 
 def _not_finite(metrics: dict[str, Any]) -> str:
-    """Say where a loss or gradient is not finite; of several processes each says so of its own tasks."""
+    """Say where a loss or gradient is not finite; of several processes each knows its own tasks alone."""
     tasks = np.flatnonzero(~np.isfinite(metrics["task_loss"])).tolist()
     where = f"the loss of tasks {tasks}" if tasks else "the meta-gradient"
     if "support_loss" in metrics:

@@ -27,18 +27,23 @@ class MetricsFile:
         kept = [row for row in read_metrics(path) if row["step"] <= after] if path.exists() else []
         self.seconds = max((row.get("seconds", 0.0) for row in kept), default=0.0)
         if read_only:
-            path, kept = Path(os.devnull), []
-        self._file = path.open("w", encoding="utf-8", buffering=1)
-        for row in kept:
-            self.write(row)
+            path = Path(os.devnull)
+        else:
+            partial = path.with_name(f".{path.name}.partial")
+            partial.write_text("".join(_line(row) for row in kept), encoding="utf-8")
+            partial.replace(path)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one line; numbers that are not finite become null."""
-        plain = {name: _plain(value) for name, value in row.items()}
-        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
+        self._file.write(_line(row))
 
     def close(self) -> None:
         self._file.close()
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps({name: _plain(value) for name, value in row.items()}, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -24,7 +24,7 @@ from fewshot_jax.applications.application import Application
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import differences, read_config, write_config
 from fewshot_jax.errors import UserError
-from fewshot_jax.parallel.processes import is_first
+from fewshot_jax.parallel.processes import first_alone, is_first
 
 # What may change while a run goes on.
 _FREE_OF_EVALUATION = ("episodes", "inner_steps", "tune_rates", "tune_steps", "null_threshold", "at_end")
@@ -182,8 +182,12 @@ class RunDirectory(RunFiles):
         except OSError as error:
             raise UserError(f"{self.path}: cannot write the run directory ({error}); see --run-dir") from None
 
-    def update(self, config: Config) -> None:
-        """Store what may change while a run goes on (`FREE`): of its evaluation, its baselines, its devices."""
+    def update(self, config: Config) -> Config:
+        """Store what may change while a run goes on (`FREE`): of its evaluation, its baselines, its devices.
+
+        Returns:
+            The config as it is now stored.
+        """
         stored, wanted = self.config(), config.evaluation
         free = {name: getattr(wanted, name) for name in _FREE_OF_EVALUATION}
         evaluation = dataclasses.replace(stored.evaluation, **free)
@@ -194,8 +198,10 @@ class RunDirectory(RunFiles):
             parallel=config.parallel,
             recovery=config.recovery,
         )
-        if changed != stored and is_first():
-            self._write_config(changed)
+        with first_alone() as here:
+            if here and changed != stored:
+                self._write_config(changed)
+        return changed
 
     def check_data(self, application: Application) -> None:
         """Check that the data is what the run was started with.

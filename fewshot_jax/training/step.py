@@ -15,7 +15,7 @@ Metrics = dict[str, jax.Array]
 StepFn = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 # ``(meta_params, batch, key, share of the steps taken) -> (gradient, metrics)``, the metrics with a ``loss``.
 GradFn = Callable[[MetaParams, PyTree, jax.Array, jax.Array], tuple[MetaParams, Metrics]]
-SPIKE_WARMUP = 20  # steps before a loss can be a spike
+SPIKE_WARMUP = 20  # steps taken before a loss can be a spike
 SPIKE_DECAY = 0.95  # of the running mean of the losses
 
 
@@ -74,7 +74,9 @@ def guarded_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         spike = jnp.bool(False)
         if spike_factor is not None:
-            spike = finite & (state.step >= SPIKE_WARMUP) & (loss > spike_factor * state.health.loss)
+            spike = (
+                finite & (state.step - state.health.skipped >= SPIKE_WARMUP) & (loss > spike_factor * state.health.loss)
+            )
         taken = finite & ~spike
         updates, opt_state = optimizer.update(grads, state.opt_state, state.meta_params)
         new = (optax.apply_updates(state.meta_params, updates), opt_state)

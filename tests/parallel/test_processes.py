@@ -149,7 +149,7 @@ def test_processes_of_different_configs_are_refused_in_all(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_one_signal_saves_in_all_processes_and_they_go_on(alone, tmp_path):
+def test_one_signal_saves_in_all_processes(tmp_path):
     path, run = tmp_path / "config.yaml", tmp_path / "run"
     write_config(config(outer={"steps": 100_000}, evaluation={"every": 100_000}), path)
     processes = launch(["train", str(path), "--run-dir", str(run), "--quiet"], 2)
