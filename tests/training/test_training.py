@@ -453,7 +453,7 @@ def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path):
     for file in (tmp_path / "checkpoints" / "1" / "state").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:3])
-    with pytest.raises(fsj.UserError, match=r"checkpoints/1: cannot restore .*delete its folder"):
+    with pytest.raises(fsj.UserError, match=r"checkpoints/1: this checkpoint is damaged .*is not what was written"):
         checkpoints.restore(1, little_state(0))
     checkpoints.close()
 
