@@ -15,6 +15,11 @@ class Terminated(Exception):
     """
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an exception says, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def require(condition: bool, message: str) -> None:
     """Raise a UserError with this message unless the condition holds."""
     if not condition:

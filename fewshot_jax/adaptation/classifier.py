@@ -11,7 +11,7 @@ from fewshot_jax.adaptation.readers import Reader, saved_reader
 from fewshot_jax.adaptation.saving import read_model, save_model
 from fewshot_jax.adaptation.writer import Writer, load_writer
 from fewshot_jax.config import WRITES, Config
-from fewshot_jax.errors import UserError
+from fewshot_jax.errors import UserError, first_line
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.types import PyTree
 
@@ -103,6 +103,7 @@ def load(directory: str | Path) -> "Classifier | Writer":
     except UserError:
         raise
     except Exception as error:  # whatever a torn or edited file can lead to
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{directory}: the saved model is damaged ({reason}); adapt and save it again") from error
+        raise UserError(
+            f"{directory}: the saved model is damaged ({first_line(error)}); adapt and save it again"
+        ) from error
     return classifier

@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,17 +47,17 @@ def parse_run(kind: type[Arguments], command: str, arguments: Sequence[str], con
     """Parse the arguments of a command that runs a config: its file gives the fields that the flags override.
 
     Args:
-        kind: of the arguments, with ``config``, ``run_dir`` and ``settings``.
+        kind: of the arguments, with ``config`` and ``settings``.
         command: its name.
         arguments: of the command line.
         config_kind: of the config.
     """
     path = config_path(command, arguments)
     settings = config_kind() if path is None else read_config(path, config_kind)
-    default: Any = kind
-    return parse(
-        kind, command, arguments, default=default(config=tyro.MISSING, run_dir=tyro.MISSING, settings=settings)
-    )
+    made: Any = kind
+    required = [field.name for field in fields(made) if field.default is field.default_factory is MISSING]
+    default = made(**dict.fromkeys(required, tyro.MISSING), settings=settings)
+    return parse(kind, command, arguments, default=default)
 
 
 @contextlib.contextmanager

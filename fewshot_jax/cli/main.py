@@ -9,8 +9,8 @@ from pathlib import Path
 from fewshot_jax.config_file import nearest
 from fewshot_jax.errors import Terminated, UserError
 
-# The module of each command has a function ``run(arguments)``.
 TERMINATED = 75  # EX_TEMPFAIL of sysexits.h: try again
+# The module of each command has a function ``run(arguments)``.
 COMMANDS = {
     "pretrain": ("fewshot_jax.cli.pretrain", "train a language model on raw texts"),
     "train": ("fewshot_jax.cli.train", "meta-train from a config, then evaluate"),

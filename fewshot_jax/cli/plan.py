@@ -1,5 +1,6 @@
 """``fewshot-jax plan CONFIG --devices N``."""
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -9,9 +10,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fewshot_jax.cli.arguments import config_path, parse, print_json
+from fewshot_jax.cli.arguments import parse_run, print_json
 from fewshot_jax.config import Config
-from fewshot_jax.config_file import read_config
 from fewshot_jax.errors import UserError
 
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2.0**10, "MI": 2.0**20, "GI": 2.0**30}
@@ -53,10 +53,7 @@ def size_of(text: str, flag: str) -> float:
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command."""
-    path = config_path("plan", arguments)
-    settings = Config() if path is None else read_config(path)
-    default = Arguments(config=tyro.MISSING, settings=settings)
-    parsed = parse(Arguments, "plan", arguments, default=default)
+    parsed = parse_run(Arguments, "plan", arguments)
     if parsed.devices < 1:
         raise UserError(f"--devices {parsed.devices}: expected at least 1")
     memory = None if parsed.memory is None else size_of(parsed.memory, "--memory")
@@ -73,7 +70,7 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(f"--devices {parsed.devices}: this process has {jax.device_count()} devices already")
     found = estimates(parsed.settings, chip=parsed.device, memory=memory, network=network)
     if parsed.json:
-        print_json([one.to_json() for one in found])
+        print_json([one._asdict() for one in found])
         return
     _print(found, parsed.device)
 
@@ -114,8 +111,7 @@ def _print(found: Sequence, device: str) -> None:
 
 
 def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:,.1f} {unit}" if unit != "B" else f"{count:.0f} B"
-        count /= 1024
-    raise AssertionError
+    if count < 1024:
+        return f"{count:.0f} B"
+    power = min(int(math.log2(count)) // 10, 3)
+    return f"{count / 1024**power:,.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"

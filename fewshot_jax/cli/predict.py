@@ -12,6 +12,7 @@ import tyro
 from fewshot_jax.cli.adapt import refuse_fields, tell_cut
 from fewshot_jax.cli.arguments import counted, parse
 from fewshot_jax.errors import UserError
+from fewshot_jax.whole_file import whole_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +84,9 @@ def _check_free(path: Path, rows: list[dict[str, Any]], added: set[str]) -> None
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        _write_rows(partial, rows, path.suffix)
-        partial.replace(path)
+        with whole_file(path) as partial:
+            _write_rows(partial, rows, path.suffix)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); see --output") from None
 

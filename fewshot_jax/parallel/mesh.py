@@ -46,12 +46,17 @@ def batch_shards(mesh: Mesh) -> int:
     return mesh.shape[TASK] * mesh.shape[FSDP]
 
 
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """How the leading axis of a meta-batch is divided."""
+    return NamedSharding(mesh, PartitionSpec((TASK, FSDP)))
+
+
 def shard_tasks(tree: PyTree, mesh: Mesh) -> PyTree:
     """Put a pytree with a leading task axis on the mesh, split over tasks.
 
     With several processes each gives the whole tree, the same everywhere, and keeps the part of its own devices.
     """
-    return _put(tree, NamedSharding(mesh, PartitionSpec((TASK, FSDP))))
+    return _put(tree, batch_sharding(mesh))
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:

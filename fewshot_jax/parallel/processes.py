@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fewshot_jax.errors import UserError
+from fewshot_jax.errors import UserError, first_line
 
 TIMEOUT = 120  # seconds to wait for the other processes at the start
 
@@ -55,8 +55,8 @@ def start(coordinator: str | None, processes: int | None, process: int | None, *
     try:
         jax.distributed.initialize(coordinator, processes, process, initialization_timeout=timeout)
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise _unreachable(coordinator or "the coordinator that the cluster names", first, timeout) from None
+        where = coordinator or "the coordinator that the cluster names"
+        raise _unreachable(where, first_line(error), timeout) from None
 
 
 def _reach(host: str, port: int, timeout: int) -> None:

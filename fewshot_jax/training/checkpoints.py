@@ -17,7 +17,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fewshot_jax.algorithms.partition import leaf_path
-from fewshot_jax.errors import UserError
+from fewshot_jax.errors import UserError, first_line
 from fewshot_jax.parallel.mesh import local_copy, make_mesh
 from fewshot_jax.parallel.processes import first_alone, is_first
 from fewshot_jax.training.checksums import Checksums
@@ -59,7 +59,6 @@ class Checkpoints:
         self.directory = directory.absolute()
         self._metric = score.metric
         self._sums = Checksums(self.directory)
-        self._read_only = read_only
         self._unsealed: int | None = None
         self._sealing: threading.Thread | None = None
         if not read_only:
@@ -85,7 +84,7 @@ class Checkpoints:
         except ValueError as error:
             for step in sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdigit()):
                 self._sums.check(step)
-            raise UserError(f"{self.directory}: the checkpoints cannot be read ({_first_line(error)})") from error
+            raise UserError(f"{self.directory}: the checkpoints cannot be read ({first_line(error)})") from error
 
     def save(self, state: TrainState, record: Mapping[str, Any], metrics: Mapping[str, float] | None) -> None:
         """Start writing a checkpoint of ``state.step``; returns before it is on disk.
@@ -119,7 +118,7 @@ class Checkpoints:
             raise
         except Exception as error:
             raise UserError(
-                f"{self.directory}: cannot write a checkpoint ({_first_line(error)}); those before it are whole: free "
+                f"{self.directory}: cannot write a checkpoint ({first_line(error)}); those before it are whole: free "
                 "the disk or mend the directory, and go on with the same command"
             ) from error
 
@@ -197,7 +196,7 @@ class Checkpoints:
             return state
         except Exception as error:
             raise UserError(
-                f"{self.directory}/{step}: cannot restore this checkpoint ({_first_line(error)}); "
+                f"{self.directory}/{step}: cannot restore this checkpoint ({first_line(error)}); "
                 "delete its folder to go on from the one before it, or start a new run if another version wrote it"
             ) from error
 
@@ -218,7 +217,3 @@ class Checkpoints:
         """Wait, then release the threads."""
         self.wait()
         self._manager.close()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

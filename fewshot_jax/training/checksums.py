@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from fewshot_jax.errors import UserError
+from fewshot_jax.whole_file import whole_file
 
 
 class Checksums:
@@ -29,12 +30,9 @@ class Checksums:
         try:
             sums = {str(file.relative_to(folder)): _sum(file) for file in _files(folder)}
             self._sums.mkdir(exist_ok=True)
-            partial = self._sums / f".{step}.json.partial"
-            partial.write_text(json.dumps(sums, indent=0) + "\n", encoding="utf-8")
-            partial.replace(self._sums / f"{step}.json")
-            for known in self._sums.glob("*.json"):
-                if not (self._checkpoints / known.stem).exists():
-                    known.unlink()
+            with whole_file(self._sums / f"{step}.json") as partial:
+                partial.write_text(json.dumps(sums, indent=0) + "\n", encoding="utf-8")
+            self._forget()
         except FileNotFoundError:  # the checkpoint made way for later ones meanwhile
             pass
         except OSError as error:
@@ -65,14 +63,18 @@ class Checksums:
 
     def set_aside(self) -> None:
         """Move damaged checkpoints to ``RUN/damaged``, and say so; forget the sums of those that are gone."""
+        self._forget()
+        for folder in list(self._checkpoints.glob("*")):
+            if folder.name.isdigit() and (reason := self.damage(int(folder.name))):
+                self._move(int(folder.name), reason)
+
+    def _forget(self) -> None:
+        """Remove the sums of checkpoints that are gone."""
         for known in self._sums.glob("*.json"):
             if not (self._checkpoints / known.stem).exists():
                 known.unlink()
-        for folder in list(self._checkpoints.glob("*")):
-            if folder.name.isdigit() and (reason := self.damage(int(folder.name))):
-                self.move(int(folder.name), reason)
 
-    def move(self, step: int, reason: str) -> None:
+    def _move(self, step: int, reason: str) -> None:
         """Move a checkpoint to ``RUN/damaged``, and say why."""
         aside = self._checkpoints.parent / "damaged" / str(step)
         if aside.exists():

@@ -10,18 +10,17 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from fewshot_jax.applications.table import build_application
 from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError, require
-from fewshot_jax.parallel.mesh import FSDP, TASK, batch_shards, make_mesh
+from fewshot_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
 from fewshot_jax.parallel.rules import shardings
 from fewshot_jax.training.collectives import collectives
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.matmul_cost import matmul_flops
 from fewshot_jax.training.state import initial_state, outer_optimizer
-from fewshot_jax.training.step import guarded_step, meta_gradient, sharded
+from fewshot_jax.training.step import meta_gradient, step_on_mesh
 from fewshot_jax.types import PyTree
 
 MACHINE = 8  # devices that the fast links join
@@ -86,11 +85,8 @@ class Estimate(NamedTuple):
     traffic: float
     fits: bool
 
-    def to_json(self) -> dict[str, Any]:
-        return self._asdict()
 
-
-def estimates(config: Config, *, chip: str, memory: float | None, network: float, quiet: bool = True) -> list[Estimate]:
+def estimates(config: Config, *, chip: str, memory: float | None, network: float) -> list[Estimate]:
     """Compile the step of a config for all simulated devices, with more and more tasks at once, until they do not fit.
 
     Args:
@@ -98,7 +94,6 @@ def estimates(config: Config, *, chip: str, memory: float | None, network: float
         chip: a key of `CHIPS`.
         memory: bytes of a device; None for the chip's.
         network: bytes a second that a device sends to other machines.
-        quiet: no progress.
 
     Returns:
         The estimates; of the last of them, ``fits`` may be false.
@@ -121,7 +116,7 @@ def estimates(config: Config, *, chip: str, memory: float | None, network: float
     state: Any = jax.eval_shape(lambda: initial_state(config, functions))
     divided = shardings(state, mesh, parallel.rules)
     first = application.training_stream()(0, tasks)
-    over = NamedSharding(mesh, PartitionSpec((TASK, FSDP)))
+    over = batch_sharding(mesh)
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=over), first)
     placed = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), state, divided
@@ -133,14 +128,15 @@ def estimates(config: Config, *, chip: str, memory: float | None, network: float
     for at_once in [min(asked, here)] if asked else choices:
         fields = dataclasses.replace(config.learner, task_chunk=at_once * shards)
         learner = build_learner(functions, dataclasses.replace(config, learner=fields), training=True)
-        grad = meta_gradient(learner)
-        if mesh.size > mesh.shape[TASK]:
-            grad = sharded(grad, divided.meta_params)
-        step = guarded_step(grad, outer_optimizer(config.outer), steps=config.outer.steps)
-        compiled = jax.jit(step, donate_argnums=0, out_shardings=(divided, None)).lower(placed, batch).compile()
+        step = step_on_mesh(
+            meta_gradient(learner),
+            outer_optimizer(config.outer),
+            divided,
+            steps=config.outer.steps,
+            spike_factor=config.recovery.spike_factor,
+        )
+        compiled = step.lower(placed, batch).compile()
         found.append(_read(compiled, config, mesh, state, divided, at_once, CHIPS[chip], size, network))
-        if not quiet:
-            print(f"compiled with {at_once} tasks at once on a device", flush=True)
         if not found[-1].fits:
             break
     return found

@@ -86,7 +86,7 @@ def evaluate(
     if episodes is not None and episodes < 2:
         raise UserError(f"episodes={episodes}: expected at least 2, for an interval")
     application = build_application(config, run.path)
-    run.check_data(application)
+    run.check_data(application.fingerprint())
     return evaluate_application(application, run, episodes=episodes, shots=shots, quiet=quiet)
 
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from fewshot_jax.config import ParallelConfig, RecoveryConfig
 from fewshot_jax.errors import Terminated, UserError
-from fewshot_jax.parallel.mesh import TASK, host_values, make_mesh, place, shard_tasks
+from fewshot_jax.parallel.mesh import host_values, make_mesh, place, shard_tasks
 from fewshot_jax.parallel.processes import is_first
 from fewshot_jax.parallel.rules import shardings
 from fewshot_jax.training.checkpoints import Checkpoints, Judge
@@ -21,7 +21,7 @@ from fewshot_jax.training.interruption import termination
 from fewshot_jax.training.metrics import MetricsFile, Progress, Speed, StopWatch
 from fewshot_jax.training.run_directory import RunFiles
 from fewshot_jax.training.state import TrainState
-from fewshot_jax.training.step import GradFn, Metrics, guarded_step, sharded
+from fewshot_jax.training.step import GradFn, Metrics, step_on_mesh
 from fewshot_jax.types import MetaParams, PyTree
 from fewshot_jax.versions import versions
 
@@ -133,9 +133,7 @@ def fit(job: Fit, run: RunFiles, *, quiet: bool = False) -> dict[str, Any]:
     if start and not quiet:
         print(f"{run.path}: goes on after step {start} of {job.steps}", file=sys.stderr)
 
-    grad = sharded(job.grad, divided.meta_params) if job.mesh.size > job.mesh.shape[TASK] else job.grad
-    guarded = guarded_step(grad, job.optimizer, steps=job.steps, spike_factor=recovery.spike_factor)
-    step_fn = jax.jit(guarded, donate_argnums=0, out_shardings=(divided, None))
+    step_fn = step_on_mesh(job.grad, job.optimizer, divided, steps=job.steps, spike_factor=recovery.spike_factor)
     metrics_file = MetricsFile(run.metrics, after=start, read_only=not is_first())
     progress = Progress(job.steps, start=start, items=job.items, unit=job.unit, title=job.title, quiet=quiet)
     watch = StopWatch()
@@ -178,10 +176,6 @@ def fit(job: Fit, run: RunFiles, *, quiet: bool = False) -> dict[str, Any]:
         if not quiet:
             print(f"step {step}: {why}; the update is skipped", file=sys.stderr, flush=True)
 
-    def save(step: int, judged: dict[str, float] | None) -> None:
-        checkpoints.save(state, job.record, judged)
-        watch.resume()
-
     pending: tuple[int, Metrics] | None = None
     batches = _on_mesh(job.batches(range(start, job.steps)), job.mesh)
     try:
@@ -195,18 +189,17 @@ def fit(job: Fit, run: RunFiles, *, quiet: bool = False) -> dict[str, Any]:
                     read(*pending)
                 pending = (step, metrics)
                 checkpoints.tend()
-                last = asked_to_end(step)
-                if step % job.every == 0 or step == job.steps:
+                last = asked_to_end()
+                validates = step % job.every == 0 or step == job.steps
+                if validates or last or (recovery.checkpoint_every and step % recovery.checkpoint_every == 0):
                     read(*pending, ends=True)
-                    pending = None
-                    judged = dict(job.validate(state.meta_params))
-                    metrics_file.write({"step": step, **judged})
-                    progress.line(step, {"loss": float(host_values(metrics["loss"])), **judged})
-                    save(step, judged)
-                elif last or (recovery.checkpoint_every and step % recovery.checkpoint_every == 0):
-                    read(*pending, ends=True)
-                    pending = None
-                    save(step, None)
+                    pending, judged = None, None
+                    if validates:
+                        judged = dict(job.validate(state.meta_params))
+                        metrics_file.write({"step": step, **judged})
+                        progress.line(step, {"loss": float(host_values(metrics["loss"])), **judged})
+                    checkpoints.save(state, job.record, judged)
+                    watch.resume()
                 if last:
                     raise Terminated(f"{run.path}: told to end, saved at step {step} of {job.steps}")
     finally:

@@ -9,14 +9,32 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import jax
 
+from fewshot_jax.config_file import flat
 from fewshot_jax.errors import UserError
-from fewshot_jax.parallel.processes import is_first
+from fewshot_jax.parallel.processes import barrier, check_agreement, is_first
+from fewshot_jax.training.pretraining_directory import PretrainingDirectory
+from fewshot_jax.training.run_directory import LOCK, RunDirectory
+from fewshot_jax.versions import versions
 
-LOCK = ".lock"
 _ASKED = itertools.count(1)  # how often the processes have asked each other
+
+
+@contextlib.contextmanager
+def held(run: RunDirectory | PretrainingDirectory, config: Any) -> Iterator[None]:
+    """Hold the directory of a run for a config, where all processes agree on it and it can start, or go on, there.
+
+    Raises:
+        UserError: it cannot; or as of `locked`.
+    """
+    check_agreement({**flat(config), **versions()}, "configs or versions")
+    run.check_startable(config)
+    barrier("started")
+    with locked(run.path):
+        yield
 
 
 @contextlib.contextmanager
@@ -68,16 +86,16 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def termination() -> Iterator[Callable[[int], bool]]:
-    """``with termination() as asked:`` ``asked(step)`` says, at the same step in all processes, that SIGTERM came."""
+def termination() -> Iterator[Callable[[], bool]]:
+    """``with termination() as asked:`` ``asked()``, once a step, says in all processes at once that SIGTERM came."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
         # The count never starts again, as steps do: the processes agree on one number at which they stop.
-        yield lambda step: multihost_utils.reached_preemption_sync_point(next(_ASKED))
+        yield lambda: multihost_utils.reached_preemption_sync_point(next(_ASKED))
         return
     if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
-        yield lambda step: False
+        yield lambda: False
         return
     told = threading.Event()
 
@@ -86,6 +104,6 @@ def termination() -> Iterator[Callable[[int], bool]]:
 
     before = signal.signal(signal.SIGTERM, handle)
     try:
-        yield lambda step: told.is_set()
+        yield told.is_set
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -12,15 +12,15 @@ import numpy as np
 from fewshot_jax.applications.application import Application
 from fewshot_jax.applications.table import build_application
 from fewshot_jax.config import BaselineConfig, Config, InnerConfig, LearnerConfig
-from fewshot_jax.config_file import flat, from_dict, read_config, to_dict
+from fewshot_jax.config_file import from_dict, read_config, to_dict
 from fewshot_jax.data.loader import prefetch
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
 from fewshot_jax.parallel.mesh import batch_shards, local_copy
-from fewshot_jax.parallel.processes import barrier, check_agreement, first_alone, gather_json, is_first
+from fewshot_jax.parallel.processes import check_agreement, first_alone, gather_json, is_first
 from fewshot_jax.training.evaluate import evaluate_application
 from fewshot_jax.training.fit import Fit, even_mesh, fit
-from fewshot_jax.training.interruption import locked
+from fewshot_jax.training.interruption import held
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.learning_curve import learning_curve
 from fewshot_jax.training.plan import planned
@@ -50,11 +50,8 @@ def train(config: Config | str | Path, run_dir: str | Path, *, quiet: bool = Fal
         Terminated: the process was told to end (SIGTERM), and a checkpoint is saved.
     """
     config = resolve(config if isinstance(config, Config) else read_config(config))
-    check_agreement({**flat(config), **versions()}, "configs or versions")
     run = RunDirectory(run_dir)
-    run.check_startable(config)
-    barrier("started")
-    with locked(run.path):
+    with held(run, config):
         return _train_and_evaluate(config, run, quiet or not is_first())
 
 
@@ -64,23 +61,24 @@ def _train_and_evaluate(config: Config, run: RunDirectory, quiet: bool) -> Evalu
     beside = config.baselines.multi_task and config.evaluation.at_end and config.learner.name != "multi_task"
     if beside:
         run.multi_task().check_startable(multi_task_of(config))
-    application = build_application(config, run.path if run.resumable() else None)
-    state = {"resumable": run.resumable(), "finished": run.result() is not None}
-    check_agreement({**state, **application.fingerprint()}, "run directories or data")
-    if run.resumable():
-        run.check_data(application)
-    if run.result() is None or not run.resumable():
+    resumable, finished = run.resumable(), run.result() is not None
+    application = build_application(config, run.path if resumable else None)
+    fingerprint = application.fingerprint()
+    check_agreement({"resumable": resumable, "finished": finished, **fingerprint}, "run directories or data")
+    if resumable:
+        run.check_data(fingerprint)
+    if not (resumable and finished):
         _check_traceable(application)
         if beside:
             _check_traceable(application.with_config(multi_task_of(config)))
-        if config.learner.plan and not run.resumable():
+        if config.learner.plan and not resumable:
             chosen = planned(application, quiet=quiet)  # by times, which differ between processes
             application = application.with_config(from_dict(gather_json(to_dict(chosen))[0]))
-    _train(application, run, quiet)
+    _train(application, fingerprint, run, quiet)
     if beside:
         if not quiet:
             print("the multi-task baseline, trained on as many items:", file=sys.stderr)
-        _train(application.with_config(multi_task_of(application.config)), run.multi_task(), quiet)
+        _train(application.with_config(multi_task_of(application.config)), fingerprint, run.multi_task(), quiet)
     if not config.evaluation.at_end:
         return None
     return evaluate_application(application.with_config(run.update(application.config)), run, quiet=quiet)
@@ -128,12 +126,12 @@ def _check_traceable(application: Application) -> None:
         raise UserError(f"the config does not fit the model: {message}") from error
 
 
-def _train(application: Application, run: RunDirectory, quiet: bool) -> None:
-    """Start a run, or go on with it, where it is not finished."""
+def _train(application: Application, fingerprint: dict[str, str], run: RunDirectory, quiet: bool) -> None:
+    """Start a run on data of a fingerprint, or go on with it, where it is not finished."""
     if not run.resumable():
         with first_alone() as here:
             if here:
-                run.start(application)
+                run.start(application, fingerprint)
     elif run.result() is not None:
         if not quiet:
             print(f"{run.path}: the training of this run is finished", file=sys.stderr)

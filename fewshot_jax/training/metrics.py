@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fewshot_jax.whole_file import whole_file
+
 
 class MetricsFile:
     """Appends to ``metrics.jsonl``; a resumed run first drops what came after its step.
@@ -29,9 +31,8 @@ class MetricsFile:
         if read_only:
             path = Path(os.devnull)
         else:
-            partial = path.with_name(f".{path.name}.partial")
-            partial.write_text("".join(_line(row) for row in kept), encoding="utf-8")
-            partial.replace(path)
+            with whole_file(path) as partial:
+                partial.write_text("".join(_line(row) for row in kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, row: Mapping[str, Any]) -> None:

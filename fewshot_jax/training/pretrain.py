@@ -11,13 +11,13 @@ import numpy as np
 
 from fewshot_jax.applications.language_model import directory_of
 from fewshot_jax.config.pretraining import PretrainConfig
-from fewshot_jax.config_file import flat, read_config, to_dict
+from fewshot_jax.config_file import read_config, to_dict
 from fewshot_jax.data.pretraining.objectives import Questions, questions, vocabulary_of
 from fewshot_jax.data.pretraining.pipeline import held_out_batches, read_ahead, training_batches
 from fewshot_jax.errors import require
 from fewshot_jax.models.huggingface.pretrained import Pretrained
 from fewshot_jax.models.huggingface.save import save_pretrained
-from fewshot_jax.parallel.processes import barrier, check_agreement, first_alone, is_first
+from fewshot_jax.parallel.processes import first_alone, is_first
 from fewshot_jax.training.checkpoints import Checkpoints
 from fewshot_jax.training.corpus import (
     Corpus,
@@ -29,7 +29,7 @@ from fewshot_jax.training.corpus import (
     read_corpus,
 )
 from fewshot_jax.training.fit import Fit, even_mesh, fit
-from fewshot_jax.training.interruption import locked
+from fewshot_jax.training.interruption import held
 from fewshot_jax.training.language_model import build_model, held_out_loss, language_model_grad
 from fewshot_jax.training.learning_curve import loss_curve
 from fewshot_jax.training.metrics import Speed, read_metrics
@@ -69,11 +69,8 @@ def pretrain(config: PretrainConfig | str | Path, run_dir: str | Path, *, quiet:
     if config.model.pretrained is not None:
         given = str(directory_of(config.model.pretrained))
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=given))
-    check_agreement({**flat(config), **versions()}, "configs or versions")
     run = PretrainingDirectory(run_dir)
-    run.check_startable(config)
-    barrier("started")
-    with locked(run.path):
+    with held(run, config):
         return _pretrain(config, run, quiet or not is_first())
 
 

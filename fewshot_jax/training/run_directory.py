@@ -17,6 +17,7 @@ multi_task/          the run of the multi-task baseline, a directory of the same
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from fewshot_jax.config import Config
 from fewshot_jax.config_file import differences, read_config, write_config
 from fewshot_jax.errors import UserError
 from fewshot_jax.parallel.processes import first_alone, is_first
+from fewshot_jax.whole_file import whole_file
 
 # What may change while a run goes on.
 _FREE_OF_EVALUATION = ("episodes", "inner_steps", "tune_rates", "tune_steps", "null_threshold", "at_end")
 FREE = (*(f"evaluation.{name}" for name in _FREE_OF_EVALUATION), "baselines.", "parallel.", "recovery.")
+LOCK = ".lock"  # held by the process that trains here
 PLANNED = ("gradient", "keep", "keep_blocks", "task_chunk")  # fields of `learner` that a plan fills in
 
 
@@ -99,7 +102,7 @@ class RunFiles:
                 f"{self.path}: holds a run of another config ({'; '.join(changed)}); "
                 "give another --run-dir, or the same settings to resume it"
             )
-        if not self.exists() and self.path.is_dir() and any(path.name != ".lock" for path in self.path.iterdir()):
+        if not self.exists() and self.path.is_dir() and any(path.name != LOCK for path in self.path.iterdir()):
             raise UserError(f"{self.path}: is not empty and holds no run; give another --run-dir")
         check_writable(self.path, flag="--run-dir")
 
@@ -114,17 +117,15 @@ class RunFiles:
             raise UserError(f"{error} (expected the config of a run of 'fewshot-jax {command}')") from None
 
     def _write_config(self, config: Any) -> None:
-        partial = self.path / ".config.yaml.partial"
-        write_config(config, partial)
-        partial.replace(self.path / "config.yaml")
+        with whole_file(self.path / "config.yaml") as partial:
+            write_config(config, partial)
 
     def write(self, name: str, values: Any) -> None:
         """Write a JSON file whole or not at all; of several processes the first does."""
         if not is_first():
             return
-        partial = self.path / f".{name}.partial"
-        partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(self.path / name)
+        with whole_file(self.path / name) as partial:
+            partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
@@ -171,13 +172,18 @@ class RunDirectory(RunFiles):
             changed = differences(self.config(), config, ignore=tuple(ignore))
         self._check_free(changed)
 
-    def start(self, application: Application) -> None:
-        """Write what a run needs to be resumed; the config last, which marks a run."""
+    def start(self, application: Application, fingerprint: Mapping[str, str]) -> None:
+        """Write what a run needs to be resumed; the config last, which marks a run.
+
+        Args:
+            application: of the run.
+            fingerprint: of its data.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             application.save(self.path)
             self.write("labels.json", application.labels())
-            self.write("data.json", application.fingerprint())
+            self.write("data.json", dict(fingerprint))
             self._write_config(application.config)
         except OSError as error:
             raise UserError(f"{self.path}: cannot write the run directory ({error}); see --run-dir") from None
@@ -203,16 +209,19 @@ class RunDirectory(RunFiles):
                 self._write_config(changed)
         return changed
 
-    def check_data(self, application: Application) -> None:
+    def check_data(self, found: Mapping[str, str]) -> None:
         """Check that the data is what the run was started with.
 
         A class more or less would divide the classes anew, and test on some
         that were trained on.
 
+        Args:
+            found: the fingerprint of the data.
+
         Raises:
             UserError: a split has other items or labels.
         """
-        known, found = self._read("data.json") or {}, application.fingerprint()
+        known = self._read("data.json") or {}
         if changed := [split for split in found if known.get(split) != found[split]]:
             raise UserError(
                 f"{self.path}: the data has changed since this run started (splits: {', '.join(changed)}); "

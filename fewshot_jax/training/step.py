@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fewshot_jax.parallel.mesh import TASK
 from fewshot_jax.parallel.rules import gathered
 from fewshot_jax.training.state import Health, TrainState
 from fewshot_jax.types import Episode, MetaLearner, MetaParams, PyTree
@@ -96,6 +97,27 @@ def guarded_step(
         )
 
     return step
+
+
+def step_on_mesh(
+    grad: GradFn,
+    optimizer: optax.GradientTransformation,
+    divided: Any,
+    *,
+    steps: int,
+    spike_factor: float | None = None,
+) -> Any:
+    """The step of a training, a jitted function: `guarded_step` of a state that is divided over a mesh, and donated.
+
+    Args:
+        grad, optimizer, steps, spike_factor: as of `guarded_step`.
+        divided: a `NamedSharding` for each leaf of the state.
+    """
+    mesh = divided.step.mesh
+    if mesh.size > mesh.shape[TASK]:
+        grad = sharded(grad, divided.meta_params)
+    step = guarded_step(grad, optimizer, steps=steps, spike_factor=spike_factor)
+    return jax.jit(step, donate_argnums=0, out_shardings=(divided, None))
 
 
 def _after(health: Health, loss: jax.Array, taken: jax.Array) -> Health:

@@ -20,7 +20,8 @@ from fewshot_jax.parallel.rules import TENSOR_RULES, gathered, shardings
 from fewshot_jax.training.collectives import collectives
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.state import initial_state, outer_optimizer
-from fewshot_jax.training.step import guarded_step, meta_gradient, sharded
+from fewshot_jax.training.step import meta_gradient, sharded, step_on_mesh
+from tests.small_run import DATA
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices, simulated or real")
 NAMES = Learner.__args__
@@ -29,9 +30,7 @@ KEY = jax.random.key(3)
 
 def config_of(learner, **fields):
     values = {
-        "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
-        "episodes": {"ways": 3, "shots": 1, "queries": 2, "within_group": True},
-        "tokenizer": {"kind": "word", "max_length": 12, "buckets": [12]},
+        **DATA,
         "model": {"width": 16, "layers": 1, "heads": 2, "mlp_width": 16},
         "learner": {"name": learner, **fields},
         "inner": {"steps": 2, "rate": 0.4},
@@ -116,16 +115,12 @@ def compiled_step(mesh, *, tasks=8, task_chunk=None, width=64):
     """A whole training step, optimizer and guard included, as a compiled program, with its state."""
     config = from_dict(
         {
+            **DATA,
             "model": {"width": width, "layers": 2, "heads": 2, "mlp_width": 2 * width},
-            **{
-                "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
-                "episodes": {"ways": 3, "shots": 1, "queries": 2},
-                "tokenizer": {"kind": "word", "max_length": 12, "buckets": [12]},
-                "learner": {"name": "maml", "gradient": "reverse", "task_chunk": task_chunk},
-                "inner": {"steps": 1},
-                "outer": {"steps": 6, "tasks": tasks},
-                "evaluation": {"ways": 3, "shots": [1], "queries": 2},
-            },
+            "learner": {"name": "maml", "gradient": "reverse", "task_chunk": task_chunk},
+            "inner": {"steps": 1},
+            "outer": {"steps": 6, "tasks": tasks},
+            "evaluation": {"ways": 3, "shots": [1], "queries": 2},
         }
     )
     application = build_application(config)
@@ -133,10 +128,7 @@ def compiled_step(mesh, *, tasks=8, task_chunk=None, width=64):
     state = initial_state(config, functions)
     divided = shardings(state, mesh)
     learner = build_learner(functions, config, training=True)
-    grad = meta_gradient(learner)
-    if mesh.size > mesh.shape["task"]:
-        grad = sharded(grad, divided.meta_params)
-    step = jax.jit(guarded_step(grad, outer_optimizer(config.outer), steps=6), out_shardings=(divided, None))
+    step = step_on_mesh(meta_gradient(learner), outer_optimizer(config.outer), divided, steps=6)
     placed = place(state, divided), shard_tasks(application.training_stream()(0, tasks), mesh)
     return step.lower(*placed).compile(), placed[0]
 

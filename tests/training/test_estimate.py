@@ -17,18 +17,10 @@ from fewshot_jax.training.collectives import Collective, collectives
 from fewshot_jax.training.estimate import estimates
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.state import initial_state, outer_optimizer
-from fewshot_jax.training.step import guarded_step, meta_gradient, sharded
+from fewshot_jax.training.step import meta_gradient, step_on_mesh
+from tests.small_run import RUN, merged
 
-VALUES = {
-    "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
-    "episodes": {"ways": 3, "shots": 1, "queries": 2, "within_group": True},
-    "tokenizer": {"kind": "word", "max_length": 12, "buckets": [12]},
-    "model": {"width": 32, "layers": 1, "heads": 2, "mlp_width": 32},
-    "learner": {"name": "protonet"},
-    "outer": {"steps": 6, "tasks": 16},
-    "evaluation": {"ways": 3, "shots": [1], "queries": 2},
-    "parallel": {"fsdp": 4},
-}
+VALUES = merged(RUN, model={"width": 32, "mlp_width": 32}, outer={"steps": 6, "tasks": 16}, parallel={"fsdp": 4})
 
 
 @pytest.mark.skipif(jax.device_count() != 8, reason="needs eight devices")
@@ -45,9 +37,9 @@ def test_the_estimate_is_what_the_placed_state_holds():
     assert found.state_bytes == sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(state.meta_params))
     learner = build_learner(functions, config, training=True)
-    step = guarded_step(sharded(meta_gradient(learner), divided.meta_params), outer_optimizer(config.outer), steps=6)
+    step = step_on_mesh(meta_gradient(learner), outer_optimizer(config.outer), divided, steps=6)
     batch = shard_tasks(application.training_stream()(0, 16), mesh)
-    compiled = jax.jit(step, donate_argnums=0, out_shardings=(divided, None)).lower(state, batch).compile()
+    compiled = step.lower(state, batch).compile()
     sent = sum(one.sent for one in collectives(compiled.as_text(), 8))
     assert found.sent_bytes == pytest.approx(sent, rel=0.01)
     assert found.seconds == max(found.compute, found.memory) + found.traffic > 0

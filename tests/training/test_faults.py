@@ -14,7 +14,7 @@ import pytest
 
 import fewshot_jax as fsj
 from fewshot_jax.applications.text_classification import TextClassification
-from fewshot_jax.config_file import from_dict, write_config
+from fewshot_jax.config_file import write_config
 from fewshot_jax.errors import Terminated, UserError
 from fewshot_jax.training import loop
 from fewshot_jax.training.checkpoints import Checkpoints
@@ -22,45 +22,21 @@ from fewshot_jax.training.checksums import Checksums
 from fewshot_jax.training.interruption import locked
 from fewshot_jax.training.metrics import read_metrics
 from fewshot_jax.training.run_directory import RunDirectory
-from fewshot_jax.training.state import first_state, initial_state
+from fewshot_jax.training.state import first_state
 from fewshot_jax.training.step import SPIKE_WARMUP, guarded_step
+from tests.small_run import RUN, config_of, last_state, merged
 
 pytestmark = pytest.mark.faults
 STEPS = 6
-VALUES = {
-    "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
-    "episodes": {"ways": 3, "shots": 1, "queries": 2, "within_group": True},
-    "tokenizer": {"kind": "word", "max_length": 12, "buckets": [12]},
-    "model": {"width": 16, "layers": 1, "heads": 2, "mlp_width": 16},
-    "learner": {"name": "protonet"},
-    "outer": {"steps": STEPS, "tasks": 2, "rate": 0.01},
-    "evaluation": {
-        "every": 3,
-        "validation_episodes": 2,
-        "episodes": 4,
-        "ways": 3,
-        "shots": [1],
-        "queries": 2,
-        "tasks": 2,
-        "at_end": False,
-    },
-    "baselines": {"fine_tuning": False, "multi_task": False},
-}
+VALUES = merged(RUN, outer={"steps": STEPS, "tasks": 2, "rate": 0.01}, evaluation={"every": 3})
 
 
 def config(**sections):
-    return from_dict({**VALUES, **{name: {**VALUES.get(name, {}), **fields} for name, fields in sections.items()}})
+    return config_of(VALUES, **sections)
 
 
 def final(run):
-    """The last state of a run."""
-    application = loop.build_application(run.config(), run.path)
-    like = initial_state(run.config(), application.functions(training=True))
-    checkpoints = Checkpoints(run.checkpoints, application.score, read_only=True)
-    try:
-        return jax.device_get(checkpoints.restore(STEPS, like))
-    finally:
-        checkpoints.close()
+    return last_state(run, STEPS)
 
 
 def assert_identical(one, other):

@@ -17,26 +17,15 @@ from fewshot_jax.config_file import from_dict
 from fewshot_jax.training.learners import LEARNERS, build_learner
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.training.state import decays, initial_state, outer_optimizer
+from tests.small_run import RUN, merged
 
-VALUES = {
-    "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
-    "episodes": {"ways": 3, "shots": 1, "queries": 2, "within_group": True},
-    "tokenizer": {"kind": "word", "max_length": 12, "buckets": [12]},
-    "model": {"width": 16, "layers": 2, "heads": 2, "mlp_width": 16},
-    "inner": {"steps": 2, "rate": 0.1},
-    "outer": {"steps": 4, "tasks": 2, "rate": 0.01},
-    "evaluation": {
-        "every": 2,
-        "validation_episodes": 4,
-        "episodes": 4,
-        "ways": 3,
-        "shots": [1],
-        "queries": 2,
-        "tasks": 2,
-        "at_end": False,
-    },
-    "baselines": {"fine_tuning": False, "multi_task": False},
-}
+VALUES = merged(
+    {name: section for name, section in RUN.items() if name != "learner"},
+    model={"layers": 2},
+    inner={"steps": 2, "rate": 0.1},
+    outer={"steps": 4, "tasks": 2, "rate": 0.01},
+    evaluation={"every": 2, "validation_episodes": 4},
+)
 EXAMPLES = [fsj.Record(f"{verb} {noun}", verb) for verb in ("book", "cancel") for noun in ("tickets", "lunch")]
 
 

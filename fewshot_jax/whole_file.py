@@ -1,0 +1,13 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """``with whole_file(path) as partial:`` what is written to ``partial`` stands at ``path`` after the block."""
+    partial = path.with_name(f".{path.name}.partial")
+    yield partial
+    partial.replace(path)

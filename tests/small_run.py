@@ -1,0 +1,49 @@
+"""A run of seconds, for tests of what is around the learning: its config, and what it left."""
+
+import jax
+
+from fewshot_jax.config_file import from_dict
+from fewshot_jax.training import loop
+from fewshot_jax.training.checkpoints import Checkpoints
+from fewshot_jax.training.state import initial_state
+
+DATA = {
+    "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
+    "episodes": {"ways": 3, "shots": 1, "queries": 2, "within_group": True},
+    "tokenizer": {"kind": "word", "max_length": 12, "buckets": [12]},
+}
+RUN = {
+    **DATA,
+    "model": {"width": 16, "layers": 1, "heads": 2, "mlp_width": 16},
+    "learner": {"name": "protonet"},
+    "evaluation": {
+        "validation_episodes": 2,
+        "episodes": 4,
+        "ways": 3,
+        "shots": [1],
+        "queries": 2,
+        "tasks": 2,
+        "at_end": False,
+    },
+    "baselines": {"fine_tuning": False, "multi_task": False},
+}
+
+
+def merged(values, **sections):
+    """Values of a config with some fields of some sections replaced."""
+    return {**values, **{name: {**values.get(name, {}), **fields} for name, fields in sections.items()}}
+
+
+def last_state(run, step):
+    """The state of a run's checkpoint, on the host."""
+    application = loop.build_application(run.config(), run.path)
+    like = initial_state(run.config(), application.functions(training=True))
+    checkpoints = Checkpoints(run.checkpoints, application.score, read_only=True)
+    try:
+        return jax.device_get(checkpoints.restore(step, like))
+    finally:
+        checkpoints.close()
+
+
+def config_of(values, **sections):
+    return from_dict(merged(values, **sections))
