@@ -16,7 +16,9 @@ import optax
 from fewshot_jax.algorithms.metric import at_least_float32
 from fewshot_jax.applications.application import Functions, Score
 from fewshot_jax.models.generation import generate
+from fewshot_jax.models.layers import Cache
 from fewshot_jax.models.lora import lora
+from fewshot_jax.models.stack import empty_cache
 from fewshot_jax.models.transformer import Transformer, with_dropout
 from fewshot_jax.types import Aux, Batch, Key, Params
 
@@ -45,9 +47,13 @@ def check_batch(batch: Batch) -> None:
     chex.assert_equal_shape(read)
     chex.assert_equal_shape(written)
     chex.assert_equal_shape_prefix([read[0], written[0], batch["mask"]], 1)
+    if CONTEXT[0] in batch:
+        chex.assert_equal_shape([batch[name] for name in CONTEXT])
+        chex.assert_shape(batch[CONTEXT[0]], (1, None))
 
 
 READ, WRITTEN = ("input_ids", "attention_mask"), ("decoder_label", "decoder_mask")
+CONTEXT = ("context_ids", "context_mask")  # ``[1, C]``, what a decoder reads before each item of a batch
 
 
 def logits_of_targets(module: Transformer, params: Params, batch: Batch, dropout: Key | None = None) -> jax.Array:
@@ -56,7 +62,7 @@ def logits_of_targets(module: Transformer, params: Params, batch: Batch, dropout
     Args:
         module: a decoder, or an encoder and a decoder.
         params: of the module.
-        batch: see `check_batch`.
+        batch: see `check_batch`; with `CONTEXT`, of a decoder, each source stands after it.
         dropout: key of the dropout; None for none.
     """
     check_batch(batch)
@@ -80,9 +86,7 @@ def logits_of_targets(module: Transformer, params: Params, batch: Batch, dropout
         )
     ids = jnp.concatenate([batch["input_ids"], label], axis=1)
     mask = jnp.concatenate([batch["attention_mask"], batch["decoder_mask"]], axis=1).astype(bool)
-    positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
-    output: Any = module.apply({"params": params}, ids, mask, position_ids=positions, **options)
-    x_BLD = output.last_hidden_state
+    x_BLD = _hidden_states(module, params, ids, mask, tuple(batch[name] for name in CONTEXT if name in batch), options)
     # A target's first token follows the last real one of the source, wherever its padding stands.
     length = batch["input_ids"].shape[1]
     last = jnp.argmax(jnp.arange(length)[None] * batch["attention_mask"], axis=1)
@@ -91,6 +95,38 @@ def logits_of_targets(module: Transformer, params: Params, batch: Batch, dropout
     x_BMD = jnp.concatenate([first, x_BLD[:, length:-1]], axis=1)
     logits: Any = module.apply({"params": params}, x_BMD, method="token_logits")
     return logits
+
+
+def _hidden_states(
+    module: Transformer,
+    params: Params,
+    ids: jax.Array,
+    mask: jax.Array,
+    context: tuple[jax.Array, ...],
+    options: dict[str, Any],
+) -> jax.Array:
+    """A decoder's hidden states ``[B, L, D]`` of some texts, after a context ``[1, C]`` where there is one.
+
+    The context is read once for all texts: they see its keys and values.
+    """
+    positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+    if not context:
+        output: Any = module.apply({"params": params}, ids, mask, position_ids=positions, **options)
+        return output.last_hidden_state
+    assert module.shape.decoder is not None
+    before, seen = context[0], context[1].astype(bool)
+    (items, length), read = ids.shape, before.shape[1]
+
+    def follow(ids: jax.Array, mask: jax.Array, cache: Cache, slot: int, positions: jax.Array) -> tuple[Any, Any]:
+        call = {"cache": cache, "slot": slot, "position_ids": positions, "method": "read"}
+        return module.apply({"params": params}, ids, mask, **call, **options)  # type: ignore[arg-type]
+
+    empty = empty_cache(module.shape.decoder, 1, read + length, dtype=module.dtype)
+    room = jnp.pad(seen, ((0, 0), (0, length)))
+    _, cache = follow(before, room, empty, 0, jnp.maximum(jnp.cumsum(seen, axis=1) - 1, 0))
+    shared = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (leaf.shape[0], items, *leaf.shape[2:])), cache)
+    slots = jnp.concatenate([jnp.broadcast_to(seen, (items, read)), mask], axis=1)
+    return follow(ids, slots, shared, read, positions + seen.sum())[0]
 
 
 def _logits(output: Any) -> jax.Array:
@@ -135,7 +171,7 @@ def examples_before(support: Batch, query: Batch) -> Batch:
         query: ``Q`` examples.
 
     Returns:
-        The queries, their ``input_ids, attention_mask [Q, S (L + M) + L']``.
+        The queries with `CONTEXT`, ``[1, S (L + M)]``.
     """
     return _after(_flat(support, READ, WRITTEN), query)
 
@@ -156,12 +192,20 @@ def _flat(support: Batch, first: tuple[str, str], second: tuple[str, str]) -> tu
 
 
 def _after(context: tuple[jax.Array, jax.Array], query: Batch) -> Batch:
-    items = query["input_ids"].shape[0]
-    joined = {
-        name: jnp.concatenate([jnp.broadcast_to(part, (items, part.shape[1])), query[name]], axis=1)
-        for name, part in zip(READ, context, strict=True)
-    }
-    return {**query, **joined}
+    return {**query, **dict(zip(CONTEXT, context, strict=True))}
+
+
+def _whole(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """The ids and the mask of all that is read, the context before each source."""
+    items = batch[READ[0]].shape[0]
+    parts = zip(CONTEXT, READ, strict=True)
+    ids, mask = (
+        jnp.concatenate([jnp.broadcast_to(batch[before], (items, batch[before].shape[1])), batch[own]], axis=1)
+        if before in batch
+        else batch[own]
+        for before, own in parts
+    )
+    return ids, mask
 
 
 def text_to_text(
@@ -202,8 +246,7 @@ def text_to_text(
             ids = generate(
                 module,
                 params,
-                batch["input_ids"],
-                batch["attention_mask"],
+                *_whole(batch),
                 max_new_tokens=max_new_tokens,
                 eos_id=end_id,
                 pad_id=pad_id,

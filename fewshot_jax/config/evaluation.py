@@ -13,7 +13,8 @@ class EvaluationConfig:
     Attributes:
         every: outer steps between validations and checkpoints.
         validation_episodes: episodes of a validation for each number of shots; their mean chooses the checkpoint.
-        validation_shots: those numbers of shots; empty for all of `shots`.
+        validation_shots: those numbers of shots; empty for all of `shots`. Given, they are all that the validation
+            split must fill, and a loop at more shots than it fills is chosen at the largest of them.
         episodes: test episodes of an evaluation.
         ways: classes of a test episode.
         shots: an evaluation for each number of shots (for regression: points).
@@ -50,7 +51,7 @@ class EvaluationConfig:
 
     def most_shots(self, split: str) -> int:
         """The largest number of shots that a split must fill."""
-        return max(self.shots + (self.validation_shots if split == "validation" else ()))
+        return max((split == "validation" and self.validation_shots) or self.shots)
 
     def __post_init__(self) -> None:
         for name in ("every", "validation_episodes", "ways", "queries", "tasks", "beams"):

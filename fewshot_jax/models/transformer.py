@@ -285,15 +285,32 @@ class Transformer(nn.Module):
         Returns:
             The logits, and the cache with these tokens.
         """
+        x_BLD, filled = self.read(input_ids, mask, cache, slot, position_ids=position_ids, memory=memory)
+        return self.token_logits(x_BLD[:, -1:] if last else x_BLD), filled
+
+    def read(
+        self,
+        input_ids: jax.Array,
+        mask: jax.Array,
+        cache: Cache,
+        slot: jax.Array | int,
+        *,
+        position_ids: jax.Array | None = None,
+        memory: tuple[jax.Array | None, jax.Array] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, Cache]:
+        """Hidden states ``[B, L, D]`` of some tokens that follow others, and the cache; see `decode`."""
         x_BLD, filled = self.decoder(
-            self.token_embedding(input_ids), mask, positions_BL=position_ids, memory=memory, cache=cache, slot=slot
+            self.token_embedding(input_ids),
+            mask,
+            positions_BL=position_ids,
+            memory=memory,
+            cache=cache,
+            slot=slot,
+            deterministic=deterministic,
         )
-        if last:
-            x_BLD, input_ids = x_BLD[:, -1:], input_ids[:, -1:]
-        logits = self._output(x_BLD, jnp.ones(input_ids.shape, bool), input_ids).logits
-        if logits is None or logits.ndim != 3 or filled is None:
-            raise ValueError("this model has no head that predicts tokens")
-        return logits, filled
+        assert filled is not None
+        return x_BLD, filled
 
     def token_logits(self, x_BLD: jax.Array) -> jax.Array:
         """Logits ``[B, L, V]`` of some hidden states ``[B, L, D]``, by a head that predicts tokens.

@@ -11,6 +11,7 @@ import numpy as np
 from fewshot_jax.applications.application import Application, Functions, Stream, evaluation_steps
 from fewshot_jax.applications.classification import JOINT, ClassApplication, confusion_of_episode
 from fewshot_jax.data.tasks import Drawn
+from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.confusion import Confusion
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes, judge_by
 from fewshot_jax.evaluation.tuning import Choice, Tuning, adapted, fine_tuned
@@ -101,7 +102,20 @@ class Bench:
     def _streams(self, shots: int) -> tuple[Stream, Stream]:
         """The validation episodes, on which loops are chosen, and those of the table."""
         test = self.application.stream("test", shots)  # first: what is wrong with it is what the user asked about
-        return self.application.stream("validation", shots), test
+        return self._validation(shots), test
+
+    def _validation(self, shots: int) -> Stream:
+        """Validation episodes of so many shots, or of the most that the split is known to fill."""
+        try:
+            return self.application.stream("validation", shots)
+        except UserError:
+            filled = [number for number in self.config.evaluation.validation_shots if number < shots]
+            if not filled:
+                raise
+            print(
+                f"note: validation cannot fill {shots} shots; their loops are chosen at {max(filled)}", file=sys.stderr
+            )
+            return self.application.stream("validation", max(filled))
 
     def tuned(self, name: str, meta_params: MetaParams, tuning: Tuning, episodes: int) -> Row:
         """A row whose loop is chosen on so many validation episodes."""

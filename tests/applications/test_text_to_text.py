@@ -1,20 +1,23 @@
 """Likelihood, context and writing of a model that reads one text and writes another."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fewshot_jax.algorithms.metaicl import metaicl
-from fewshot_jax.applications.text_to_text import EXACT, NATS, text_to_text
+from fewshot_jax.applications.text_to_text import CONTEXT, EXACT, NATS, READ, text_to_text
 from fewshot_jax.models.huggingface.fresh import new_model, new_params
 from fewshot_jax.types import Episode
+from tests.models.huggingface.tiny import tiny
 
 V, END, KEY = 23, 3, jax.random.key(0)
 
 
-def functions(architecture="decoder", **options):
-    model = new_model(architecture, vocab_size=V, width=16, layers=2, heads=2, mlp_width=32)
+def functions(architecture="decoder", compute_dtype=jnp.float32, **options):
+    sizes = {"width": 16, "layers": 2, "heads": 2, "mlp_width": 32}
+    model = new_model(architecture, vocab_size=V, **sizes, compute_dtype=compute_dtype)
     made = text_to_text(
         model.module, lambda key: new_params(model.module, key), end_id=END, max_new_tokens=5, **options
     )
@@ -125,6 +128,27 @@ def test_padded_support_items_are_not_read():
     np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "name", ["gpt2", "qwen2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "mistral", "gemma2"))]
+)
+def test_a_context_read_once_equals_one_read_for_each_query(name):
+    """Positions learned and rotary, windows in all or some layers; values and gradients, in float64."""
+    with jax.enable_x64(True):
+        model = tiny(name)
+        module = model.module.clone(dtype=jnp.float64)
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model.params)
+        made = text_to_text(module, lambda key: params, end_id=END, max_new_tokens=5)
+        support, query = batch(SUPPORT), batch(ROWS)
+        joined = made.join_fn(support, query)
+        examples = [jnp.broadcast_to(joined[part], (len(ROWS), joined[part].shape[1])) for part in CONTEXT]
+        whole = dict(query)
+        for part, before in zip(READ, examples, strict=True):
+            whole[part] = jnp.concatenate([before, query[part]], axis=1)
+        both = jax.jit(jax.value_and_grad(made.loss_fn, has_aux=True))
+        once, each = both(params, joined, KEY), both(params, whole, KEY)
+        chex.assert_trees_all_close(once, each, rtol=1e-9, atol=1e-12)
+
+
 def test_metaicl_refuses_an_inner_loop():
     _, made, params = functions()
     learner = metaicl(made.loss_fn, join=made.join_fn, output_fn=made.output_fn)
@@ -133,16 +157,17 @@ def test_metaicl_refuses_an_inner_loop():
 
 
 def test_its_gradient_is_the_mean_over_tasks():
-    _, made, params = functions()
-    learner = metaicl(made.loss_fn, join=made.join_fn)
-    tasks = [Episode(batch(SUPPORT), batch(ROWS)), Episode(batch(SUPPORT[::-1]), batch(ROWS[::-1]))]
-    both = jax.tree.map(lambda *leaves: np.stack(leaves), *tasks)
-    grads, metrics = learner.grad({"params": params}, both, KEY)
-    single = [jax.grad(lambda p, task=task: learner.loss({"params": p}, task, KEY)[0])(params) for task in tasks]
-    jax.tree.map(
-        lambda mean, a, b: np.testing.assert_allclose(mean, (a + b) / 2, rtol=1e-4, atol=1e-6), grads["params"], *single
-    )
-    assert metrics["task_loss"].shape == (2,)
+    with jax.enable_x64(True):
+        _, made, params = functions(compute_dtype=jnp.float64)
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+        learner = metaicl(made.loss_fn, join=made.join_fn)
+        tasks = [Episode(batch(SUPPORT), batch(ROWS)), Episode(batch(SUPPORT[::-1]), batch(ROWS[::-1]))]
+        both = jax.tree.map(lambda *leaves: np.stack(leaves), *tasks)
+        grads, metrics = jax.jit(learner.grad)({"params": params}, both, KEY)
+        of_one = jax.jit(jax.grad(lambda params, task: learner.loss({"params": params}, task, KEY)[0]))
+        mean = jax.tree.map(lambda a, b: (a + b) / 2, *(of_one(params, task) for task in tasks))
+        chex.assert_trees_all_close(grads["params"], mean, rtol=1e-9, atol=1e-12)
+        assert metrics["task_loss"].shape == (2,)
 
 
 def test_scores_leave_padding_out():

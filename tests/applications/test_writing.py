@@ -15,6 +15,7 @@ from fewshot_jax.data.sequences import Codec
 from fewshot_jax.errors import UserError
 from fewshot_jax.training import loop
 from fewshot_jax.training.evaluate import evaluate
+from fewshot_jax.training.rows import Bench
 
 SMALL = {
     "episodes": {"shots": 3, "queries": 2},
@@ -325,6 +326,23 @@ def test_checkpoints_are_chosen_at_the_shots_asked_for(tmp_path, monkeypatch):
         values = config("translation", evaluation={"shots": [2, 3], **given})
         loop._validation(build_application(from_dict(values)))({})
         assert asked == wanted
+
+
+def test_a_loop_at_more_shots_than_validation_fills_is_chosen_at_fewer(tmp_path, capsys):
+    parts = {"train": 6, "validation": 6, "test": 9}
+    for part, count in parts.items():
+        rows = [{"task": part, "source": f"{part} word {i}", "target": f"{part} wort {i}"} for i in range(count)]
+        written(tmp_path, f"{part}.jsonl", rows)
+    files = [f"{part}.jsonl" for part in parts]
+    data = {"source": "files", "path": str(tmp_path), "files": files, "split_files": True}
+    shots = {"shots": [2, 6], "queries": 2}
+    with pytest.raises(UserError, match="validation split: task 'validation' has 6"):
+        build_application(from_dict(config("translation", data=data, evaluation=shots)))
+    values = config("translation", data=data, evaluation={**shots, "validation_shots": [1, 2]})
+    bench = Bench(build_application(from_dict(values)), 2)
+    validation, test = bench.streams(6)
+    assert [stream(0, 1).support["mask"].shape[1] for stream in (validation, test)] == [2, 6]
+    assert "validation cannot fill 6 shots; their loops are chosen at 2" in capsys.readouterr().err
 
 
 def test_exact_match_is_a_share():
