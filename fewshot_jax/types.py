@@ -89,6 +89,7 @@ class GradFn(Protocol):
         frozen: PyTree = None,
         task_weight: jax.Array | None = None,
         task_offset: int | jax.Array = 0,
+        task_shards: int = 1,
         progress: float | jax.Array = 1.0,
         **overrides: Any,
     ) -> tuple[MetaParams, dict[str, jax.Array]]: ...

@@ -52,34 +52,52 @@ def task_keys(rng: Key, tasks: int, offset: int | jax.Array = 0) -> Key:
 
 
 def _sum_over_chunks(
-    chunk_fn: ChunkFn, tasks: PyTree, count: int, task_chunk: int | None, meta_params: MetaParams
+    chunk_fn: ChunkFn, tasks: PyTree, count: int, task_chunk: int | None, task_shards: int, meta_params: MetaParams
 ) -> PyTree:
-    """Apply ``chunk_fn`` to at most ``task_chunk`` tasks at a time and sum the directions.
+    """Apply ``chunk_fn`` to at most ``task_chunk`` tasks of each shard at a time and sum the directions.
 
-    Tasks are laid out as ``[chunk, chunks]`` and the axes swapped, never
+    A shard ``s`` is a run of tasks that follow each other. Each has a sum of its own, ``[s, ...]``, and they are added
+    once, after the last chunk: where shards are those of devices, nothing is sent before.
+
+    A shard's tasks are laid out as ``[chunk, chunks]`` and the axes swapped, never
     reshaped to ``[chunks, chunk]``: a task axis that is sharded over devices
     would have to be gathered for that.
     """
-    if task_chunk is None or task_chunk >= count:
+    here = count // task_shards
+    if task_chunk is None or task_chunk >= here:
         return chunk_fn(tasks)
-    chunks = -(-count // task_chunk)
-    chunk = -(-count // chunks)
-    if chunk * chunks != count:
-        # Repeat the last task with weight zero: it stays finite where zeros might not.
-        index = jnp.minimum(jnp.arange(chunk * chunks), count - 1)
-        episodes, keys, weight = jax.tree.map(lambda leaf: leaf[index], tasks)
-        tasks = (episodes, keys, jnp.where(jnp.arange(chunk * chunks) < count, weight, 0))
+    chunks = -(-here // task_chunk)
+    chunk = -(-here // chunks)
 
-    laid_out = jax.tree.map(lambda leaf: leaf.reshape(chunk, chunks, *leaf.shape[1:]).swapaxes(0, 1), tasks)
-    zero = jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), jnp.result_type(leaf)), meta_params)
+    def lay_out(leaf: jax.Array) -> jax.Array:  # [T, ...] -> [chunks, s, chunk, ...]
+        each = leaf.reshape(task_shards, here, *leaf.shape[1:])
+        if chunk * chunks != here:
+            # Repeat the last task, with weight zero: it stays finite where zeros might not.
+            each = each[:, jnp.minimum(jnp.arange(chunk * chunks), here - 1)]
+        return jnp.moveaxis(each.reshape(task_shards, chunk, chunks, *leaf.shape[1:]), 2, 0)
+
+    def in_order(leaf: jax.Array) -> jax.Array:  # and back
+        each = jnp.moveaxis(leaf, 0, 2).reshape(task_shards, chunk * chunks, *leaf.shape[3:])
+        return each[:, :here].reshape(count, *leaf.shape[3:])
+
+    episodes, keys, weight = jax.tree.map(lay_out, tasks)
+    padded = (jnp.arange(chunk * chunks) >= here).reshape(chunk, chunks).T[:, None]
+    laid_out = (episodes, keys, jnp.where(padded, 0, weight))
+    zero = jax.tree.map(lambda leaf: jnp.zeros((task_shards, *jnp.shape(leaf)), jnp.result_type(leaf)), meta_params)
 
     def accumulate(total: MetaParams, one: PyTree) -> tuple[MetaParams, tuple[jax.Array, Aux]]:
-        direction, per_task = chunk_fn(one)
+        direction, per_task = _each(chunk_fn, one, task_shards)
         return jax.tree.map(jnp.add, total, direction), per_task
 
     total, per_task = jax.lax.scan(accumulate, zero, laid_out)
-    flat = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(chunk * chunks, *leaf.shape[2:])[:count], per_task)
-    return total, flat
+    return jax.tree.map(lambda leaf: leaf.sum(0), total), jax.tree.map(in_order, per_task)
+
+
+def _each(function: Callable[[PyTree], PyTree], shards: PyTree, count: int) -> PyTree:
+    """``vmap(function)(shards)``, without it for one shard: products batched by one are slower."""
+    if count > 1:
+        return jax.vmap(function)(shards)
+    return jax.tree.map(lambda leaf: leaf[None], function(jax.tree.map(lambda leaf: leaf[0], shards)))
 
 
 def weighted_sum(weight: jax.Array, values: jax.Array) -> jax.Array:
@@ -104,14 +122,16 @@ def over_tasks(
         chunk_direction: ``(meta_params, (episodes, keys [t], weight [t]), **keywords)
             -> (sum of weight * direction, (losses [t], aux))``; a direction has the
             structure, shapes and dtypes of ``meta_params``.
-        task_chunk: how many tasks are vmapped at once; None for all of them.
+        task_chunk: how many tasks (of a shard) are vmapped at once; None for all of them.
 
     Returns:
-        ``grad(meta_params, episodes, rng, *, frozen, task_weight, task_offset, progress)``.
+        ``grad(meta_params, episodes, rng, *, frozen, task_weight, task_offset, task_shards, progress)``.
         Tasks count equally, or in proportion to ``task_weight [T]``, where zero
         marks a padded task (which must still be finite: repeat a real one).
         ``task_offset`` is the global index of the first task, for hosts or
-        accumulation steps that hold a part of a meta-batch; ``progress``, the share
+        accumulation steps that hold a part of a meta-batch. ``task_shards`` is the number of devices over which
+        the task axis is divided: with ``task_chunk``, each sums the directions of its own tasks, and one reduction
+        follows the last chunk. ``progress``, the share
         of meta-training that is done, is accepted and ignored.
 
     Raises:
@@ -128,11 +148,14 @@ def over_tasks(
         frozen: PyTree = None,
         task_weight: jax.Array | None = None,
         task_offset: int | jax.Array = 0,
+        task_shards: int = 1,
         progress: float | jax.Array = 1.0,
         **overrides: Any,
     ) -> tuple[MetaParams, dict[str, jax.Array]]:
         del progress  # of use to a learner with a schedule, which wraps this function
         tasks = check_task_axis(episodes, task_weight)
+        if task_shards < 1 or tasks % task_shards:
+            raise ValueError(f"task_shards={task_shards}: expected a divisor of the {tasks} tasks")
         meta_params = varying_as(meta_params, episodes)
         if task_weight is None:
             weight = jnp.full(tasks, 1 / tasks)
@@ -144,7 +167,12 @@ def over_tasks(
             return chunk_direction(meta_params, chunk, frozen=frozen, **overrides)
 
         grads, (losses, aux) = _sum_over_chunks(
-            chunk_fn, (episodes, task_keys(rng, tasks, task_offset), weight), tasks, task_chunk, meta_params
+            chunk_fn,
+            (episodes, task_keys(rng, tasks, task_offset), weight),
+            tasks,
+            task_chunk,
+            task_shards,
+            meta_params,
         )
         return grads, _metrics(losses, aux, weight)
 

@@ -2,7 +2,7 @@
 
 A meta-batch is divided over the axes ``task`` and ``fsdp``; weights over ``fsdp`` and ``tensor`` as `rules` says.
 ``jit`` with these shardings computes the same mean over tasks as one device does. Over the task axis the only traffic
-is an all-reduce of the meta-gradient, one for each chunk of tasks.
+is one all-reduce of the meta-gradient.
 """
 
 from collections.abc import Sequence

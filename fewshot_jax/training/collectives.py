@@ -4,6 +4,8 @@ import math
 import re
 from typing import NamedTuple
 
+from fewshot_jax.training.compiled_program import computations
+
 _COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(", re.ASCII
 )
@@ -21,33 +23,36 @@ class Collective(NamedTuple):
         operation: "all-reduce", "all-gather", "reduce-scatter", "all-to-all" or "collective-permute".
         bytes: of its result on one device.
         devices: that take part together.
+        times: how often the program runs it; 1 inside a loop whose length is not known.
     """
 
     operation: str
     bytes: int
     devices: int
+    times: int = 1
 
     @property
     def sent(self) -> float:
-        """Bytes that a device sends, by the ring algorithms: of a result of ``b`` bytes over ``n`` devices, an
-        all-reduce ``2 b (n - 1) / n``, an all-gather ``b (n - 1) / n``, a reduce-scatter ``b (n - 1)``."""
+        """Bytes that a device sends each time, by the ring algorithms: of a result of ``b`` bytes over ``n`` devices,
+        an all-reduce ``2 b (n - 1) / n``, an all-gather ``b (n - 1) / n``, a reduce-scatter ``b (n - 1)``."""
         n = self.devices
         factor = {"all-reduce": 2 * (n - 1) / n, "all-gather": (n - 1) / n, "reduce-scatter": n - 1}
         return factor.get(self.operation, 1) * self.bytes
 
 
 def collectives(program: str, devices: int) -> list[Collective]:
-    """The collectives of a program, each once, however often a loop runs it.
+    """The collectives of a program.
 
     Args:
         program: the text of ``compiled.as_text()``.
         devices: that run it, all of which take part where the program does not say otherwise.
     """
     found = []
-    for line in program.splitlines():
-        if match := _COLLECTIVE.search(line):
-            size = sum(_bytes(*one) for one in _ARRAY.findall(match.group(1)))
-            found.append(Collective(match.group(2), size, _together(line) or devices))
+    for lines, times in computations(program):
+        for line in lines:
+            if match := _COLLECTIVE.search(line):
+                size = sum(_bytes(*one) for one in _ARRAY.findall(match.group(1)))
+                found.append(Collective(match.group(2), size, _together(line) or devices, times or 1))
     return found
 
 

@@ -126,10 +126,10 @@ def estimates(config: Config, *, chip: str, memory: float | None, network: float
     choices = [2**power for power in range(here.bit_length()) if 2**power < here] + [here]
     found: list[Estimate] = []
     for at_once in [min(asked, here)] if asked else choices:
-        fields = dataclasses.replace(config.learner, task_chunk=at_once * shards)
+        fields = dataclasses.replace(config.learner, task_chunk=at_once)
         learner = build_learner(functions, dataclasses.replace(config, learner=fields), training=True)
         step = step_on_mesh(
-            meta_gradient(learner),
+            meta_gradient(learner, shards),
             outer_optimizer(config.outer),
             divided,
             steps=config.outer.steps,
@@ -161,11 +161,11 @@ def _read(
     except ValueError:
         flops = None
     sends = collectives(program, mesh.size)
-    sent = sum(one.sent for one in sends)
+    sent = sum(one.times * one.sent for one in sends)
     kinds: dict[str, list[int]] = {}
     for one in sends:
         count, total = kinds.get(one.operation, [0, 0])
-        kinds[one.operation] = [count + 1, total + one.bytes]
+        kinds[one.operation] = [count + one.times, total + one.times * one.bytes]
     peak = chip.bfloat16 if config.model.compute_dtype == "bfloat16" else chip.float32
     compute = (flops or 0.0) / peak
     moved = (memory.argument_size_in_bytes + memory.output_size_in_bytes + 2 * memory.temp_size_in_bytes) / chip.memory

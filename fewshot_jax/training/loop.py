@@ -139,15 +139,12 @@ def _train(application: Application, fingerprint: dict[str, str], run: RunDirect
     config, score = application.config, application.score
     steps, tasks = config.outer.steps, config.outer.tasks
     mesh = even_mesh(tasks, "outer.tasks", config.parallel, quiet=quiet)
-    # A chunk of tasks is vmapped on each device.
-    chunk = config.learner.task_chunk and config.learner.task_chunk * batch_shards(mesh)
-    chunked = dataclasses.replace(config, learner=dataclasses.replace(config.learner, task_chunk=chunk))
     functions = application.functions(training=True)
-    learner = build_learner(functions, chunked, training=True)
+    learner = build_learner(functions, config, training=True)
     stream, validate = application.training_stream(), _validation(application)
     job = Fit(
         state=lambda: initial_state(config, functions),
-        grad=meta_gradient(learner),
+        grad=meta_gradient(learner, batch_shards(mesh)),
         optimizer=outer_optimizer(config.outer),
         batches=lambda wanted: prefetch(lambda step: stream(step, tasks), wanted),
         mesh=mesh,

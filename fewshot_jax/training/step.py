@@ -20,11 +20,16 @@ SPIKE_WARMUP = 20  # steps taken before a loss can be a spike
 SPIKE_DECAY = 0.95  # of the running mean of the losses
 
 
-def meta_gradient(learner: MetaLearner) -> GradFn:
-    """The gradient of a meta-learner, whose schedule, if it has one, goes by the share of the steps taken."""
+def meta_gradient(learner: MetaLearner, task_shards: int = 1) -> GradFn:
+    """The gradient of a meta-learner, whose schedule, if it has one, goes by the share of the steps taken.
+
+    Args:
+        learner: of one task.
+        task_shards: devices over which a meta-batch is divided, each of which sums the gradients of its own tasks.
+    """
 
     def grad(meta_params: MetaParams, episodes: Episode, key: jax.Array, progress: jax.Array) -> Any:
-        return learner.grad(meta_params, episodes, key, progress=progress)
+        return learner.grad(meta_params, episodes, key, progress=progress, task_shards=task_shards)
 
     return grad
 

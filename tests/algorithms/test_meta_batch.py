@@ -1,5 +1,7 @@
 """Many tasks are one task many times: chunks, weights, offsets, devices and traces change nothing else."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -81,6 +83,19 @@ def test_any_chunk_gives_the_loop_over_tasks_in_its_order(float64, reference, ta
     meta_params, episodes, rng, expected = reference
     given = jax.jit(make_learner(task_chunk=task_chunk).grad)(meta_params, episodes, rng)
     close(given, expected)
+
+
+@pytest.mark.parametrize(("shards", "task_chunk"), [(3, None), (3, 5), (3, 2), (5, 1), (15, 1)])
+def test_any_shards_give_the_loop_over_tasks_in_its_order(float64, shards, task_chunk):
+    meta_params, episodes, rng = {"params": make_params()}, make_episodes(15), jax.random.key(2)
+    learner = make_learner(task_chunk=task_chunk)
+    given = jax.jit(functools.partial(learner.grad, task_shards=shards))(meta_params, episodes, rng)
+    close(given, task_by_task(meta_params, episodes, rng))
+
+
+def test_shards_that_do_not_divide_the_tasks_are_refused(float64):
+    with pytest.raises(ValueError, match="task_shards=4: expected a divisor of the 15 tasks"):
+        make_learner().grad({"params": make_params()}, make_episodes(15), jax.random.key(2), task_shards=4)
 
 
 def test_metrics_are_scalar_aux_averaged_over_tasks_and_the_losses(float64, reference):

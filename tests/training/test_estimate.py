@@ -37,10 +37,10 @@ def test_the_estimate_is_what_the_placed_state_holds():
     assert found.state_bytes == sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(state.meta_params))
     learner = build_learner(functions, config, training=True)
-    step = step_on_mesh(meta_gradient(learner), outer_optimizer(config.outer), divided, steps=6)
+    step = step_on_mesh(meta_gradient(learner, 8), outer_optimizer(config.outer), divided, steps=6)
     batch = shard_tasks(application.training_stream()(0, 16), mesh)
     compiled = step.lower(state, batch).compile()
-    sent = sum(one.sent for one in collectives(compiled.as_text(), 8))
+    sent = sum(one.times * one.sent for one in collectives(compiled.as_text(), 8))
     assert found.sent_bytes == pytest.approx(sent, rel=0.01)
     assert found.seconds == max(found.compute, found.memory) + found.traffic > 0
 
@@ -76,7 +76,22 @@ def test_the_command_simulates_more_devices_than_there_are(tmp_path):
 )
 def test_the_devices_of_a_collective_are_counted(groups, devices):
     line = f"  %x = (f32[2,3]{{1,0}}, bf16[4]{{0}}, pred[]) all-reduce(%a, %b), channel_id=1, {groups}, to_apply=%sum"
-    assert collectives(line, 32) == [Collective("all-reduce", 24 + 8 + 1, devices)]
+    program = f"ENTRY %main (a: f32[2,3]) -> f32[2,3] {{\n{line}\n}}\n"
+    assert collectives(program, 32) == [Collective("all-reduce", 24 + 8 + 1, devices)]
+
+
+def test_a_collective_in_a_loop_counts_as_often_as_the_loop_runs():
+    program = """
+%body (a: f32[4]) -> f32[4] {
+  %x = f32[4]{0} all-reduce(%a), replica_groups={{0,1}}, to_apply=%sum
+}
+
+ENTRY %main (a: f32[4]) -> f32[4] {
+  %y = f32[4]{0} all-reduce(%a), replica_groups={{0,1}}, to_apply=%sum
+  %w = f32[4] while(%y), condition=%end, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+}
+"""
+    assert [one.times for one in collectives(program, 2)] == [5, 1]
 
 
 def test_what_is_sent_follows_the_ring():
