@@ -39,7 +39,8 @@ def config_path(command: str, arguments: Sequence[str]) -> Path | None:
         return Path(arguments[0])
     named = [argument for argument in arguments if argument.endswith((".yaml", ".yml"))]
     if not named:
-        raise UserError(f"{command} needs a config: fewshot-jax {command} CONFIG --run-dir RUN (see configs/)")
+        then = "" if command == "plan" else " --run-dir RUN"
+        raise UserError(f"{command} needs a config: fewshot-jax {command} CONFIG{then} (see configs/)")
     return Path(named[0])
 
 

@@ -87,7 +87,10 @@ def locked(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def termination() -> Iterator[Callable[[], bool]]:
-    """``with termination() as asked:`` ``asked()``, once a step, says in all processes at once that SIGTERM came."""
+    """``with termination() as asked:`` ``asked()``, once a step, says in all processes at once that SIGTERM came.
+
+    One that came too late to be asked about is sent again at the end, and does what it does elsewhere.
+    """
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -107,3 +110,5 @@ def termination() -> Iterator[Callable[[], bool]]:
         yield told.is_set
     finally:
         signal.signal(signal.SIGTERM, before)
+    if told.is_set():
+        signal.raise_signal(signal.SIGTERM)

@@ -19,7 +19,7 @@ from fewshot_jax.errors import Terminated, UserError
 from fewshot_jax.training import loop
 from fewshot_jax.training.checkpoints import Checkpoints
 from fewshot_jax.training.checksums import Checksums
-from fewshot_jax.training.interruption import locked
+from fewshot_jax.training.interruption import locked, termination
 from fewshot_jax.training.metrics import read_metrics
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.training.state import first_state
@@ -65,6 +65,19 @@ def at_step(patch, number, act):
         return episodes
 
     patch.setattr(TextClassification, "training_stream", disturbed)
+
+
+def test_a_signal_that_comes_too_late_to_stop_the_steps_is_not_lost():
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        with termination() as asked:
+            assert not asked()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert not came
+        assert came == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_the_same_seed_gives_the_same_bits(undisturbed, tmp_path):
