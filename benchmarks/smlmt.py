@@ -38,7 +38,7 @@ def prepare(books: Path, clinc150: Path, output: Path, words: int) -> None:
     masked = [f"books/{word}" for word in sorted({one.label for one in records})]
     divisions = {
         name: {"train": classes, "validation": validation, "test": test}
-        for name, classes in {"books": masked, "clinc150": train}.items()
+        for name, classes in {"books": masked, "clinc150": train, "both": masked + train}.items()
     }
     (output / "classes.json").write_text(json.dumps(divisions, indent=1) + "\n", encoding="utf-8")
 
