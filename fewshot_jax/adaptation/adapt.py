@@ -2,45 +2,29 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
 import jax
 import numpy as np
 
 from fewshot_jax.adaptation.classifier import Classifier
-from fewshot_jax.adaptation.readers import HeadReader, NameReader, Reader
+from fewshot_jax.adaptation.readers import NameReader, Reader
+from fewshot_jax.adaptation.start import Start, start_of_run
 from fewshot_jax.adaptation.writer import Writer, adapt_writer
 from fewshot_jax.applications.label_scoring import one_task
 from fewshot_jax.applications.language_model import language_model
-from fewshot_jax.applications.text_classification import (
-    TOKENIZER,
-    pretrained_encoder,
-    text_functions,
-    with_label_names,
-)
+from fewshot_jax.applications.text_classification import with_label_names
 from fewshot_jax.applications.writing import writing_functions
 from fewshot_jax.config import WRITES, Config
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.records import Record
-from fewshot_jax.data.splits import text_split
-from fewshot_jax.data.tokenization import load_tokenizer
+from fewshot_jax.data.splits import TextSplit, text_split
 from fewshot_jax.errors import UserError
 from fewshot_jax.training.evaluate import restore_best_of
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.training.state import run_keys
 from fewshot_jax.types import Batch, MetaParams
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-
-def unknown_share(tokenizer: "Tokenizer", texts: Sequence[str]) -> float:
-    """Share of the tokens of some texts that a run's tokenizer does not know; special tokens do not count."""
-    token = getattr(tokenizer.model, "unk_token", None)
-    unknown = None if token is None else tokenizer.token_to_id(token)
-    ids = [i for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False) for i in encoding.ids]
-    return sum(i == unknown for i in ids) / max(len(ids), 1)
 
 
 def adapt(run_dir: str | Path, records: Sequence[Record] | Sequence[Example]) -> Classifier | Writer:
@@ -71,35 +55,36 @@ def adapt(run_dir: str | Path, records: Sequence[Record] | Sequence[Example]) ->
     if config.application != "text_classification":
         raise UserError(f"{run.path}: is a run of {config.application}; adapt serves texts: classifiers and writers")
     labelled = cast(Sequence[Record], records)
-    if not labelled:
-        raise UserError("there are no examples: give labelled texts of at least two classes")
-    if len(labels := {record.label for record in labelled}) < 2:
-        raise UserError(f"the examples have one label only ('{labels.pop()}'): a classifier needs at least two")
+    check_labelled(labelled)
     if config.kind == "label_scoring":
         return _label_scorer(run, config, labelled)
-    return _classifier(run, config, labelled)
+    return adapt_start(start_of_run(run.path), text_split(labelled))
 
 
-def _classifier(run: RunDirectory, config: Config, records: Sequence[Record]) -> Classifier:
-    pretrained = pretrained_encoder(config, run.path, weights=False)
-    tokenizer = load_tokenizer(run.path / TOKENIZER) if pretrained is None else pretrained.codec.tokenizer
-    data = text_split(records)
-    given: dict[str, Any] = {
-        "vocab_size": tokenizer.get_vocab_size(),
-        "joint_classes": len(run.labels().get("train", [])),
-        "pretrained": pretrained,
-    }
-    trained = text_functions(config, **given, ways=config.episodes.ways, training=True)
-    meta_params = restore_best_of(run, trained)
-    texts = with_label_names(config, data)
+def check_labelled(records: Sequence[Record]) -> None:
+    """Raise a UserError if some texts are none, or of one class only."""
+    if not records:
+        raise UserError("there are no examples: give labelled texts of at least two classes")
+    if len(labels := {record.label for record in records}) < 2:
+        raise UserError(f"the examples have one label only ('{labels.pop()}'): a classifier needs at least two")
+
+
+def adapt_start(start: Start, data: TextSplit) -> Classifier:
+    """Adapt a text classifier, by its config's learner, to all texts of some classes.
+
+    Args:
+        start: see `start.start_of`.
+        data: the texts.
+    """
+    texts = with_label_names(start.config, data)
     names = np.arange(len(texts) - len(data.texts), dtype=np.int32)
-    reader = HeadReader(config, tokenizer, len(data.classes), pretrained)
+    reader = start.reader(len(data.classes))
     support = {
         **reader.batch(texts, len(texts)),
         "label": np.concatenate([data.label, names]),
         "mask": np.ones(len(texts), bool),
     }
-    return _adapted(meta_params, support, data.classes, config, reader)
+    return _adapted(start.meta_params, support, data.classes, start.config, reader)
 
 
 def _label_scorer(run: RunDirectory, config: Config, records: Sequence[Record]) -> Classifier:

@@ -1,26 +1,21 @@
 """A saved few-shot classifier: load it, predict with it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from fewshot_jax.adaptation.readers import Reader, saved_reader
 from fewshot_jax.adaptation.saving import read_model, save_model
+from fewshot_jax.adaptation.scaling import Prediction, most_probable, softmax
+from fewshot_jax.adaptation.simple import SimpleClassifier, load_simple
 from fewshot_jax.adaptation.writer import Writer, load_writer
 from fewshot_jax.config import WRITES, Config
 from fewshot_jax.errors import UserError, first_line
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.types import PyTree
-
-
-class Prediction(NamedTuple):
-    """The most probable label of a text, and its probability."""
-
-    label: str
-    probability: float
 
 
 class Classifier:
@@ -31,36 +26,37 @@ class Classifier:
         labels: names of the ``N`` classes, in the order of the outputs.
         config: of the run.
         reader: of the texts.
+        temperature: that its logits are divided by, for probabilities.
     """
 
-    def __init__(self, adapted: PyTree, labels: Sequence[str], config: Config, reader: Reader):
+    def __init__(
+        self, adapted: PyTree, labels: Sequence[str], config: Config, reader: Reader, temperature: float = 1.0
+    ):
         self.adapted, self.labels, self.config, self.reader = adapted, list(labels), config, reader
+        self.temperature = temperature
         learner = build_learner(reader.functions, config, training=False)
 
         @jax.jit
-        def probabilities(adapted: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
-            return jax.nn.softmax(learner.predict(adapted, batch, jax.random.key(0)))
+        def logits(adapted: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
+            return learner.predict(adapted, batch, jax.random.key(0))
 
-        self._probabilities = probabilities
+        self._logits = logits
 
     def check(self) -> None:
         """Raise a ValueError if weights, labels and config do not fit each other; computes nothing."""
-        shape = jax.eval_shape(self._probabilities, self.adapted, self.reader.batch(["text"], 1)).shape
+        shape = jax.eval_shape(self._logits, self.adapted, self.reader.batch(["text"], 1)).shape
         if shape[-1] != len(self.labels):
             raise ValueError(f"weights for {shape[-1]} classes, but {len(self.labels)} labels")
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """Probabilities ``[n, N]`` of the classes, in the order of ``labels``."""
         rows = list(self._batches(texts))
-        return np.concatenate(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
+        logits = np.concatenate(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
+        return softmax(logits / np.float32(self.temperature))
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """The most probable label of each text."""
-        probabilities = self.predict_proba(texts)
-        best = probabilities.argmax(-1)
-        return [
-            Prediction(self.labels[label], float(row[label])) for label, row in zip(best, probabilities, strict=True)
-        ]
+    def predict(self, texts: Sequence[str], threshold: float = 0.0) -> list[Prediction]:
+        """The most probable label of each text, or "none of these" where its probability is below a threshold."""
+        return most_probable(self.labels, self.predict_proba(texts), threshold)
 
     def _batches(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
         """Batches of one size and few lengths, so that nothing is compiled twice."""
@@ -69,19 +65,20 @@ class Classifier:
         size = self.reader.batch_size
         for start in range(0, len(texts), size):
             chunk = list(texts[start : start + size])
-            yield np.asarray(self._probabilities(self.adapted, self.reader.batch(chunk, size)))[: len(chunk)]
+            yield np.asarray(self._logits(self.adapted, self.reader.batch(chunk, size)))[: len(chunk)]
 
-    def save(self, directory: str | Path) -> None:
-        """Write the classifier to a new directory, whole or not at all.
+    def save(self, directory: str | Path, files: Mapping[str, str] | None = None, **record: Any) -> None:
+        """Write the classifier to a new directory, whole or not at all, with more files and more in ``model.json``.
 
         Raises:
             UserError: the directory exists and is not empty, or cannot be written.
         """
-        save_model(directory, self.adapted, self.config, {"labels": self.labels}, self.reader.save)
+        described = {**record, "labels": self.labels, "temperature": self.temperature}
+        save_model(directory, self.adapted, self.config, described, self.reader.save, files or {})
 
 
-def load(directory: str | Path) -> "Classifier | Writer":
-    """Load a model that ``adapt`` saved: a `Classifier` of texts, or a `Writer` of others.
+def load(directory: str | Path) -> "Classifier | SimpleClassifier | Writer":
+    """Load a model that ``adapt`` saved: a classifier of texts, or a `Writer` of others.
 
     Args:
         directory: with ``model.safetensors``, ``model.json`` and the tokenizer.
@@ -95,10 +92,13 @@ def load(directory: str | Path) -> "Classifier | Writer":
     directory = Path(directory)
     try:
         adapted, config, record = read_model(directory)
+        if config is None:
+            return load_simple(directory, adapted, record)
         if config.application in WRITES:
             return load_writer(directory, adapted, config)
         labels = record["labels"]
-        classifier = Classifier(adapted, labels, config, saved_reader(config, directory, labels))
+        reader = saved_reader(config, directory, labels)
+        classifier = Classifier(adapted, labels, config, reader, record.get("temperature", 1.0))
         classifier.check()
     except UserError:
         raise

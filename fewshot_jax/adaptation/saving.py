@@ -3,6 +3,8 @@
 model.safetensors    what the learner adapted: parameters, prototypes, examples to read
 model.json           config, versions, and the label names of a classifier
 tokenizer.json, tokenizer_config.json
+README.md            the model card, of a classifier that was cross-validated
+examples.jsonl       what it was adapted to, so that more can be added
 """
 
 import json
@@ -11,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,18 +37,20 @@ def check_output(directory: Path) -> None:
 def save_model(
     directory: str | Path,
     adapted: PyTree,
-    config: Config,
+    config: Config | None,
     record: Mapping[str, Any],
     write_tokenizer: Callable[[Path], None],
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write a model to a new directory.
 
     Args:
         directory: absent or empty.
         adapted: nested dicts of arrays.
-        config: of the run.
+        config: of the run; None of a model that has none.
         record: what else ``model.json`` says.
         write_tokenizer: into the directory.
+        files: texts of further files, by name.
 
     Raises:
         UserError: the directory exists and is not empty, or cannot be written.
@@ -63,7 +68,9 @@ def save_model(
         arrays = {name: np.array(leaf, order="C") for name, leaf in flatten_dict(adapted, sep="/").items()}
         save_file(arrays, partial / "model.safetensors")
         write_tokenizer(partial)
-        described = {**record, "config": to_dict(config), "versions": versions()}
+        for name, text in files.items():
+            (partial / name).write_text(text, encoding="utf-8")
+        described = {**record, **({} if config is None else {"config": to_dict(config)}), "versions": versions()}
         (partial / "model.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         partial.chmod(0o755)
         if directory.exists():
@@ -76,7 +83,7 @@ def save_model(
         raise UserError(f"{directory}: cannot write here ({error}); see --output") from None
 
 
-def read_model(directory: Path) -> tuple[PyTree, Config, dict[str, Any]]:
+def read_model(directory: Path) -> tuple[PyTree, Config | None, dict[str, Any]]:
     """What `save_model` wrote: the adapted tree, the config, and ``model.json``.
 
     Raises:
@@ -93,4 +100,6 @@ def read_model(directory: Path) -> tuple[PyTree, Config, dict[str, Any]]:
         raise UserError(f"{directory}: {what}; make a model with 'fewshot-jax adapt RUN --data FILE --output DIR'")
     record = json.loads((directory / "model.json").read_text(encoding="utf-8"))
     adapted = unflatten_dict(load_file(directory / "model.safetensors"), sep="/")
+    if "kind" in record:  # a model without a run
+        return adapted, None, record
     return adapted, from_dict(record["config"], source=str(directory / "model.json")), record

@@ -1,37 +1,48 @@
-"""``fewshot-jax adapt RUN --data FILE --output DIR``."""
+"""``fewshot-jax adapt MODEL --data FILE --output DIR``."""
 
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fewshot_jax.cli.arguments import counted, parse
+from fewshot_jax.cli.arguments import counted, parse, print_json
 from fewshot_jax.errors import UserError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from fewshot_jax.adaptation.selection import Selection
     from fewshot_jax.adaptation.writer import Writer
     from fewshot_jax.config import Config
+    from fewshot_jax.data.records import Record
 
-MUCH_UNKNOWN = 0.3  # share of unknown tokens above which a warning is due
+LITTLE_KNOWN = 0.7  # share of known tokens below which a warning is due
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Adapt a meta-trained run to a few examples and save the model.
+    """Adapt a model to a few examples, say how well it does, and save it.
+
+    Texts with labels are cross-validated beside TF-IDF and logistic regression, and the better model is saved.
 
     Attributes:
-        model: run directory of 'fewshot-jax train'.
-        data: of classification, a CSV, TSV or JSONL file with a text and a label in each row; of other applications
-            a file of the form that the run was trained on.
+        model: 'default' (the encoder that ships with the package), a run directory of 'fewshot-jax train', a Hugging
+            Face directory, or a directory that adapt made, to whose examples these are added.
+        data: a CSV, TSV or JSONL file with a text and a label in each row; for runs of other applications a file of
+            the form that the run was trained on.
         output: new directory for the adapted model.
         text_field: column or field of the text.
         label_field: column or field of the label.
+        save: which model is saved: the better one, the adapted one or the simple one.
+        folds: of the cross-validation; 0 for none.
+        repeats: of the cross-validation, each with other folds.
+        quiet: print no progress.
+        as_json: print what was found as JSON.
     """
 
     model: tyro.conf.Positional[Path]
@@ -39,49 +50,146 @@ class Arguments:
     output: Path
     text_field: str = "text"
     label_field: str = "label"
+    save: Literal["better", "adapted", "simple"] = "better"
+    folds: int = 5
+    repeats: int = 1
+    quiet: bool = False
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
 
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command."""
     parsed = parse(Arguments, "adapt", arguments)
-    from fewshot_jax.adaptation.adapt import adapt
-    from fewshot_jax.adaptation.classifier import Classifier
+    if parsed.folds < 0 or parsed.folds == 1 or parsed.repeats < 1:
+        raise UserError(
+            f"--folds {parsed.folds} --repeats {parsed.repeats}: expected at least 2 folds (or 0) and 1 repeat"
+        )
     from fewshot_jax.adaptation.saving import check_output
-    from fewshot_jax.adaptation.writer import Writer, saved_model
-    from fewshot_jax.applications.table import application_of
+    from fewshot_jax.adaptation.start import DEFAULT, earlier, is_pretrained
     from fewshot_jax.config import WRITES
-    from fewshot_jax.data.fields import TASK_FIELD
+    from fewshot_jax.data.detect import detect_application
     from fewshot_jax.data.files import read_records
     from fewshot_jax.training.run_directory import RunDirectory
 
     check_output(parsed.output)
-    config = RunDirectory(parsed.model).config()
-    if config.application in WRITES:
-        refuse_fields(parsed, config)
-        application, model = application_of(config), saved_model(config, parsed.model)
-        one_task = dataclasses.replace(config, data=dataclasses.replace(config.data, task_field=TASK_FIELD))
-        examples = application.read(one_task, parsed.data, model)  # whose task need not be named
-        writer = adapt(parsed.model, examples)
-        assert isinstance(writer, Writer)
-        _tell_unfinished(parsed.model)
-        _tell_unknown(parsed.model, writer.model.codec.tokenizer, [t for e in examples for t in (e.source, e.target)])
-        tell_cut(writer)
-        writer.save(parsed.output)
-        print(f"adapted to {counted(len(examples), 'example')}; saved in {parsed.output}")
+    model, before = earlier(parsed.model)
+    if str(model) != DEFAULT and not is_pretrained(model):
+        config = RunDirectory(model).config()
+        if config.application in WRITES:
+            _write(parsed, config)
+            return
+        if config.application != "text_classification":
+            raise UserError(f"{model}: is a run of {config.application}; adapt serves texts: classifiers and writers")
+    else:
+        config = None
+    found = detect_application(parsed.data, text=parsed.text_field, label=parsed.label_field)
+    if found != "text_classification":
+        raise UserError(
+            f"{parsed.data}: has the columns of {found}, and {model} labels texts; give a run of {found} as MODEL"
+        )
+    records = [*before, *read_records(parsed.data, text=parsed.text_field, label=parsed.label_field)]
+    if config is not None and config.kind == "label_scoring":
+        _score_labels(parsed, records)
         return
-    records = read_records(parsed.data, text=parsed.text_field, label=parsed.label_field)
+    _classify(parsed, model, records)
+
+
+def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
+    """Cross-validate, choose, adapt to all texts and save."""
+    from fewshot_jax.adaptation.adapt import adapt_start, check_labelled
+    from fewshot_jax.adaptation.folds import stratified
+    from fewshot_jax.adaptation.selection import ADAPTED, select
+    from fewshot_jax.adaptation.simple import NAME as SIMPLE
+    from fewshot_jax.adaptation.simple import SimpleClassifier
+    from fewshot_jax.adaptation.start import EXAMPLES, start_of, with_choices
+    from fewshot_jax.adaptation.summary import card, record_of
+    from fewshot_jax.data.splits import text_split
+
+    check_labelled(records)
+    data = text_split(records)
+    start = start_of(model)
+    _tell_unfinished(model)
+    _tell_unknown(model, start.tokenizer, data.texts)
+    selection: Selection | None = None
+    if parsed.folds and stratified(data.label, most=parsed.folds):
+        tell = (lambda text: None) if parsed.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
+        selection = select(start, data, folds=parsed.folds, repeats=parsed.repeats, tell=tell)
+    elif parsed.folds:
+        few = min(data.classes, key=lambda name: int((data.label == data.classes.index(name)).sum()))
+        print(
+            f"note: '{few}' has one example, which cannot be held out: nothing is cross-validated, and nothing known "
+            "of how well the model does; two examples of each class would do",
+            file=sys.stderr,
+        )
+    kept = {"better": selection.best if selection else ADAPTED, "adapted": ADAPTED, "simple": SIMPLE}[parsed.save]
+    examples = "".join(json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in records)
+    files, start_name = {EXAMPLES: examples}, start.name
+    classifier: Any
+    if kept == SIMPLE:
+        classifier = SimpleClassifier.fit(data.texts, data.label, data.classes)
+    else:
+        if selection is not None:
+            start = with_choices(start, len(records)).with_loop(*selection.choice)
+        classifier = adapt_start(start, data)
+    if selection is None:
+        right = sum(
+            one.label == record.label for one, record in zip(classifier.predict(data.texts), records, strict=True)
+        )
+        classifier.save(parsed.output, files, start=start_name)
+        print(
+            f"adapted to {counted(len(records), 'example')} of {len(data.classes)} classes, of which it labels {right} "
+            f"right; saved in {parsed.output}"
+        )
+        return
+    record = record_of(selection, start, data.texts, kept)
+    classifier.temperature = record["temperature"]
+    files["README.md"] = card(record, parsed.output.name)
+    classifier.save(parsed.output, files, start=start_name, cross_validation=record)
+    if parsed.as_json:
+        print_json(record)
+    else:
+        from fewshot_jax.cli.table import print_selection
+
+        print_selection(record)
+        print(f"saved in {parsed.output}")
+
+
+def _score_labels(parsed: Arguments, records: "list[Record]") -> None:
+    """Adapt a run that scores the names of the classes."""
+    from fewshot_jax.adaptation.adapt import adapt
+    from fewshot_jax.adaptation.classifier import Classifier
+
     classifier = adapt(parsed.model, records)
     assert isinstance(classifier, Classifier)
     _tell_unfinished(parsed.model)
     texts = [record.text for record in records]
-    names = classifier.labels if classifier.config.kind == "label_scoring" else []  # which are read too
-    _tell_unknown(parsed.model, classifier.reader.tokenizer, [*texts, *names])
+    _tell_unknown(parsed.model, classifier.reader.tokenizer, [*texts, *classifier.labels])
     right = sum(given.label == record.label for given, record in zip(classifier.predict(texts), records, strict=True))
     classifier.save(parsed.output)
     print(
         f"adapted to {counted(len(records), 'example')} of {len(classifier.labels)} classes, of which it labels "
         f"{right} right; saved in {parsed.output}"
     )
+
+
+def _write(parsed: Arguments, config: "Config") -> None:
+    """Adapt a run that writes."""
+    from fewshot_jax.adaptation.adapt import adapt
+    from fewshot_jax.adaptation.writer import Writer, saved_model
+    from fewshot_jax.applications.table import application_of
+    from fewshot_jax.data.fields import TASK_FIELD
+
+    refuse_fields(parsed, config)
+    application, model = application_of(config), saved_model(config, parsed.model)
+    one_task = dataclasses.replace(config, data=dataclasses.replace(config.data, task_field=TASK_FIELD))
+    examples = application.read(one_task, parsed.data, model)  # whose task need not be named
+    writer = adapt(parsed.model, examples)
+    assert isinstance(writer, Writer)
+    _tell_unfinished(parsed.model)
+    _tell_unknown(parsed.model, writer.model.codec.tokenizer, [t for e in examples for t in (e.source, e.target)])
+    tell_cut(writer)
+    writer.save(parsed.output)
+    print(f"adapted to {counted(len(examples), 'example')}; saved in {parsed.output}")
 
 
 def refuse_fields(arguments: Any, config: "Config") -> None:
@@ -95,12 +203,12 @@ def refuse_fields(arguments: Any, config: "Config") -> None:
             )
 
 
-def _tell_unknown(run: Path, tokenizer: "Tokenizer", texts: Sequence[str]) -> None:
-    from fewshot_jax.adaptation.adapt import unknown_share
+def _tell_unknown(model: Path, tokenizer: "Tokenizer", texts: Sequence[str]) -> None:
+    from fewshot_jax.adaptation.start import known_share
 
-    if (unknown := unknown_share(tokenizer, texts)) > MUCH_UNKNOWN:
+    if (known := known_share(tokenizer, texts)) < LITTLE_KNOWN:
         print(
-            f"warning: the tokenizer of {run} knows {1 - unknown:.0%} of the words of these texts: expect little, and "
+            f"warning: the tokenizer of {model} knows {known:.0%} of the words of these texts: expect little, and "
             "train a run on texts like yours",
             file=sys.stderr,
         )
@@ -113,8 +221,9 @@ def tell_cut(writer: "Writer") -> None:
             print(f"{counted(count, what)} too long for the model, and cut", file=sys.stderr)
 
 
-def _tell_unfinished(run: Path) -> None:
+def _tell_unfinished(model: Path) -> None:
+    from fewshot_jax.adaptation.start import is_run
     from fewshot_jax.training.run_directory import RunDirectory
 
-    if RunDirectory(run).result() is None:
-        print(f"note: {run} is unfinished; this is its best checkpoint so far", file=sys.stderr)
+    if is_run(model) and RunDirectory(model).result() is None:
+        print(f"note: {model} is unfinished; this is its best checkpoint so far", file=sys.stderr)

@@ -1,8 +1,11 @@
 """``fewshot-jax predict DIR --input FILE --output FILE``."""
 
+import contextlib
 import csv
 import json
-from collections.abc import Sequence
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,12 @@ import tyro
 
 from fewshot_jax.cli.adapt import refuse_fields, tell_cut
 from fewshot_jax.cli.arguments import counted, parse
+from fewshot_jax.data.spreadsheet import safe_cell
 from fewshot_jax.errors import UserError
 from fewshot_jax.whole_file import whole_file
+
+STREAM = Path("-")  # stdin, stdout
+SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,58 +31,90 @@ class Arguments:
     Attributes:
         model: directory of 'fewshot-jax adapt'.
         input: CSV, TSV or JSONL with a text in each row (questions have a question and a context, or stand in
-            SQuAD's JSON; dialogues are JSONL with turns), or plain text with one text per line.
-        output: .csv, .tsv or .jsonl file to write.
+            SQuAD's JSON; dialogues are JSONL with turns), or plain text with one text per line; '-' for stdin, JSONL or
+            plain text.
+        output: .csv, .tsv or .jsonl file to write; '-' for JSONL on stdout.
         text_field: column or field of the text.
+        threshold: a text whose most probable label is less probable than this, 0 to 1, is labelled 'none of these'.
         force: write over an output that exists.
     """
 
     model: tyro.conf.Positional[Path]
-    input: Path
-    output: Path
+    input: Path = STREAM
+    output: Path = STREAM
     text_field: str = "text"
+    threshold: float = 0.0
     force: bool = False
 
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command."""
     parsed = parse(Arguments, "predict", arguments)
-    if parsed.output.suffix not in (".csv", ".tsv", ".jsonl"):
-        raise UserError(
-            f"{parsed.output}: cannot write files of type '{parsed.output.suffix}'; use .csv, .tsv or .jsonl"
-        )
-    if parsed.output.resolve() == parsed.input.resolve():
-        raise UserError(f"{parsed.output}: is the input as well; give another --output")
-    if parsed.output.is_dir():
-        raise UserError(f"{parsed.output}: is a directory; name a file in it as --output")
-    if parsed.output.exists() and not parsed.force:
-        raise UserError(f"{parsed.output}: is there already; give another --output, or --force to write over it")
-    if not parsed.output.parent.is_dir():
-        raise UserError(f"{parsed.output}: there is no directory {parsed.output.parent}; make it, or see --output")
+    _check(parsed)
     from fewshot_jax.adaptation.classifier import load
     from fewshot_jax.adaptation.writer import Writer
     from fewshot_jax.applications.table import application_of
     from fewshot_jax.data.files import read_texts
 
     model = load(parsed.model)
-    if isinstance(model, Writer):
-        refuse_fields(parsed, model.config)
-        rows, sources = application_of(model.config).sources(model.config, parsed.input, model.model)
-        _check_free(parsed.input, rows, {"written"})
-        written = [{**row, "written": text} for row, text in zip(rows, model.predict(sources), strict=True)]
-        tell_cut(model)
-        _write(parsed.output, written)
-        print(f"wrote to {counted(len(written), 'row')}; in {parsed.output}")
+    with _given(parsed.input) as path:
+        if isinstance(model, Writer):
+            refuse_fields(parsed, model.config)
+            if parsed.threshold:
+                raise UserError(
+                    f"--threshold {parsed.threshold}: {parsed.model} writes texts, and has no probabilities"
+                )
+            rows, sources = application_of(model.config).sources(model.config, path, model.model)
+            _check_free(path, rows, {"written"})
+            made = [{**row, "written": text} for row, text in zip(rows, model.predict(sources), strict=True)]
+            tell_cut(model)
+            said = f"wrote to {counted(len(made), 'row')}"
+        else:
+            rows, texts = read_texts(path, text=parsed.text_field)
+            _check_free(path, rows, {"predicted_label", "probability"})
+            made = [
+                {**row, "predicted_label": one.label, "probability": round(one.probability, 4)}
+                for row, one in zip(rows, model.predict(texts, threshold=parsed.threshold), strict=True)
+            ]
+            said = f"labelled {counted(len(texts), 'text')}"
+    if parsed.output == STREAM:
+        sys.stdout.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in made)
         return
-    rows, texts = read_texts(parsed.input, text=parsed.text_field)
-    _check_free(parsed.input, rows, {"predicted_label", "probability"})
-    predictions = model.predict(texts)
-    labelled = [
-        {**row, "predicted_label": prediction.label, "probability": round(prediction.probability, 4)}
-        for row, prediction in zip(rows, predictions, strict=True)
-    ]
-    _write(parsed.output, labelled)
-    print(f"labelled {counted(len(texts), 'text')}; written to {parsed.output}")
+    _write(parsed.output, made)
+    print(f"{said}; written to {parsed.output}")
+
+
+def _check(parsed: Arguments) -> None:
+    """Raise a UserError if the output cannot be written, or a number is out of range."""
+    output = parsed.output
+    if not 0 <= parsed.threshold <= 1:
+        raise UserError(f"--threshold {parsed.threshold}: expected a probability, 0 to 1")
+    if output == STREAM:
+        return
+    if output.suffix not in SUFFIXES:
+        raise UserError(f"{output}: cannot write files of type '{output.suffix}'; use .csv, .tsv or .jsonl")
+    if output.resolve() == parsed.input.resolve():
+        raise UserError(f"{output}: is the input as well; give another --output")
+    if output.is_dir():
+        raise UserError(f"{output}: is a directory; name a file in it as --output")
+    if output.exists() and not parsed.force:
+        raise UserError(f"{output}: is there already; give another --output, or --force to write over it")
+    if not output.parent.is_dir():
+        raise UserError(f"{output}: there is no directory {output.parent}; make it, or see --output")
+
+
+@contextlib.contextmanager
+def _given(path: Path) -> Iterator[Path]:
+    """The file of the input; what stdin holds becomes one."""
+    if path != STREAM:
+        yield path
+        return
+    content = sys.stdin.buffer.read()
+    with tempfile.TemporaryDirectory() as folder:
+        suffix = ".jsonl" if content.lstrip().startswith(b"{") else ".txt"
+        file = Path(folder) / f"stdin{suffix}"
+        file.write_bytes(content)
+        yield file
 
 
 def _check_free(path: Path, rows: list[dict[str, Any]], added: set[str]) -> None:
@@ -103,5 +142,5 @@ def _write_rows(path: Path, rows: list[dict[str, Any]], suffix: str) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """A list or an object, such as the turns of a dialogue, as JSON."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+    """A list or an object, such as the turns of a dialogue, as JSON; what a spreadsheet would run, as a text."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else safe_cell(value)

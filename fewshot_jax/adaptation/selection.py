@@ -1,0 +1,206 @@
+"""Which model a few labelled texts deserve, by cross-validation, with rates chosen inside each fold."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fewshot_jax.adaptation.folds import Fold, over_folds, stratified
+from fewshot_jax.adaptation.scaling import nats, temperature_of
+from fewshot_jax.adaptation.simple import NAME as SIMPLE
+from fewshot_jax.adaptation.simple import SimpleClassifier
+from fewshot_jax.adaptation.start import Start, scaled, with_choices
+from fewshot_jax.applications.text_classification import with_label_names
+from fewshot_jax.data.splits import TextSplit
+from fewshot_jax.evaluation.statistics import Estimate
+from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.state import run_keys
+
+ADAPTED, MAJORITY = "adapted", "most frequent label"
+FOLDS, REPEATS, INNER_FOLDS = 5, 1, 2
+Choice = tuple[float, int]  # factor of the inner rate, number of inner steps
+Tell = Callable[[str], None]
+
+
+class Selection(NamedTuple):
+    """What cross-validation found.
+
+    Attributes:
+        labels: of the ``N`` classes.
+        label: ``[n]``, of the texts.
+        folds: which texts each fold trains on and holds out.
+        logits: for each model ``[n, N]``, of each text the mean over the folds that hold it out.
+        predicted: for each model and fold, the labels of the texts held out.
+        choice: of the inner loop, on all texts.
+        of_folds: that of each fold, inside its training texts.
+    """
+
+    labels: list[str]
+    label: np.ndarray
+    folds: list[Fold]
+    logits: dict[str, np.ndarray]
+    predicted: dict[str, list[np.ndarray]]
+    choice: Choice
+    of_folds: list[Choice]
+
+    def scores(self, score: Callable[[np.ndarray, np.ndarray], float]) -> dict[str, Estimate]:
+        """The score of each model over the folds: of ``(true [m], predicted [m])``."""
+        return {
+            name: over_folds(
+                [score(self.label[test], given) for (_, test), given in zip(self.folds, per_fold, strict=True)],
+                self.folds,
+            )
+            for name, per_fold in self.predicted.items()
+        }
+
+    def gain(self, score: Callable[[np.ndarray, np.ndarray], float]) -> Estimate:
+        """The score of the adapted model minus that of the simple one, paired by fold."""
+        pairs = zip(self.folds, self.predicted[ADAPTED], self.predicted[SIMPLE], strict=True)
+        differences = [score(self.label[test], a) - score(self.label[test], b) for (_, test), a, b in pairs]
+        return over_folds(differences, self.folds)
+
+    @property
+    def best(self) -> str:
+        """The model of the larger accuracy; of equals the simple one."""
+        scores = self.scores(accuracy)
+        return ADAPTED if scores[ADAPTED].mean > scores[SIMPLE].mean else SIMPLE
+
+    def temperature(self, model: str) -> float:
+        """Of a model, on texts that were held out."""
+        return temperature_of(self.logits[model], self.label)
+
+
+def accuracy(true: np.ndarray, predicted: np.ndarray) -> float:
+    """Share of the labels that are right."""
+    return float((true == predicted).mean())
+
+
+def macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
+    """F1, averaged over the classes that are there."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0))
+
+
+class Adaptations:
+    """A start and all texts, encoded once; any part of them is adapted to by one compiled program.
+
+    Args:
+        start: with choices of its inner loop.
+        data: the texts.
+        support, query: most texts that are adapted to, and that are labelled.
+    """
+
+    def __init__(self, start: Start, data: TextSplit, *, support: int, query: int):
+        self.start = start
+        texts = with_label_names(start.config, data)
+        reader = start.reader(len(data.classes))
+        self._all = {name: np.asarray(leaf) for name, leaf in reader.batch(texts, len(texts)).items() if name != "mask"}
+        self._names = np.arange(len(data.label), len(texts))
+        self._label = np.concatenate([data.label, np.arange(len(self._names))]).astype(np.int32)
+        self._sizes = support + len(self._names), query
+        learner = build_learner(reader.functions, start.config, training=False)
+        rate, key = start.config.inner.rate, run_keys(start.config.seed).evaluation
+
+        @jax.jit
+        def logits(meta_params: Any, support: Any, query: Any, factor: jax.Array) -> list[jax.Array]:
+            given, overrides = scaled(meta_params, factor, rate)
+            adapted = [learner.adapt(given, support, key, inner_steps=count, **overrides) for count in start.steps]
+            return [learner.predict(task, query, key) for task in adapted]
+
+        self._logits = logits
+
+    def after(self, train: np.ndarray, test: np.ndarray, factor: float) -> np.ndarray:
+        """Logits ``[choices of steps, test, N]`` of some texts, after adapting to others."""
+        support = self._taken(np.concatenate([train, self._names]), self._sizes[0])
+        query = self._taken(test, self._sizes[1])
+        outputs = self._logits(self.start.meta_params, support, query, np.float32(factor))
+        return np.stack([np.asarray(leaf, np.float64)[: len(test)] for leaf in outputs])
+
+    def _taken(self, index: np.ndarray, size: int) -> dict[str, np.ndarray]:
+        padded = np.concatenate([index, np.full(size - len(index), index[-1])])
+        rows = {name: leaf[padded] for name, leaf in self._all.items()}
+        return {**rows, "label": self._label[padded], "mask": np.arange(size) < len(index)}
+
+
+def choose(adaptations: Adaptations, label: np.ndarray, train: np.ndarray, folds: int) -> Choice:
+    """The rate and the number of steps that do best on texts held out of some training texts.
+
+    By accuracy, and by mean nats where that is the same. Where a class has one text, nothing can be held out, and the
+    middle of what there is to choose from is taken.
+    """
+    start = adaptations.start
+    inner = stratified(label[train], most=folds, seed=1)
+    if folds == 1 or not inner:
+        return start.factors[len(start.factors) // 2], start.steps[len(start.steps) // 2]
+    scores: dict[Choice, tuple[float, float]] = {}
+    for factor in start.factors:
+        logits = [adaptations.after(train[a], train[b], factor) for a, b in inner]
+        true = np.concatenate([label[train[b]] for _, b in inner])
+        for i, steps in enumerate(start.steps):
+            given = np.concatenate([one[i] for one in logits])
+            if not np.isfinite(given).all():  # a large rate may diverge
+                continue
+            right, lost = accuracy(true, given.argmax(-1)), nats(given, true).mean()
+            scores[factor, steps] = right, -float(lost)
+    if not scores:
+        return min(start.factors), min(start.steps)
+    return max(scores, key=lambda choice: scores[choice])
+
+
+def select(start: Start, data: TextSplit, *, folds: int = FOLDS, repeats: int = REPEATS, tell: Tell) -> Selection:
+    """Cross-validate an adapted model and a simple one on the same folds.
+
+    Args:
+        start: of the adapted one.
+        data: the texts, of at least two classes and two texts of each.
+        folds, repeats: of the cross-validation.
+        tell: of its progress.
+    """
+    label = np.asarray(data.label)
+    divisions = stratified(label, most=folds, repeats=repeats, seed=start.config.seed)
+    start = with_choices(start, len(label))
+    # One size for all parts, so that one program serves them; a part held out of all texts is at most a half of them.
+    held_out = [len(test) for _, test in [*divisions, *stratified(label, most=INNER_FOLDS, seed=1)]]
+    adaptations = Adaptations(start, data, support=len(label), query=max(held_out))
+    totals = {name: np.zeros((len(label), len(data.classes))) for name in (ADAPTED, SIMPLE)}
+    predicted: dict[str, list[np.ndarray]] = {name: [] for name in (ADAPTED, SIMPLE, MAJORITY)}
+    choices: list[Choice] = []
+    for number, (train, test) in enumerate(divisions, 1):
+        tell(f"fold {number} of {len(divisions)}")
+        choices.append(choose(adaptations, label, train, INNER_FOLDS))
+        factor, steps = choices[-1]
+        simple = SimpleClassifier.fit([data.texts[i] for i in train], label[train], data.classes)
+        logits = {
+            ADAPTED: adaptations.after(train, test, factor)[start.steps.index(steps)],
+            SIMPLE: simple.logits([data.texts[i] for i in test]),
+        }
+        for name, given in logits.items():
+            totals[name][test] += given / repeats
+            predicted[name].append(given.argmax(-1))
+        predicted[MAJORITY].append(np.full(len(test), np.bincount(label[train]).argmax()))
+    tell("choosing the rate on all texts")
+    whole = choose(adaptations, label, np.arange(len(label)), INNER_FOLDS)
+    return Selection(list(data.classes), label, divisions, totals, predicted, whole, choices)
+
+
+def confusions(
+    selection: Selection, model: str, texts: Sequence[str], most: int = 3
+) -> list[tuple[str, str, int, str]]:
+    """The pairs of classes most often confused: true and predicted label, how often, and the surest example text."""
+    logits, label = selection.logits[model], selection.label
+    given = logits.argmax(-1)
+    counts: dict[tuple[int, int], list[int]] = {}
+    for i in np.flatnonzero(given != label):
+        counts.setdefault((int(label[i]), int(given[i])), []).append(int(i))
+    worst = sorted(counts.items(), key=lambda pair: (-len(pair[1]), pair[0]))[:most]
+    return [
+        (
+            selection.labels[true],
+            selection.labels[wrong],
+            len(items),
+            texts[max(items, key=lambda i: logits[i, wrong] - logits[i, true])],
+        )
+        for (true, wrong), items in worst
+    ]

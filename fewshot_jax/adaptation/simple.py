@@ -1,0 +1,127 @@
+"""The simple model that an adapted one has to beat: TF-IDF and logistic regression, from scikit-learn."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from fewshot_jax.adaptation.saving import save_model
+from fewshot_jax.adaptation.scaling import Prediction, most_probable, softmax
+
+NAME = "TF-IDF + logistic regression"
+KIND = "tfidf"
+TERMS = "terms.json"
+STRENGTH = 10.0  # C of the regression, the inverse of its regularisation
+# Words and pairs of them; parts of words of three to five characters. With those of `evaluation.baselines`.
+ANALYSERS: dict[str, dict[str, Any]] = {
+    "words": {"ngram_range": (1, 2)},
+    "characters": {"analyzer": "char", "ngram_range": (3, 5)},
+}
+
+
+class SimpleClassifier:
+    """Logits ``x W + b`` of a text's TF-IDF vector ``x [F]``, L2-normalised for words and for characters.
+
+    Args:
+        terms: of each of `ANALYSERS`, in the order of their weights.
+        arrays: ``kernel [F, N]``, ``bias [N]``, and the IDF of each of `ANALYSERS`.
+        labels: names of the ``N`` classes.
+        temperature: that the logits are divided by.
+    """
+
+    config = None
+
+    def __init__(
+        self,
+        terms: dict[str, list[str]],
+        arrays: dict[str, np.ndarray],
+        labels: Sequence[str],
+        temperature: float = 1.0,
+    ):
+        self.terms, self.arrays, self.labels, self.temperature = terms, arrays, list(labels), temperature
+        self._vectorizers = [_vectorizer(name, terms[name], arrays[name]) for name in ANALYSERS]
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], label: np.ndarray, labels: Sequence[str]) -> Self:
+        """Fit the terms, their IDF and the regression.
+
+        Args:
+            texts: ``n`` of them.
+            label: ``[n]``, numbers below the number of labels; a class may have no text, and is then never predicted.
+            labels: names of the classes.
+        """
+        from scipy.sparse import hstack
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+
+        terms, arrays, vectors = {}, {}, []
+        for name, options in ANALYSERS.items():
+            vectorizer = TfidfVectorizer(**options)
+            try:
+                vectors.append(vectorizer.fit_transform(texts))
+            except ValueError:  # no term in any text, as of characters in texts of one letter
+                vectorizer = TfidfVectorizer(**options, vocabulary=[" "]).fit(texts)
+                vectors.append(vectorizer.transform(texts))
+            terms[name], arrays[name] = vectorizer.get_feature_names_out().tolist(), vectorizer.idf_
+        regression = LogisticRegression(C=STRENGTH, max_iter=1000).fit(hstack(vectors), label)
+        kernel, bias = regression.coef_.T, regression.intercept_
+        if kernel.shape[1] == 1:  # of two classes: the logit of the second one
+            kernel, bias = np.concatenate([-kernel, kernel], 1) / 2, np.concatenate([-bias, bias]) / 2
+        present = regression.classes_
+        whole = {
+            "kernel": np.zeros((len(kernel), len(labels)), np.float32),
+            "bias": np.full(len(labels), -1e9, np.float32),
+        }
+        whole["kernel"][:, present], whole["bias"][present] = kernel, bias
+        return cls(terms, {**whole, **{name: arrays[name].astype(np.float32) for name in ANALYSERS}}, labels)
+
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
+        """``[n, N]``."""
+        from scipy.sparse import hstack
+
+        if not texts:
+            return np.zeros((0, len(self.labels)), np.float32)
+        vectors = hstack([vectorizer.transform(texts) for vectorizer in self._vectorizers])
+        return np.asarray(vectors @ self.arrays["kernel"] + self.arrays["bias"])
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        """Probabilities ``[n, N]`` of the classes, in the order of ``labels``."""
+        if isinstance(texts, str):
+            raise TypeError("predict takes a list of texts, not one string")
+        return softmax(self.logits(texts) / self.temperature)
+
+    def predict(self, texts: Sequence[str], threshold: float = 0.0) -> list[Prediction]:
+        """The most probable label of each text, or "none of these" where its probability is below a threshold."""
+        return most_probable(self.labels, self.predict_proba(texts), threshold)
+
+    def save(self, directory: str | Path, files: Mapping[str, str] | None = None, **record: Any) -> None:
+        """Write the classifier to a new directory, whole or not at all, with more files and more in ``model.json``.
+
+        Raises:
+            UserError: the directory exists and is not empty, or cannot be written.
+        """
+
+        def write_terms(partial: Path) -> None:
+            (partial / TERMS).write_text(json.dumps(self.terms, ensure_ascii=False) + "\n", encoding="utf-8")
+
+        described = {**record, "kind": KIND, "labels": self.labels, "temperature": self.temperature}
+        save_model(directory, self.arrays, None, described, write_terms, files or {})
+
+
+def load_simple(directory: Path, arrays: dict[str, np.ndarray], record: dict[str, Any]) -> SimpleClassifier:
+    """What `SimpleClassifier.save` wrote."""
+    terms = json.loads((directory / TERMS).read_text(encoding="utf-8"))
+    features, ways = arrays["kernel"].shape
+    if features != sum(map(len, terms.values())) or ways != len(record["labels"]) or ways != len(arrays["bias"]):
+        raise ValueError("weights, terms and labels do not fit each other")
+    return SimpleClassifier(terms, arrays, record["labels"], record["temperature"])
+
+
+def _vectorizer(name: str, terms: list[str], idf: np.ndarray) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(**ANALYSERS[name], vocabulary=terms)
+    vectorizer.idf_ = idf.astype(np.float64)
+    return vectorizer

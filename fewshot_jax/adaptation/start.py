@@ -1,0 +1,214 @@
+"""What adaptation starts from: a run, a pretrained model, or the encoder that ships with the package."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fewshot_jax.adaptation.readers import HeadReader
+from fewshot_jax.adaptation.saving import read_model
+from fewshot_jax.applications.application import evaluation_steps
+from fewshot_jax.applications.language_model import LanguageModel, directory_of
+from fewshot_jax.applications.text_classification import TOKENIZER, pretrained_encoder, text_functions
+from fewshot_jax.config import WITHOUT_A_LOOP, Config
+from fewshot_jax.config_file import from_dict
+from fewshot_jax.data.records import Record
+from fewshot_jax.data.tokenization import load_tokenizer
+from fewshot_jax.errors import UserError, first_line
+from fewshot_jax.training.evaluate import restore_best_of
+from fewshot_jax.training.run_directory import RunDirectory
+from fewshot_jax.types import MetaParams
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+DEFAULT = "default"
+EXAMPLES = "examples.jsonl"  # in a model's directory: what it was adapted to
+PACKAGED = Path(__file__).parent / DEFAULT
+MANY = 512  # support texts; of more, each inner step reads a part
+FACTORS = (0.3, 1.0, 3.0)  # of the inner rate, from which one is chosen
+# Of Adam from the prototypes: few choices, since each is tried in every fold.
+PROTOTYPE_FACTORS, PROTOTYPE_STEPS = (1.0, 3.0), (0, 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A text classifier that is yet to be adapted.
+
+    Attributes:
+        name: as the user gave it.
+        config: of its model and learner.
+        tokenizer: of its texts.
+        pretrained: the model that it is made of, where that is a pretrained one.
+        meta_params: of the learner.
+        factors: of the inner rate, to choose from.
+        steps: numbers of inner steps to choose from.
+    """
+
+    name: str
+    config: Config
+    tokenizer: "Tokenizer"
+    pretrained: LanguageModel | None
+    meta_params: MetaParams
+    factors: tuple[float, ...] = (1.0,)
+    steps: tuple[int, ...] = (0,)
+
+    def reader(self, ways: int) -> HeadReader:
+        """What reads texts for so many classes."""
+        return HeadReader(self.config, self.tokenizer, ways, self.pretrained)
+
+    def with_loop(self, factor: float, steps: int) -> "Start":
+        """The same with one choice made."""
+        inner = dataclasses.replace(self.config.inner, rate=factor * self.config.inner.rate, test_steps=steps)
+        config = dataclasses.replace(self.config, inner=inner)
+        return dataclasses.replace(self, config=config, factors=(1.0,), steps=(steps,))
+
+
+def start_of_run(path: str | Path) -> Start:
+    """The best checkpoint of a run of text classification by a head, with the learner as it was trained.
+
+    Raises:
+        UserError: there is no such run, or it has no checkpoint.
+    """
+    run = RunDirectory(path)
+    config = run.config()
+    pretrained = pretrained_encoder(config, run.path, weights=False)
+    tokenizer = load_tokenizer(run.path / TOKENIZER) if pretrained is None else pretrained.codec.tokenizer
+    functions = text_functions(
+        config,
+        vocab_size=tokenizer.get_vocab_size(),
+        joint_classes=len(run.labels().get("train", [])),
+        ways=config.episodes.ways,
+        training=True,
+        pretrained=pretrained,
+    )
+    meta_params = restore_best_of(run, functions)
+    return Start(name=str(path), config=config, tokenizer=tokenizer, pretrained=pretrained, meta_params=meta_params)
+
+
+def start_of_default() -> Start:
+    """The encoder that ships with the package (configs/default_model.yaml)."""
+    meta_params, config, _ = read_model(PACKAGED)
+    assert config is not None
+    precise = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), meta_params)
+    return Start(name=DEFAULT, config=config, tokenizer=load_tokenizer(PACKAGED), pretrained=None, meta_params=precise)
+
+
+def start_of_pretrained(path: str | Path) -> Start:
+    """A pretrained model in Hugging Face's format, or of 'fewshot-jax pretrain'; nothing is meta-learned.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    values: dict[str, Any] = {
+        "model": {"pretrained": str(path)},
+        "learner": {"name": "proto_maml"},
+        "inner": {"optimizer": "adam", "rate": 1e-4, "steps": 1},
+        "tokenizer": {"max_length": 128, "buckets": [16, 32, 64, 128]},
+    }
+    config = from_dict(values)
+    model = pretrained_encoder(config)
+    assert model is not None
+    functions = text_functions(
+        config,
+        vocab_size=model.codec.tokenizer.get_vocab_size(),
+        joint_classes=0,
+        ways=2,
+        training=True,
+        pretrained=model,
+    )
+    params = {"params": functions.init_params(jax.random.key(config.seed))}
+    return Start(name=str(path), config=config, tokenizer=model.codec.tokenizer, pretrained=model, meta_params=params)
+
+
+def is_pretrained(path: str | Path) -> bool:
+    """Whether a directory holds a pretrained model, and no run of meta-training."""
+    try:
+        directory_of(str(path))
+    except UserError:
+        return False
+    return not (Path(path) / "data.json").exists()
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a directory is a run of meta-training."""
+    return (Path(path) / "config.yaml").exists()
+
+
+def earlier(model: Path) -> tuple[Path, list[Record]]:
+    """What a model that adapt made was adapted from, and to which examples; the model itself and none of another.
+
+    Raises:
+        UserError: a model that adapt made does not say.
+    """
+    if not (model / "model.json").exists():
+        return model, []
+    said = json.loads((model / "model.json").read_text(encoding="utf-8"))
+    try:
+        rows = (model / EXAMPLES).read_text(encoding="utf-8").splitlines()
+        return Path(said["start"]), [Record(**json.loads(row)) for row in rows]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{model}: does not hold its examples and its start ({first_line(error)}); adapt the run that it came from "
+            "to all examples"
+        ) from None
+
+
+def start_of(model: str | Path) -> Start:
+    """The start that a user names, see the module."""
+    if str(model) == DEFAULT:
+        return start_of_default()
+    return start_of_pretrained(model) if is_pretrained(model) else start_of_run(model)
+
+
+def with_choices(start: Start, examples: int) -> Start:
+    """A start whose inner loop has rates and numbers of steps to choose from.
+
+    A learner that compares embeddings goes on as Proto-MAML: from its prototypes some steps of Adam, or none.
+
+    Args:
+        start: as it was trained.
+        examples: that it will adapt to.
+    """
+    config, inner = start.config, start.config.inner
+    factors: tuple[float, ...]
+    steps: tuple[int, ...]
+    if config.learner.name in WITHOUT_A_LOOP:
+        learner = dataclasses.replace(config.learner, name="proto_maml")
+        inner = dataclasses.replace(inner, optimizer="adam", rate=1e-3, steps=1, test_steps=None, params=None)
+        config = dataclasses.replace(config, learner=learner)
+        factors, steps = PROTOTYPE_FACTORS, PROTOTYPE_STEPS
+    elif config.model.pretrained is not None and config.learner.name == "proto_maml":
+        factors, steps = FACTORS, PROTOTYPE_STEPS
+    else:
+        own = max(evaluation_steps(config), 1)
+        factors, steps = FACTORS, (own, 2 * own, 4 * own)
+    if examples > MANY and inner.batch_size is None:
+        inner = dataclasses.replace(inner, batch_size=MANY // 2)
+        steps = tuple(4 * number for number in steps)
+    inner = dataclasses.replace(inner, test_steps=max(steps))
+    config = dataclasses.replace(config, inner=inner)
+    return dataclasses.replace(start, config=config, factors=factors, steps=steps)
+
+
+def scaled(meta_params: MetaParams, factor: float | jax.Array, rate: float) -> tuple[MetaParams, dict[str, Any]]:
+    """Meta-parameters and overrides of ``adapt`` for inner rates multiplied by a factor, learned or not."""
+    from fewshot_jax.algorithms.gradient_based import RATES
+
+    if RATES in meta_params:
+        return {**meta_params, RATES: jax.tree.map(lambda own: factor * own, meta_params[RATES])}, {}
+    return meta_params, {"inner_rate": jnp.asarray(factor * rate)}
+
+
+def known_share(tokenizer: "Tokenizer", texts: Sequence[str]) -> float:
+    """Share of the tokens of some texts that a tokenizer knows; special tokens do not count."""
+    token = getattr(tokenizer.model, "unk_token", None)
+    unknown = None if token is None else tokenizer.token_to_id(token)
+    ids = [i for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False) for i in encoding.ids]
+    return 1 - sum(i == unknown for i in ids) / max(len(ids), 1)

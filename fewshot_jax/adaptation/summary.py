@@ -1,0 +1,173 @@
+"""What cross-validation found, as a record, as a table and as a model card."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fewshot_jax.adaptation.selection import ADAPTED, Selection, accuracy, confusions, macro_f1
+from fewshot_jax.adaptation.simple import NAME as SIMPLE
+from fewshot_jax.adaptation.start import Start
+from fewshot_jax.evaluation.statistics import Estimate
+from fewshot_jax.versions import versions
+
+_CARD = """# {title}
+
+A classifier of texts into {ways} classes, adapted to {examples} labelled examples with fewshot_jax {version}.
+
+- Model: {model}
+- Started from: `{start}`
+- Classes: {labels}
+
+## How well it does
+
+{how}
+
+{table}
+
+{verdict}
+
+{confused}
+
+## Use
+
+```sh
+fewshot-jax predict THIS_DIRECTORY --input new.csv --output labelled.csv
+```
+
+```python
+import fewshot_jax as fsj
+
+fsj.load("THIS_DIRECTORY").predict(["a text"])
+```
+
+Probabilities are scaled by temperature {temperature:.2f}, chosen on texts that were held out.
+
+## Limits
+
+The figures hold for texts like the examples, in the same proportions. A text of none of the classes is labelled all the
+same, unless `--threshold` sets it apart. The examples are saved in examples.jsonl, so that more can be added: share the
+model with those only who may read them.
+"""
+
+
+def record_of(selection: Selection, start: Start, texts: Sequence[str], kept: str) -> dict[str, Any]:
+    """The findings, as plain numbers and texts.
+
+    Args:
+        selection: the findings.
+        start: what was adapted.
+        texts: the examples.
+        kept: the model that is saved.
+    """
+    scores = {"accuracy": accuracy, "macro F1": macro_f1}
+    of_models = {name: selection.scores(score) for name, score in scores.items()}
+    gain = selection.gain(accuracy)
+    factor, steps = selection.choice
+    config = start.config
+    return {
+        "start": start.name,
+        "saved": kept,
+        "examples": len(texts),
+        "classes": {name: int((selection.label == i).sum()) for i, name in enumerate(selection.labels)},
+        "folds": len(selection.folds),
+        "scores": {model: {name: _plain(of_models[name][model]) for name in scores} for model in of_models["accuracy"]},
+        "gain of the adapted model": _plain(gain),
+        "inner loop": {"rate": factor * config.inner.rate, "steps": steps},
+        "per class": per_class(selection, kept),
+        "confusions": [
+            {"true": true, "predicted": wrong, "count": count, "example": example}
+            for true, wrong, count, example in confusions(selection, kept, texts)
+        ],
+        "temperature": selection.temperature(kept),
+    }
+
+
+def per_class(selection: Selection, model: str) -> dict[str, dict[str, float]]:
+    """Precision, recall and F1 of each class, of the texts while they were held out."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    given = selection.logits[model].argmax(-1)
+    numbers = range(len(selection.labels))
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        selection.label, given, labels=list(numbers), zero_division=0
+    )
+    return {
+        name: {"precision": float(precision[i]), "recall": float(recall[i]), "F1": float(f1[i])}
+        for i, name in enumerate(selection.labels)
+    }
+
+
+def _plain(value: Estimate) -> dict[str, float | None]:
+    return {"mean": value.mean, "half_width": value.half_width if np.isfinite(value.half_width) else None}
+
+
+def _text(value: dict[str, Any], sign: bool = False) -> str:
+    if value["half_width"] is None:
+        return f"{100 * value['mean']:.1f}"
+    return Estimate(value["mean"], value["half_width"]).text(sign=sign)
+
+
+def score_rows(record: dict[str, Any]) -> list[list[str]]:
+    """The table of models: name, accuracy, macro F1, in percent."""
+    return [[name, *(_text(one) for one in scores.values())] for name, scores in record["scores"].items()]
+
+
+def class_rows(record: dict[str, Any]) -> list[list[str]]:
+    """The table of classes: name, examples, precision, recall and F1, in percent."""
+    return [
+        [name, str(record["classes"][name]), *(f"{100 * value:.0f}" for value in scores.values())]
+        for name, scores in record["per class"].items()
+    ]
+
+
+def verdict(record: dict[str, Any]) -> str:
+    """In plain words, which model is better, by how much, and which is saved."""
+    gain = record["gain of the adapted model"]
+    better, difference = gain["mean"], _text(gain, sign=True)
+    width = gain["half_width"]
+    sure = width is not None and abs(better) > width
+    if better == 0:
+        words = "The adapted model and the simple one label equally many texts right."
+    else:
+        which = "adapted" if better > 0 else "simple"
+        words = (
+            f"The {which} model is better: the adapted one's accuracy minus the simple one's is {difference} points."
+        )
+        words += "" if sure else " The interval has zero in it: so few texts cannot tell for sure."
+    saved = "adapted model" if record["saved"] == ADAPTED else f"simple one, {SIMPLE}"
+    return f"{words} Saved: the {saved}."
+
+
+def card(record: dict[str, Any], title: str) -> str:
+    """The model card, in Markdown; what comes from the data is quoted as code."""
+    table = [["", "accuracy (%)", "macro F1 (%)"], ["---"] * 3, *score_rows(record)]
+    confused = [
+        f"- {_code(one['true'])} taken for {_code(one['predicted'])}, {one['count']} times: {_code(one['example'])}"
+        for one in record["confusions"]
+    ]
+    return _CARD.format(
+        title=title,
+        ways=len(record["classes"]),
+        examples=record["examples"],
+        version=versions()["fewshot-jax"],
+        model=record["saved"]
+        if record["saved"] == SIMPLE
+        else "a transformer encoder, adapted by a few gradient steps",
+        start=record["start"],
+        labels=", ".join(f"{_code(name)} ({count})" for name, count in record["classes"].items()),
+        how=f"By cross-validation: {record['folds']} folds, each labelled by models that had not seen it; rates were "
+        "chosen inside the training texts of each fold. Means with 95% intervals (corrected for overlapping folds).",
+        table="\n".join(f"| {' | '.join(row)} |" for row in table),
+        verdict=verdict(record),
+        confused="\n".join(["Most often confused:", "", *confused])
+        if confused
+        else "No held-out example was labelled wrong.",
+        temperature=record["temperature"],
+    )
+
+
+def _code(text: str, most: int = 200) -> str:
+    """A text as inline code, on one line."""
+    line = " ".join(text.split()).replace("`", "'")
+    return f"`{line[:most]}{'...' if len(line) > most else ''}`"

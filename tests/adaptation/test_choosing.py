@@ -1,0 +1,182 @@
+"""Folds, temperature, the simple model, and the choice between it and an adapted one."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+import fewshot_jax as fsj
+from fewshot_jax.adaptation.adapt import adapt_start
+from fewshot_jax.adaptation.folds import over_folds, stratified
+from fewshot_jax.adaptation.scaling import NONE, most_probable, nats, softmax, temperature_of
+from fewshot_jax.adaptation.selection import ADAPTED, Adaptations, choose, confusions, macro_f1, select
+from fewshot_jax.adaptation.simple import NAME as SIMPLE
+from fewshot_jax.adaptation.simple import SimpleClassifier
+from fewshot_jax.adaptation.start import DEFAULT, start_of, with_choices
+from fewshot_jax.adaptation.summary import card, record_of, verdict
+from fewshot_jax.data.records import Record
+from fewshot_jax.data.splits import text_split
+from fewshot_jax.errors import UserError
+
+TEXTS = {
+    "refund": ["i want my money back", "please refund the order", "give me a refund", "money back please"],
+    "delivery": ["where is my parcel", "the parcel is late", "track my delivery", "when does the delivery come"],
+    "praise": ["what a lovely shop", "you are the best", "lovely service thank you", "best shop ever"],
+}
+RECORDS = [Record(text, label, "") for label, texts in TEXTS.items() for text in texts]
+DATA = text_split(RECORDS)
+
+
+def test_folds_hold_out_each_text_once_in_each_repeat_and_of_each_class_alike():
+    label = np.repeat(np.arange(3), 10)
+    folds = stratified(label, most=5, repeats=2)
+    assert len(folds) == 10
+    for repeat in (folds[:5], folds[5:]):
+        assert sorted(np.concatenate([test for _, test in repeat])) == list(range(30))
+    for train, test in folds:
+        assert not set(train) & set(test)
+        assert np.bincount(label[test]).tolist() == [2, 2, 2]
+
+
+def test_there_are_no_more_folds_than_texts_of_the_smallest_class():
+    assert len(stratified(np.array([0, 0, 0, 0, 1, 1]), most=5)) == 2
+    assert stratified(np.array([0, 0, 0, 1]), most=5) == []
+
+
+def test_the_interval_over_folds_is_that_of_nadeau_and_bengio():
+    folds = [(np.arange(8), np.arange(2))] * 5
+    values = [0.5, 0.7, 0.6, 0.9, 0.8]
+    plain = ttest_1samp(values, 0).confidence_interval(0.95)
+    given = over_folds(values, folds)
+    assert given.mean == pytest.approx(0.7)
+    # 1/J + n_test/n_train in the place of 1/J
+    assert given.half_width == pytest.approx((plain.high - plain.low) / 2 * np.sqrt((1 / 5 + 1 / 4) / (1 / 5)))
+
+
+def test_the_temperature_of_logits_that_are_too_sure_is_found():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (20_000, 4))
+    label = (logits + rng.gumbel(size=logits.shape)).argmax(1)  # drawn from softmax(logits)
+    assert temperature_of(3 * logits, label) == pytest.approx(3, rel=0.05)
+    assert temperature_of(logits, label) == pytest.approx(1, rel=0.05)
+    np.testing.assert_allclose(nats(logits, label), -np.log(softmax(logits)[np.arange(len(label)), label]))
+
+
+def test_below_the_threshold_a_text_is_of_none_of_the_classes():
+    given = most_probable(["a", "b"], np.array([[0.7, 0.3], [0.45, 0.55]]), 0.6)
+    assert [one.label for one in given] == ["a", NONE]
+    assert given[1].probability == 0.55
+
+
+def test_the_simple_model_is_what_scikit_learn_computes():
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline, make_union
+
+    union = make_union(TfidfVectorizer(ngram_range=(1, 2)), TfidfVectorizer(analyzer="char", ngram_range=(3, 5)))
+    for labels in (DATA.classes, DATA.classes[:2]):
+        rows = DATA.label < len(labels)
+        texts, label = [text for text, row in zip(DATA.texts, rows, strict=True) if row], DATA.label[rows]
+        expected = make_pipeline(union, LogisticRegression(C=10, max_iter=1000)).fit(texts, label)
+        given = SimpleClassifier.fit(texts, label, labels).predict_proba(["my parcel", "a lovely refund", "zzz"])
+        np.testing.assert_allclose(given, expected.predict_proba(["my parcel", "a lovely refund", "zzz"]), atol=1e-5)
+
+
+def test_the_simple_model_comes_back_from_its_directory(tmp_path):
+    made = SimpleClassifier.fit(DATA.texts, DATA.label, DATA.classes)
+    made.temperature = 0.7
+    made.save(tmp_path / "model")
+    loaded = fsj.load(tmp_path / "model")
+    np.testing.assert_allclose(
+        loaded.predict_proba(["my parcel", ""]), made.predict_proba(["my parcel", ""]), rtol=1e-6
+    )
+    assert loaded.predict(["where is my parcel"])[0].label == "delivery"
+    terms = tmp_path / "model/terms.json"
+    terms.write_text(json.dumps({**json.loads(terms.read_text()), "words": ["one"]}))
+    with pytest.raises(UserError, match="damaged"):
+        fsj.load(tmp_path / "model")
+
+
+def test_a_class_without_a_training_text_is_not_predicted():
+    made = SimpleClassifier.fit(DATA.texts[:8], DATA.label[:8], DATA.classes)
+    absent = set(range(3)) - set(DATA.label[:8].tolist())
+    assert not absent & set(made.predict_proba(DATA.texts).argmax(1).tolist())
+
+
+@pytest.fixture(scope="module")
+def start():
+    return start_of(DEFAULT)
+
+
+@pytest.fixture(scope="module")
+def selection(start):
+    return select(start, DATA, folds=2, tell=lambda text: None)
+
+
+def test_a_part_adapted_to_by_the_shared_program_is_what_adapting_to_it_alone_gives(start):
+    chosen = with_choices(start, len(DATA.label))
+    adaptations = Adaptations(chosen, DATA, support=10, query=8)
+    train, test = np.arange(0, 12, 2), np.array([1, 5, 9])
+    factor, steps = chosen.factors[-1], chosen.steps[-1]
+    given = adaptations.after(train, test, factor)[chosen.steps.index(steps)]
+    part = text_split([RECORDS[i] for i in train])
+    alone = adapt_start(chosen.with_loop(factor, steps), part)
+    np.testing.assert_allclose(softmax(given), alone.predict_proba([DATA.texts[i] for i in test]), atol=1e-4)
+
+
+def test_rates_are_chosen_without_a_look_at_the_texts_held_out(start):
+    chosen = with_choices(start, len(DATA.label))
+    train = np.arange(0, 12, 2)
+    hidden = DATA._replace(texts=[text if i in train else "entirely other words" for i, text in enumerate(DATA.texts)])
+    choices = [
+        choose(Adaptations(chosen, data, support=12, query=6), np.asarray(data.label), train, 2)
+        for data in (DATA, hidden)
+    ]
+    assert choices[0] == choices[1]
+
+
+def test_with_nothing_to_hold_out_the_middle_is_chosen(start):
+    chosen = with_choices(start, 3)
+    adaptations = Adaptations(chosen, DATA, support=3, query=3)
+    factor, steps = choose(adaptations, np.asarray(DATA.label), np.array([0, 4, 8]), 2)
+    assert factor in chosen.factors and steps in chosen.steps
+
+
+def test_every_text_is_judged_while_held_out_and_the_better_model_is_named(selection):
+    assert {len(one) for one in selection.predicted.values()} == {2}
+    scores = selection.scores(lambda true, given: float((true == given).mean()))
+    for name in (ADAPTED, SIMPLE):
+        right = (selection.logits[name].argmax(1) == DATA.label).mean()
+        assert scores[name].mean == pytest.approx(right)
+    better = ADAPTED if scores[ADAPTED].mean > scores[SIMPLE].mean else SIMPLE
+    assert selection.best == better
+    assert scores[ADAPTED].mean > 0.5, "the words of a class recur"
+
+
+def test_the_summary_says_what_was_found(selection, start):
+    record = record_of(selection, start, DATA.texts, selection.best)
+    assert sum(record["classes"].values()) == 12 and record["saved"] == selection.best
+    text = card({**record, "confusions": [{"true": "a`b", "predicted": "c", "count": 1, "example": "x\n# y"}]}, "mine")
+    assert "`a'b`" in text and "`x # y`" in text and verdict(record) in text
+    json.dumps(record)
+
+
+def test_confusions_are_counted_and_have_an_example(selection):
+    logits = np.eye(3)[[0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 1, 1]].astype(float)
+    made = selection._replace(logits={"adapted": logits}, label=np.repeat(np.arange(3), 4))
+    found = confusions(made, "adapted", [str(i) for i in range(12)])
+    assert found[0][:3] == (*selection.labels[2:0:-1], 4)
+    assert found[0][3] in {"8", "9", "10", "11"}
+
+
+def test_macro_f1_is_that_of_the_classes_that_are_there():
+    assert macro_f1(np.array([0, 0, 1]), np.array([0, 1, 1])) == pytest.approx(2 / 3)
+
+
+def test_the_default_knows_english_words(start):
+    from fewshot_jax.adaptation.start import known_share
+
+    assert known_share(start.tokenizer, ["where is my parcel", "a refund please"]) == 1
+    assert jax.tree.leaves(start.meta_params)[0].dtype == np.float32
