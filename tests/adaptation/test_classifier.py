@@ -103,7 +103,7 @@ def test_saving_leaves_the_model_and_nothing_else(saved):
     assert {path.name for path in saved.parent.iterdir()} == {"model"}
     names = {"model.safetensors", "model.json", "tokenizer.json", "tokenizer_config.json"}
     assert {path.name for path in saved.iterdir()} == names
-    assert {"labels", "config", "versions"} == json.loads((saved / "model.json").read_text()).keys()
+    assert {"labels", "temperature", "config", "versions"} == json.loads((saved / "model.json").read_text()).keys()
 
 
 def test_a_text_is_predicted_alike_alone_and_among_others(classifier):

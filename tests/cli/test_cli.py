@@ -72,9 +72,10 @@ def trained(tmp_path_factory):
 def model(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     (folder / "examples.csv").write_text(EXAMPLES)
-    code, out, err = call(["adapt", trained[0], "--data", folder / "examples.csv", "--output", folder / "model"])
+    files = ["--data", folder / "examples.csv", "--output", folder / "model"]
+    code, out, err = call(["adapt", trained[0], *files, "--save", "adapted"])
     assert code == 0, err
-    assert "4 examples of 2 classes" in out
+    assert "cross-validated, 2 folds" in out and "Saved: the adapted model" in " ".join(out.split())
     return folder / "model"
 
 

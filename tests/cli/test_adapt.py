@@ -1,0 +1,133 @@
+"""From a file of examples to labels, by the encoder that ships with the package."""
+
+import csv
+import io
+import json
+import sys
+
+import pytest
+
+import fewshot_jax as fsj
+from fewshot_jax.adaptation.scaling import NONE
+from fewshot_jax.cli.main import main
+
+EXAMPLES = """text,label
+i want my money back,refund
+please refund the order,refund
+give me a refund,refund
+where is my parcel,delivery
+the parcel is late,delivery
+track my delivery,delivery
+"""
+
+
+def call(arguments, capsys):
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("default")
+    (folder / "examples.csv").write_text(EXAMPLES)
+    arguments = ["adapt", "default", "--data", folder / "examples.csv", "--output", folder / "model", "--quiet"]
+    assert main([str(argument) for argument in arguments]) == 0
+    return folder
+
+
+def test_the_model_is_one_directory_with_a_card(folder):
+    names = {path.name for path in (folder / "model").iterdir()}
+    assert {"model.safetensors", "model.json", "README.md", "examples.jsonl"} <= names
+    card = (folder / "model/README.md").read_text()
+    assert "most frequent label" in card and "`refund` (3)" in card
+    said = json.loads((folder / "model/model.json").read_text())["cross_validation"]
+    assert said["folds"] == 3 and set(said["per class"]) == {"refund", "delivery"}
+
+
+def test_json_is_what_the_model_file_says(folder, tmp_path, capsys):
+    arguments = ["adapt", "default", "--data", folder / "examples.csv", "--output", tmp_path / "m", "--json"]
+    code, out, err = call(arguments, capsys)
+    assert code == 0 and "fold 1 of 3" in err
+    assert json.loads(out) == json.loads((tmp_path / "m/model.json").read_text())["cross_validation"]
+
+
+@pytest.mark.parametrize("save", ["adapted", "simple"])
+def test_a_class_added_later_needs_its_examples_alone(save, folder, tmp_path, capsys):
+    first = tmp_path / "first"
+    given = ["--data", folder / "examples.csv", "--output", first, "--save", save, "--folds", "0"]
+    assert call(["adapt", "default", *given], capsys)[0] == 0
+    more = "".join(f'{{"text": "{text}", "label": "praise"}}\n' for text in ("lovely shop", "best service"))
+    (tmp_path / "more.jsonl").write_text(more)
+    given = ["--data", tmp_path / "more.jsonl", "--output", tmp_path / "second", "--save", save, "--folds", "0"]
+    code, out, err = call(["adapt", first, *given], capsys)
+    assert code == 0, err
+    assert "8 examples of 3 classes" in out
+    model = fsj.load(tmp_path / "second")
+    assert model.labels == ["delivery", "praise", "refund"]
+    assert [one.label for one in model.predict(["best lovely service", "refund the money"])] == ["praise", "refund"]
+
+
+def test_stdin_to_stdout_and_none_of_these(folder, capsys, monkeypatch):
+    for given in ("where is my parcel\nmoney back\n", '{"text": "money back", "id": 7}\n'):
+        stream = io.TextIOWrapper(io.BytesIO(given.encode()))
+        monkeypatch.setattr(sys, "stdin", stream)
+        code, out, _ = call(["predict", folder / "model", "--threshold", "1.0"], capsys)
+        rows = [json.loads(line) for line in out.splitlines()]
+        assert code == 0 and len(rows) == given.count("\n")
+        assert all(row["predicted_label"] == NONE and 0.5 <= row["probability"] <= 1 for row in rows)
+    assert rows[0]["id"] == 7
+
+
+def test_what_a_spreadsheet_would_run_is_written_as_text(folder, tmp_path, capsys):
+    (tmp_path / "new.csv").write_text('text,amount\n"=1+1",-3\n')
+    given = ["--input", tmp_path / "new.csv", "--output", tmp_path / "out.csv"]
+    assert call(["predict", folder / "model", *given], capsys)[0] == 0
+    with (tmp_path / "out.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["text"] == "'=1+1" and row["amount"] == "-3"
+
+
+def test_one_example_of_a_class_is_adapted_to_and_nothing_is_claimed(tmp_path, capsys):
+    (tmp_path / "few.csv").write_text("text,label\nmy parcel,delivery\na refund,refund\nmoney back,refund\n")
+    code, out, err = call(["adapt", "default", "--data", tmp_path / "few.csv", "--output", tmp_path / "m"], capsys)
+    assert code == 0 and "'delivery' has one example" in err and "cross-validated, " not in out
+    assert not (tmp_path / "m/README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--folds", "1"], "--folds 1"),
+        (["--folds", "-2"], "expected at least 2 folds"),
+        (["--repeats", "0"], "--repeats 0"),
+        (["--text-field", "body"], "body"),
+    ],
+)
+def test_wrong_flags_are_named(arguments, message, folder, tmp_path, capsys):
+    given = ["--data", folder / "examples.csv", "--output", tmp_path / "m"]
+    code, _, err = call(["adapt", "default", *given, *arguments], capsys)
+    assert code == 2 and message in err and "Traceback" not in err
+
+
+def test_wrong_models_and_files_are_named(folder, tmp_path, capsys):
+    (tmp_path / "pairs.csv").write_text("source,target\na,b\n")
+    for model, data, message in (
+        ("defualt", folder / "examples.csv", "defualt"),
+        ("default", tmp_path / "pairs.csv", "has the columns of translation"),
+        (tmp_path, folder / "examples.csv", str(tmp_path)),
+    ):
+        code, _, err = call(["adapt", model, "--data", data, "--output", tmp_path / "m"], capsys)
+        assert code == 2 and message in err
+    code, _, err = call(["predict", folder / "model", "--threshold", "2"], capsys)
+    assert code == 2 and "--threshold 2.0: expected a probability" in err
+
+
+def test_a_model_that_lost_its_examples_takes_no_more(folder, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(folder / "model", tmp_path / "model")
+    (tmp_path / "model/examples.jsonl").unlink()
+    given = ["--data", folder / "examples.csv", "--output", tmp_path / "m"]
+    code, _, err = call(["adapt", tmp_path / "model", *given], capsys)
+    assert code == 2 and "does not hold its examples" in err
