@@ -1,5 +1,6 @@
 """From a meta-trained run and a few labelled texts to a classifier."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -9,8 +10,10 @@ import numpy as np
 
 from fewshot_jax.adaptation.classifier import Classifier
 from fewshot_jax.adaptation.readers import NameReader, Reader
+from fewshot_jax.adaptation.selection import Adaptations
 from fewshot_jax.adaptation.start import Start, start_of_run
 from fewshot_jax.adaptation.writer import Writer, adapt_writer
+from fewshot_jax.applications.application import evaluation_steps
 from fewshot_jax.applications.label_scoring import one_task
 from fewshot_jax.applications.language_model import language_model
 from fewshot_jax.applications.text_classification import with_label_names
@@ -76,6 +79,12 @@ def adapt_start(start: Start, data: TextSplit) -> Classifier:
         start: see `start.start_of`.
         data: the texts.
     """
+    if start.on_features:
+        count = evaluation_steps(start.config)
+        fixed = dataclasses.replace(start, steps=(count,))
+        head = Adaptations(fixed, data, support=len(data.label), query=1).head(1.0, count)
+        adapted = jax.device_get({**start.meta_params["params"], "head": head})
+        return Classifier(adapted, data.classes, start.config, start.reader(len(data.classes)))
     texts = with_label_names(start.config, data)
     names = np.arange(len(texts) - len(data.texts), dtype=np.int32)
     reader = start.reader(len(data.classes))

@@ -11,11 +11,14 @@ from fewshot_jax.adaptation.scaling import nats, temperature_of
 from fewshot_jax.adaptation.simple import NAME as SIMPLE
 from fewshot_jax.adaptation.simple import SimpleClassifier
 from fewshot_jax.adaptation.start import Start, scaled, with_choices
+from fewshot_jax.applications.application import Functions
+from fewshot_jax.applications.classification import Features, classification
 from fewshot_jax.applications.text_classification import with_label_names
 from fewshot_jax.data.splits import TextSplit
 from fewshot_jax.evaluation.statistics import Estimate
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.state import run_keys
+from fewshot_jax.types import Batch, MetaParams
 
 ADAPTED, MAJORITY = "adapted", "most frequent label"
 FOLDS, REPEATS, INNER_FOLDS = 5, 1, 2
@@ -83,6 +86,29 @@ def macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
     return float(f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0))
 
 
+def encoded(start: Start, texts: Sequence[str], ways: int) -> tuple[Functions, Batch, MetaParams]:
+    """Texts as the learner of a start reads them: the functions, a batch of them without labels, the meta-parameters.
+
+    Where the head alone adapts, the batch holds the features of the texts, ``[n, D]``, computed once.
+    """
+    reader = start.reader(ways)
+    if not start.on_features:
+        batch = reader.batch(texts, len(texts))
+        return reader.functions, {name: leaf for name, leaf in batch.items() if name != "mask"}, start.meta_params
+    embed_fn, size = reader.functions.embed_fn, reader.batch_size // 4
+    assert embed_fn is not None
+    embed = jax.jit(lambda params, batch: embed_fn(params, batch, jax.random.key(0)))
+    rows = []
+    for begin in range(0, len(texts), size):
+        part = texts[begin : begin + size]
+        rows.append(np.asarray(embed(start.meta_params["params"], reader.batch(part, size)))[: len(part)])
+    features = np.concatenate(rows)
+    given = Features(lambda rng: {}, lambda params, batch, rng: batch["features"], features.shape[1])
+    functions = classification(given, ways=ways)
+    # The type of the head is that of the features' parameters, of which there is one that nothing reads.
+    return functions, {"features": features}, {"params": {"features": {"unread": np.zeros(1, features.dtype)}}}
+
+
 class Adaptations:
     """A start and all texts, encoded once; any part of them is adapted to by one compiled program.
 
@@ -95,12 +121,12 @@ class Adaptations:
     def __init__(self, start: Start, data: TextSplit, *, support: int, query: int):
         self.start = start
         texts = with_label_names(start.config, data)
-        reader = start.reader(len(data.classes))
-        self._all = {name: np.asarray(leaf) for name, leaf in reader.batch(texts, len(texts)).items() if name != "mask"}
+        functions, batch, self._meta_params = encoded(start, texts, len(data.classes))
+        self._all = {name: np.asarray(leaf) for name, leaf in batch.items()}
         self._names = np.arange(len(data.label), len(texts))
         self._label = np.concatenate([data.label, np.arange(len(self._names))]).astype(np.int32)
         self._sizes = support + len(self._names), query
-        learner = build_learner(reader.functions, start.config, training=False)
+        learner = build_learner(functions, start.config, training=False)
         rate, key = start.config.inner.rate, run_keys(start.config.seed).evaluation
 
         @jax.jit
@@ -109,14 +135,22 @@ class Adaptations:
             adapted = [learner.adapt(given, support, key, inner_steps=count, **overrides) for count in start.steps]
             return [learner.predict(task, query, key) for task in adapted]
 
-        self._logits = logits
+        self._logits, self._learner = logits, learner
 
     def after(self, train: np.ndarray, test: np.ndarray, factor: float) -> np.ndarray:
         """Logits ``[choices of steps, test, N]`` of some texts, after adapting to others."""
         support = self._taken(np.concatenate([train, self._names]), self._sizes[0])
         query = self._taken(test, self._sizes[1])
-        outputs = self._logits(self.start.meta_params, support, query, np.float32(factor))
+        outputs = self._logits(self._meta_params, support, query, np.float32(factor))
         return np.stack([np.asarray(leaf, np.float64)[: len(test)] for leaf in outputs])
+
+    def head(self, factor: float, steps: int) -> Any:
+        """The head that is adapted to all texts, of a start whose head alone adapts."""
+        given, overrides = scaled(self._meta_params, factor, self.start.config.inner.rate)
+        index = np.arange(len(self._label))
+        support = self._taken(index, len(index))
+        key = run_keys(self.start.config.seed).evaluation
+        return jax.jit(lambda: self._learner.adapt(given, support, key, inner_steps=steps, **overrides))()["head"]
 
     def _taken(self, index: np.ndarray, size: int) -> dict[str, np.ndarray]:
         padded = np.concatenate([index, np.full(size - len(index), index[-1])])

@@ -35,6 +35,7 @@ MANY = 512  # support texts; of more, each inner step reads a part
 FACTORS = (0.3, 1.0, 3.0)  # of the inner rate, from which one is chosen
 # Of Adam from the prototypes: few choices, since each is tried in every fold.
 PROTOTYPE_FACTORS, PROTOTYPE_STEPS = (1.0, 3.0), (0, 8)
+HEAD, HEAD_STEPS = "^head", (0, 30, 100)  # of a head on features that stay: cheap, however large the model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,11 @@ class Start:
     def reader(self, ways: int) -> HeadReader:
         """What reads texts for so many classes."""
         return HeadReader(self.config, self.tokenizer, ways, self.pretrained)
+
+    @property
+    def on_features(self) -> bool:
+        """Whether the head alone adapts, from the prototypes: the features of a text are then computed once."""
+        return self.config.learner.name == "proto_maml" and self.config.inner.params == HEAD
 
     def with_loop(self, factor: float, steps: int) -> "Start":
         """The same with one choice made."""
@@ -101,7 +107,7 @@ def start_of_default() -> Start:
 
 
 def start_of_pretrained(path: str | Path) -> Start:
-    """A pretrained model in Hugging Face's format, or of 'fewshot-jax pretrain'; nothing is meta-learned.
+    """A pretrained model in Hugging Face's format, or of 'fewshot-jax pretrain', on which a head alone adapts.
 
     Raises:
         UserError: it cannot be used.
@@ -109,7 +115,7 @@ def start_of_pretrained(path: str | Path) -> Start:
     values: dict[str, Any] = {
         "model": {"pretrained": str(path)},
         "learner": {"name": "proto_maml"},
-        "inner": {"optimizer": "adam", "rate": 1e-4, "steps": 1},
+        "inner": {"optimizer": "adam", "rate": 1e-2, "steps": 1, "params": HEAD},
         "tokenizer": {"max_length": 128, "buckets": [16, 32, 64, 128]},
     }
     config = from_dict(values)
@@ -184,12 +190,12 @@ def with_choices(start: Start, examples: int) -> Start:
         inner = dataclasses.replace(inner, optimizer="adam", rate=1e-3, steps=1, test_steps=None, params=None)
         config = dataclasses.replace(config, learner=learner)
         factors, steps = PROTOTYPE_FACTORS, PROTOTYPE_STEPS
-    elif config.model.pretrained is not None and config.learner.name == "proto_maml":
-        factors, steps = FACTORS, PROTOTYPE_STEPS
+    elif start.on_features:
+        factors, steps = FACTORS, HEAD_STEPS
     else:
         own = max(evaluation_steps(config), 1)
         factors, steps = FACTORS, (own, 2 * own, 4 * own)
-    if examples > MANY and inner.batch_size is None:
+    if examples > MANY and inner.batch_size is None and not start.on_features:
         inner = dataclasses.replace(inner, batch_size=MANY // 2)
         steps = tuple(4 * number for number in steps)
     inner = dataclasses.replace(inner, test_steps=max(steps))

@@ -1,5 +1,6 @@
 """Folds, temperature, the simple model, and the choice between it and an adapted one."""
 
+import dataclasses
 import json
 
 import jax
@@ -14,7 +15,7 @@ from fewshot_jax.adaptation.scaling import NONE, most_probable, nats, softmax, t
 from fewshot_jax.adaptation.selection import ADAPTED, Adaptations, choose, confusions, macro_f1, select
 from fewshot_jax.adaptation.simple import NAME as SIMPLE
 from fewshot_jax.adaptation.simple import SimpleClassifier
-from fewshot_jax.adaptation.start import DEFAULT, start_of, with_choices
+from fewshot_jax.adaptation.start import DEFAULT, HEAD, start_of, with_choices
 from fewshot_jax.adaptation.summary import card, record_of, verdict
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import text_split
@@ -124,6 +125,17 @@ def test_a_part_adapted_to_by_the_shared_program_is_what_adapting_to_it_alone_gi
     part = text_split([RECORDS[i] for i in train])
     alone = adapt_start(chosen.with_loop(factor, steps), part)
     np.testing.assert_allclose(softmax(given), alone.predict_proba([DATA.texts[i] for i in test]), atol=1e-4)
+
+
+def test_a_head_on_features_computed_once_is_that_of_the_whole_model(start):
+    learner = dataclasses.replace(start.config.learner, name="proto_maml")
+    inner = dataclasses.replace(start.config.inner, optimizer="adam", rate=1e-2, steps=6, params=HEAD)
+    chosen = dataclasses.replace(start, config=dataclasses.replace(start.config, learner=learner, inner=inner))
+    assert chosen.on_features
+    once = adapt_start(chosen, DATA)
+    spelt = dataclasses.replace(inner, params="^(head)")  # the same leaves, by the whole model
+    whole = adapt_start(dataclasses.replace(chosen, config=dataclasses.replace(chosen.config, inner=spelt)), DATA)
+    np.testing.assert_allclose(once.predict_proba(DATA.texts), whole.predict_proba(DATA.texts), atol=1e-4)
 
 
 def test_rates_are_chosen_without_a_look_at_the_texts_held_out(start):
