@@ -11,6 +11,7 @@ it from the compiled program: with the tasks divided, two for each device, and w
 """
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -46,9 +47,10 @@ def measure(size: dict[str, int], *, layers: int, length: int, sequences: int, r
             inner_optimizer=inner_optimizer("sgd"),
             inner_steps=size["steps"],
             gradient=gradient,
-            task_chunk=size["devices"],  # one task at a time on each device
+            task_chunk=1,  # on each device
         )
-        compiled[gradient] = jax.jit(learner.grad).lower(*place).compile()
+        grad = functools.partial(learner.grad, task_shards=size["devices"])
+        compiled[gradient] = jax.jit(grad).lower(*place).compile()
         runs[gradient] = lambda program=compiled[gradient]: jax.block_until_ready(program(*place))
     seconds = interleaved(runs, repeats)
     return {
