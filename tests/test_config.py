@@ -135,7 +135,7 @@ WRITING = {
 SCORED = {"model": {"classifier": "label_names"}, "learner": {"name": "metaicl", "channel": True}}
 DIALOGUE = {
     "application": "dialogue",
-    "data": {"history": 2},
+    "data": {"history": 2, "folds": 4, "fold": 2},
     "tokenizer": {"kind": "bpe"},
     "model": {"architecture": "encoder_decoder"},
 }
@@ -153,6 +153,7 @@ BESIDE = {
     "target_buckets": {"target_max_length": 8},
     "target_max_length": {"target_buckets": [4, 8]},
     "sets": {"source": "files"},
+    "fold": {"folds": 4},
     "uneven": {"min_shots": 1},
     "split_files": {"files": ["a", "b", "c"]},
 }
@@ -286,6 +287,8 @@ def test_a_value_of_a_wrong_type_is_named(section, name, value, expected):
         ("evaluation", "shots", [0]),
         ("data", "fractions", [0.5, 0.5, 0.5]),
         ("data", "groups", 2),
+        ("data", "folds", 1),
+        ("data", "fold", 1),
         ("data", "texts_per_class", 0),
     ],
 )

@@ -21,6 +21,7 @@ from fewshot_jax.algorithms.proto_maml import prototype_head
 from fewshot_jax.applications.application import Functions, Score, Stream, episode_seed
 from fewshot_jax.config import Config, DataConfig
 from fewshot_jax.data.episodes import EpisodeSampler
+from fewshot_jax.data.folds import divide_fold
 from fewshot_jax.data.splits import divide, read_class_split
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.heads import zero_head
@@ -184,10 +185,14 @@ class ClassApplication:
         return dataclasses.replace(self, config=config)
 
     def training_stream(self) -> Stream:
+        return self.batches("train", self.training_sampler())
+
+    def training_sampler(self) -> EpisodeSampler:
+        """The episodes of `training_stream`, as positions in the split."""
         episodes = self.config.episodes
         names = ("ways", "shots", "queries", "min_ways", "min_shots", "uneven")
         sizes = {name: getattr(episodes, name) for name in names}
-        return self.batches("train", self._sampler("train", "episodes", **sizes))
+        return self._sampler("train", "episodes", **sizes)
 
     def stream(self, split: str, shots: int) -> Stream:
         return self.batches(split, self.sampler(split, shots))
@@ -273,7 +278,9 @@ def data_files(config: DataConfig) -> list[Path]:
 
 
 def class_members(names: Sequence[str], config: DataConfig) -> dict[str, list[str]]:
-    """The classes (or groups) of each split: as a file says, or divided by fractions."""
+    """The classes (or groups) of each split: as a file says, or divided by fractions or into folds."""
+    if config.folds is not None:
+        return divide_fold(names, config.folds, config.fold, config.fractions, config.split_seed)
     if config.class_split is None:
         return divide(names, config.fractions, config.split_seed)
     return read_class_split(Path(config.path or ".") / config.class_split, config.class_split_name)

@@ -1,4 +1,4 @@
-"""``fewshot-jax evaluate RUN...``."""
+"""``fewshot-jax evaluate RUN...``; with a config in the place of runs, see `holdout`."""
 
 import os
 from collections.abc import Sequence
@@ -17,18 +17,23 @@ _FREE = (
     *(f"episodes.{name}" for name in ("ways", "shots", "queries", "min_", "token_", "ngram_")),
     *(f"evaluation.{name}" for name in ("every", "validation_", "at_end", "inner_steps", "tune_", "null_")),
 )
+_OF_CONFIGS = ("--folds", "--by", "--seeds", "--run-dir")  # what only the evaluation of a config takes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Evaluate the best checkpoint of a run on unseen classes, beside the floors.
 
-    Several runs go into one table if their test episodes are the same.
+    Several runs go into one table if their test episodes are the same. With a config in their place, 'evaluate
+    CONFIG --folds K --run-dir DIR' trains and tests on several divisions of its data; for its options see 'evaluate
+    CONFIG --help'.
 
     Attributes:
         runs: run directories of 'fewshot-jax train'.
         episodes: test episodes; by default the config's.
         shots: an evaluation for each number of shots; by default the config's.
+        compare: two runs: the difference of their scores, paired by episode, with a p-value.
+        check_leakage: evaluate nothing, but say which names of classes and which texts training and test share.
         quiet: print no progress.
         json: print JSON.
     """
@@ -36,12 +41,18 @@ class Arguments:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     episodes: int | None = None
     shots: tuple[int, ...] | None = None
+    compare: bool = False
+    check_leakage: bool = False
     quiet: bool = False
     json: bool = False
 
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command."""
+    if any(argument.endswith((".yaml", ".yml")) or argument.split("=")[0] in _OF_CONFIGS for argument in arguments):
+        from fewshot_jax.cli.holdout import run as run_holdout
+
+        return run_holdout(arguments)
     parsed = parse(Arguments, "evaluate", arguments)
     if parsed.episodes is not None and parsed.episodes < 2:
         raise UserError(f"--episodes {parsed.episodes}: expected at least 2")
@@ -49,6 +60,44 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(f"--shots {parsed.shots}: expected positive numbers")
     if not parsed.runs:
         raise UserError("evaluate needs a run: fewshot-jax evaluate RUN")
+    if parsed.check_leakage:
+        return _check_leakage(parsed)
+    if parsed.compare:
+        return _compare(parsed)
+    return _evaluate(parsed)
+
+
+def _compare(parsed: Arguments) -> None:
+    if len(parsed.runs) != 2:
+        raise UserError(f"--compare takes two runs, not {len(parsed.runs)}: fewshot-jax evaluate RUN OTHER --compare")
+    from fewshot_jax.cli.generalisation_table import print_comparison
+    from fewshot_jax.training.compare import compare
+
+    _check_same_episodes(parsed.runs)
+    result = compare(*parsed.runs, episodes=parsed.episodes, shots=parsed.shots, quiet=parsed.quiet)
+    if parsed.json:
+        print_json(result.to_json())
+    else:
+        print_comparison(result)
+
+
+def _check_leakage(parsed: Arguments) -> None:
+    from fewshot_jax.applications.table import build_application
+    from fewshot_jax.cli.generalisation_table import print_leakage
+    from fewshot_jax.evaluation.leakage import check_leakage, to_json
+    from fewshot_jax.training.run_directory import RunDirectory
+
+    found = {}
+    for path in parsed.runs:
+        found[path] = check_leakage(build_application(RunDirectory(path).config(), path))
+    if parsed.json:
+        rows = [{"run": str(path), **to_json(one)} for path, one in found.items()]
+        print_json(rows[0] if len(rows) == 1 else rows)
+    else:
+        print_leakage(found)
+
+
+def _evaluate(parsed: Arguments) -> None:
     from fewshot_jax.cli.table import print_evaluation
     from fewshot_jax.training.evaluate import evaluate
 

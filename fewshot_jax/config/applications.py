@@ -21,7 +21,7 @@ _CLASSES, TEXTS, _DATA = (*LABELS, *IMAGES), (*LABELS, *WRITES), (*LABELS, *IMAG
 APPLIES: dict[str, dict[str, tuple[Kind, ...]]] = {
     "data": {
         **dict.fromkeys(("source", "path", "files"), _DATA),
-        **dict.fromkeys(("class_split", "class_split_name", "fractions", "split_seed"), _DATA),
+        **dict.fromkeys(("class_split", "class_split_name", "fractions", "split_seed", "folds", "fold"), _DATA),
         **dict.fromkeys(("name", "tfds_split", "label_field"), _CLASSES),
         **dict.fromkeys(("text_field", "group_field", "split_by", "sets", "groups", "texts_per_class"), LABELS),
         **dict.fromkeys(("smlmt_words", "smlmt_length"), LABELS),

@@ -35,6 +35,9 @@ class DataConfig:
         split_by: divide "label"s, or whole "group"s.
         fractions: shares of train, validation and test classes (or groups).
         split_seed: seed of that division.
+        folds: divide the classes (or groups, or tasks) into so many parts, one of which is the test split; `fractions`
+            then divides the others into training and validation. None for no parts.
+        fold: which part, from 0.
         groups: "generated": number of groups of six classes.
         texts_per_class: "generated": texts in each class.
         smlmt_words: "smlmt": most classes: the most frequent words that have 30 sentences, but for the first 50. A
@@ -66,6 +69,8 @@ class DataConfig:
     split_by: Literal["label", "group"] = "label"
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
     split_seed: int = 0
+    folds: int | None = None
+    fold: int = 0
     groups: int = 200
     texts_per_class: int = 20
     smlmt_words: int = 1000
@@ -84,6 +89,20 @@ class DataConfig:
         require(
             not self.sets or self.source == "files",
             f"data.sets={self.sets}: they are read by the source 'files'; set data.source to it, or leave them out",
+        )
+        require(self.folds is None or self.folds >= 2, f"data.folds={self.folds}: expected at least 2, or null")
+        require(
+            0 <= self.fold < (self.folds or 1),
+            f"data.fold={self.fold}: expected 0 to {(self.folds or 1) - 1}, as data.folds={self.folds}",
+        )
+        require(
+            self.folds is None or self.class_split is None,
+            f"data.folds={self.folds}: data.class_split={self.class_split} says which classes are tested; leave one of "
+            "the two out",
+        )
+        require(
+            self.folds is None or self.fractions[0] + self.fractions[1] > 0,
+            f"data.fractions={self.fractions}: expected a share of training, with data.folds={self.folds}",
         )
         require(
             not self.split_files or len(self.files) == 3,

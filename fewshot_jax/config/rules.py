@@ -26,7 +26,7 @@ def check_data(config: "Config") -> None:
         config.kind not in WRITES or data.source == "files" or not (data.files or data.split_files),
         f"data.files={data.files}: tasks are generated; set data.source to files, or leave it out",
     )
-    for name in ("class_split", "class_split_name", "fractions", "split_seed"):
+    for name in ("class_split", "class_split_name", "fractions", "split_seed", "folds"):
         value = getattr(data, name)
         require(
             not data.split_files or value == getattr(DataConfig(), name),

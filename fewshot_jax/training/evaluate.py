@@ -17,6 +17,7 @@ from fewshot_jax.evaluation.tuning import Choice
 from fewshot_jax.evaluation.written import DISTINCT
 from fewshot_jax.parallel.processes import is_first
 from fewshot_jax.training.checkpoints import Checkpoints
+from fewshot_jax.training.episode_scores import EPISODE_SCORES, write_episode_scores
 from fewshot_jax.training.results import Evaluation, Measured, Per
 from fewshot_jax.training.rows import (
     MULTI_TASK,
@@ -75,7 +76,7 @@ def evaluate(
 
     Returns:
         The `Evaluation`. That of the config's episodes and shots is written to
-        ``evaluation.json`` as well.
+        ``evaluation.json`` as well, its scores in each episode to ``episode_scores.json``.
 
     Raises:
         UserError: there is no run, no checkpoint, its data is gone or has
@@ -125,6 +126,7 @@ def evaluate_application(
     rows: dict[str, Per] = {}  # by the name of the score
     gains: dict[str, Per] = {}
     chosen: dict[str, dict[int, Choice]] = {}
+    kept: dict[str, dict[int, np.ndarray]] = {}
     for k in wanted:
         if not quiet:
             print(f"evaluating with {k} shot{'' if k == 1 else 's'} on {count} episodes", file=sys.stderr, flush=True)
@@ -138,6 +140,8 @@ def evaluate_application(
                 rows.setdefault(score, {}).setdefault(name, {})[k] = (
                     Estimate(float(value[0]), 0.0) if name == CHANCE else _estimate(bench, score, value)
                 )
+                if score == application.score.name and name != CHANCE:
+                    kept.setdefault(name, {})[k] = np.asarray(value)
                 if name in baselines and score in learned and score != DISTINCT:
                     gain = _estimate(bench, score, learned[score] - value)
                     gains.setdefault(score, {}).setdefault(name, {})[k] = gain
@@ -174,9 +178,13 @@ def evaluate_application(
         step=step,
         finished=run.result() is not None,
         confusion=bench.confusion,
+        episode_scores=kept,
     )
     if episodes is None and shots is None:
         run.write("evaluation.json", result.to_json())
+        if is_first():
+            path = run.path / EPISODE_SCORES
+            write_episode_scores(path, kept, score=application.score.name, step=step)
     if is_first():
         application.draw(bench.learner(), meta_params, run.path)
     return result

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fewshot_jax.applications.application import Score
 from fewshot_jax.evaluation.confusion import Confusion
 from fewshot_jax.evaluation.statistics import Estimate
@@ -43,6 +45,8 @@ class Evaluation(NamedTuple):
         step: the checkpoint's.
         finished: whether the run had ended.
         confusion: of classes, how the learner took one for another, at each number of shots.
+        episode_scores: the values behind ``scores``, ``[episodes]`` of each row at each number of shots; of all rows
+            but chance.
     """
 
     run: str
@@ -57,6 +61,7 @@ class Evaluation(NamedTuple):
     step: int
     finished: bool
     confusion: Mapping[int, Confusion] = MappingProxyType({})
+    episode_scores: Mapping[str, Mapping[int, np.ndarray]] = MappingProxyType({})
 
     def signatures(self) -> dict[str, str]:
         """sacrebleu's, of those scores that are its own."""

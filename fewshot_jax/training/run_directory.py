@@ -5,11 +5,13 @@ tokenizer/           tokenizer.json, as transformers reads it (texts)
 labels.json          the label names of each split
 data.json            a fingerprint of each split's data
 metrics.jsonl        a line every few steps, and one for each validation
+tensorboard/         the same numbers, in event files for TensorBoard
 checkpoints/         Orbax, one folder a step
 learning_curve.png
 adapted_curves.png   what the learner makes of a few tasks (regression)
 result.json          written when the run ends; a run without it is unfinished
 evaluation.json      the table of the last evaluation
+episode_scores.json  its score in each episode, of each row
 checksums/           of the checkpoints; damaged/ holds those that failed them
 multi_task/          the run of the multi-task baseline, a directory of the same kind
 """
@@ -129,7 +131,15 @@ class RunFiles:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            values = None
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: is damaged, not whole JSON; restore it, or start a new run in another --run-dir")
+        return values
 
 
 class RunDirectory(RunFiles):
@@ -150,6 +160,10 @@ class RunDirectory(RunFiles):
     def labels(self) -> dict[str, list[str]]:
         """The class names of each split."""
         return self._read("labels.json") or {}
+
+    def fingerprint(self) -> dict[str, str]:
+        """That of the data, of each split."""
+        return self._read("data.json") or {}
 
     def multi_task(self) -> "RunDirectory":
         """The run of the multi-task baseline, which may not exist."""
@@ -221,7 +235,7 @@ class RunDirectory(RunFiles):
         Raises:
             UserError: a split has other items or labels.
         """
-        known = self._read("data.json") or {}
+        known = self.fingerprint()
         if changed := [split for split in found if known.get(split) != found[split]]:
             raise UserError(
                 f"{self.path}: the data has changed since this run started (splits: {', '.join(changed)}); "

@@ -1,0 +1,114 @@
+"""Whether the test split of an application shares texts or names of classes with its training split."""
+
+import sys
+from typing import Any
+
+from fewshot_jax.applications.application import Application
+from fewshot_jax.applications.label_scoring import LabelScoring
+from fewshot_jax.applications.text_classification import TextClassification
+from fewshot_jax.applications.writing import Writing
+from fewshot_jax.data.leakage import SIMILAR, Leakage, Pair, find_leakage
+from fewshot_jax.data.sets import label_text
+from fewshot_jax.errors import UserError
+
+MOST_AT_START = 2_000_000  # characters that a start of training looks for nearly equal texts in: about a second
+MOST = 50_000_000  # that a check asked for looks in: about 3 GB of memory
+_SHOWN = 60  # characters of an example
+
+
+def leakage_of(application: Application, *, most_characters: int | None = None) -> Leakage | None:
+    """What the test split shares with the training split; None where there are no texts, or tasks are generated.
+
+    Args:
+        application: of a run.
+        most_characters: as of `find_leakage`.
+    """
+    if isinstance(application, TextClassification | LabelScoring):
+        sets = application.config.data.sets
+        texts = {split: application.splits[split].texts for split in ("train", "test")}
+        names = {split: [label_text(name, sets) for name in application.splits[split].classes] for split in texts}
+    elif isinstance(application, Writing) and application.pools is not None:
+        pools = application.pools
+        texts = {split: [example.source for example in pools[split]] for split in ("train", "test")}
+        names = {split: sorted({example.task for example in pools[split]}) for split in texts}
+    else:
+        return None
+    return find_leakage(
+        texts["train"],
+        texts["test"],
+        train_classes=names["train"],
+        test_classes=names["test"],
+        most_characters=most_characters,
+    )
+
+
+def warn_of_leakage(application: Application) -> None:
+    """Say on stderr what the test split of a run that begins shares with its training split, if it does."""
+    found = leakage_of(application, most_characters=MOST_AT_START)
+    if found is None:
+        return
+    lines = warnings_of(found)
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
+    if lines:
+        print("'fewshot-jax evaluate RUN --check-leakage' lists them; --quiet leaves this out", file=sys.stderr)
+    if found.near is None:
+        print(
+            f"note: more than {MOST_AT_START:,} characters of text; nearly equal ones in training and test were not "
+            "looked for ('fewshot-jax evaluate RUN --check-leakage' does)",
+            file=sys.stderr,
+        )
+
+
+def check_leakage(application: Application) -> Leakage:
+    """`leakage_of` an application that has texts.
+
+    Raises:
+        UserError: it has none.
+    """
+    found = leakage_of(application, most_characters=MOST)
+    if found is None:
+        kind = application.config.application
+        raise UserError(f"--check-leakage: the data of this run ({kind}) holds no texts to compare; leave it out")
+    return found
+
+
+def warnings_of(found: Leakage) -> list[str]:
+    """What is wrong, and what helps, a line for each kind; nothing where nothing is shared."""
+    many = f"{found.test_texts:,} test texts"
+    lines = []
+    if found.classes:
+        lines.append(
+            f"{len(found.classes):,} names of classes (or tasks) are in training and test (such as "
+            f"'{found.classes[0]}'), which is then not unseen; give both to one split"
+        )
+    if found.exact:
+        lines.append(
+            f"{len(found.exact):,} of {many} are training texts too ({_shown(found.exact[0])}); remove them from one"
+        )
+    if found.near:
+        first = found.near[0]
+        lines.append(
+            f"{len(found.near):,} of {many} are nearly training texts ({_shown(first)}, similarity "
+            f"{first.similarity:.2f}); remove from one split those that say the same"
+        )
+    return lines
+
+
+def to_json(found: Leakage) -> dict[str, Any]:
+    """Plain lists and numbers."""
+
+    def pairs(of: list[Pair] | None) -> list[dict[str, Any]] | None:
+        return None if of is None else [pair._asdict() for pair in of]
+
+    return {**found._asdict(), "exact": pairs(found.exact), "near": pairs(found.near), "similar": SIMILAR}
+
+
+def _shown(pair: Pair) -> str:
+    return f"such as {shortened(pair.test)!r}"
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."

@@ -1,0 +1,70 @@
+"""The score of every row in every episode of an evaluation, kept so that runs can be compared episode by episode."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewshot_jax.errors import UserError
+from fewshot_jax.whole_file import whole_file
+
+EPISODE_SCORES = "episode_scores.json"  # in the directory of a run
+EpisodeScores = Mapping[str, Mapping[int, np.ndarray]]  # row -> shots -> [episodes]
+
+
+def write_episode_scores(path: Path, scores: EpisodeScores, *, score: str, step: int) -> None:
+    """Write scores whole or not at all; null for what is not finite.
+
+    Args:
+        path: of the file.
+        scores: of each row at each number of shots, ``[episodes]``.
+        score: its name.
+        step: the checkpoint's.
+    """
+
+    def plain(values: np.ndarray) -> list[float | None]:
+        return [value if math.isfinite(value) else None for value in np.asarray(values, np.float64).tolist()]
+
+    rows = {row: {str(shots): plain(values) for shots, values in of.items()} for row, of in scores.items()}
+    with whole_file(path) as partial:
+        content = {"score": score, "checkpoint_step": step, "rows": rows}
+        partial.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_episode_scores(run_path: str | Path) -> dict[str, dict[int, np.ndarray]]:
+    """The scores of a run's last evaluation: row -> shots -> ``[episodes]`` float64, NaN for what was not finite.
+
+    Args:
+        run_path: directory of the run.
+
+    Raises:
+        UserError: the run was not evaluated, or the file is not whole.
+    """
+    return {
+        row: {int(shots): np.array(values, np.float64) for shots, values in of.items()}
+        for row, of in _content(Path(run_path))["rows"].items()
+    }
+
+
+def scored_step(run_path: str | Path) -> int:
+    """The step of the checkpoint whose scores a run keeps.
+
+    Args and errors as of `read_episode_scores`.
+    """
+    return int(_content(Path(run_path))["checkpoint_step"])
+
+
+def _content(run_path: Path) -> dict[str, Any]:
+    path = run_path / EPISODE_SCORES
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content["rows"], dict) and isinstance(content["checkpoint_step"], int):
+            return content
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; 'fewshot-jax evaluate {run_path}' writes it") from None
+    except (ValueError, KeyError, TypeError, OSError):
+        pass
+    raise UserError(f"{path}: holds no scores of episodes; 'fewshot-jax evaluate {run_path}' writes it anew")

@@ -1,0 +1,133 @@
+"""What is held out: every class once over the folds, by class, domain or data set; and what cannot be is said."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import fewshot_jax as fsj
+from fewshot_jax.applications.table import score_of
+from fewshot_jax.training.generalisation import ScoredPart, summary
+from fewshot_jax.training.holdout import Part, parts_of
+from tests.small_run import RUN, config_of, merged
+
+CLASSES = [f"{domain}{number}" for domain in "abcd" for number in range(6)]
+
+
+def write(path, labels):
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label", "domain"])
+        rows.writerows([f"text {i} of {label}", label, label[0]] for label in labels for i in range(5))
+    return path
+
+
+def of_file(tmp_path, **data):
+    write(tmp_path / "data.csv", CLASSES)
+    episodes = {"ways": 2, "within_group": False}
+    given = {"source": "files", "path": str(tmp_path / "data.csv"), "split_by": "label", **data}
+    return config_of(RUN, data=given, episodes=episodes, evaluation={"ways": 2})
+
+
+def of_sets(tmp_path):
+    for domain in "abcd":
+        write(tmp_path / f"{domain}.csv", [name for name in CLASSES if name[0] == domain])
+    sets = [f"{domain}.csv" for domain in "abcd"]
+    return of_file(tmp_path, path=str(tmp_path), sets=sets)
+
+
+def test_each_class_is_tested_once_over_the_folds_of_a_seed(tmp_path):
+    parts = parts_of(of_file(tmp_path), by="class", folds=4, seeds=(0, 5))
+    assert [part.name for part in parts] == [f"fold_{fold}_seed_{seed}" for seed in (0, 5) for fold in range(4)]
+    for of_seed in (parts[:4], parts[4:]):
+        assert sorted(name for part in of_seed for name in part.tested) == CLASSES
+    assert {part.tested for part in parts[:4]} != {part.tested for part in parts[4:]}, "each seed divides anew"
+    assert [part.config.seed for part in parts] == [0] * 4 + [5] * 4
+    assert all(part.held_out == part.tested for part in parts)
+
+
+def test_one_domain_left_out_at_a_time(tmp_path):
+    parts = parts_of(of_file(tmp_path, group_field="domain"), by="domain", folds=4)
+    assert sorted(part.held_out for part in parts) == [("a",), ("b",), ("c",), ("d",)]
+    assert all(len(part.tested) == 6 and {name[0] for name in part.tested} == set(part.held_out) for part in parts)
+
+
+def test_one_data_set_left_out_at_a_time(tmp_path):
+    parts = parts_of(of_sets(tmp_path), by="file", folds=4)
+    assert sorted(part.held_out for part in parts) == [("a",), ("b",), ("c",), ("d",)]
+    assert all(name.startswith(f"{part.held_out[0]}/") for part in parts for name in part.tested)
+
+
+def test_without_folds_each_seed_holds_out_a_share(tmp_path):
+    parts = parts_of(of_file(tmp_path), by="class", seeds=range(3))
+    assert [part.name for part in parts] == ["seed_0", "seed_1", "seed_2"]
+    assert {len(part.tested) for part in parts} == {6}
+    assert len({part.tested for part in parts}) == 3
+
+
+def test_a_given_class_split_stays_unless_something_is_to_be_held_out(tmp_path):
+    given = {"train": CLASSES[:12], "validation": CLASSES[12:18], "test": CLASSES[18:]}
+    (tmp_path / "split.json").write_text(json.dumps(given))
+    config = of_file(tmp_path, class_split=str(tmp_path / "split.json"))
+    assert {part.tested for part in parts_of(config, seeds=(0, 1))} == {tuple(CLASSES[18:])}
+    parts = parts_of(config, folds=2)
+    assert sorted(name for part in parts for name in part.tested) == CLASSES
+
+
+def test_the_tasks_of_other_data_are_held_out_too(tmp_path):
+    rows = [{"source": f"s{i} {task}", "target": f"t{i}", "task": task} for task in "uvwx" for i in range(4)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {
+        "application": "translation",
+        "data": {"source": "files", "path": str(tmp_path / "pairs.jsonl")},
+        "tokenizer": {"kind": "word", "max_length": 12, "buckets": [12]},
+        "evaluation": {"shots": [1], "queries": 2},
+    }
+    parts = parts_of(config_of(values), by="domain", folds=4)
+    assert sorted(part.tested for part in parts) == [("u",), ("v",), ("w",), ("x",)]
+    for by in ("class", "file"):
+        with pytest.raises(fsj.UserError, match=rf"--by {by}: translation has tasks .* --by domain"):
+            parts_of(config_of(values), by=by, folds=2)
+    with pytest.raises(fsj.UserError, match=r"--folds 2: translation draws a new task for each episode"):
+        parts_of(config_of(merged(values, data={"source": "generated", "path": None})), folds=2)
+
+
+def test_what_cannot_be_held_out_is_named_with_its_numbers(tmp_path):
+    config = of_file(tmp_path)
+    for wrong, message in (
+        ({"folds": 30}, r"fold_0_seed_0 .*data\.folds=30: there are 24 classes .*take 24 folds or fewer"),
+        ({"folds": 20}, r"fold_4_seed_0 .*test split: 1 classes, but episodes have 2 ways; .*fewer --folds"),
+        ({"folds": 1}, r"--folds 1: expected at least 2"),
+        ({"folds": 2, "seeds": (1, 1)}, r"--seeds 1 1: expected each seed once"),
+        ({"folds": 2, "seeds": (-1,)}, r"seed=-1"),
+        ({}, r"give --folds K, or several --seeds"),
+        ({"folds": 2, "by": "domain"}, r"--by domain: the texts have no domains; .*--data\.group_field"),
+        ({"folds": 2, "by": "file"}, r"--by file: there is one data set; .*--data\.sets"),
+    ):
+        with pytest.raises(fsj.UserError, match=message):
+            parts_of(config, **wrong)
+    regression = config_of({"application": "regression"})
+    with pytest.raises(fsj.UserError, match=r"--folds 2: regression draws a new task"):
+        parts_of(regression, folds=2)
+    assert [part.config.seed for part in parts_of(regression, seeds=(0, 3))] == [0, 3]
+
+
+def test_scores_are_put_together_over_parts_and_paired_within():
+    rng, config = np.random.default_rng(0), config_of(RUN)
+    tested = []
+    for number in range(5):
+        floor = rng.random(40)
+        scores = {"protonet": {1: floor + 0.1 * number}, "TF-IDF centroid": {1: floor}, "other": {1: floor}}
+        tested.append(ScoredPart(Part(f"seed_{number}", config), scores))
+    tested[3].scores.pop("other")
+    result = summary(tested)
+    assert result.bootstrapped
+    assert list(result.scores) == ["protonet", "TF-IDF centroid"], "rows that all parts have"
+    assert result.score == score_of(config)
+    means = [one.scores["protonet"][1].mean() for one in tested]
+    assert result.scores["protonet"][1].mean == pytest.approx(np.mean(means))
+    gain = result.gains["TF-IDF centroid"][1]
+    assert gain.mean == pytest.approx(0.2)
+    assert 0 <= gain.low < 0.2 < gain.high <= 0.4, "paired: only the parts differ, by 0 to 0.4"
+    assert not summary(tested[:4]).bootstrapped
