@@ -1,10 +1,15 @@
 """A run of seconds, for tests of what is around the learning: its config, and what it left."""
 
+import zlib
+
 import jax
 
+from fewshot_jax.applications.table import build_application
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.training import loop
 from fewshot_jax.training.checkpoints import Checkpoints
+from fewshot_jax.training.metrics import MetricsFile
+from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.training.state import initial_state
 
 DATA = {
@@ -47,3 +52,23 @@ def last_state(run, step):
 
 def config_of(values, **sections):
     return from_dict(merged(values, **sections))
+
+
+def saved_run(folder, values):
+    """The path of a run with one checkpoint, of parameters moved at random: training some would take longer."""
+    config = config_of(values)
+    run, application = RunDirectory(folder / "run"), build_application(config)
+    run.start(application, application.fingerprint())
+    state = initial_state(config, application.functions(training=True))
+
+    def moved(path, leaf):
+        key = jax.random.fold_in(jax.random.key(1), zlib.crc32(jax.tree_util.keystr(path).encode()))
+        return leaf + 0.2 * jax.random.normal(key, leaf.shape, leaf.dtype)
+
+    state = state._replace(step=state.step + 1, meta_params=jax.tree_util.tree_map_with_path(moved, state.meta_params))
+    checkpoints = Checkpoints(run.checkpoints, application.score)
+    checkpoints.save(state, {}, {application.score.metric: 0.5})
+    checkpoints.close()
+    MetricsFile(run.metrics).write({"step": 1, application.score.metric: 0.5})
+    run.write("result.json", {"steps": 1})
+    return run.path

@@ -210,8 +210,11 @@ def save_language_model(model: LanguageModel, run: Path) -> None:
 
 
 def _read_codec(path: Path) -> dict[str, Any]:
-    around = json.loads(path.read_text(encoding="utf-8"))
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in around.items()}
+    try:
+        around = json.loads(path.read_text(encoding="utf-8"))
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in around.items()}
+    except (OSError, ValueError, AttributeError):
+        raise UserError(f"{path}: is missing or damaged; restore it, or train or adapt again") from None
 
 
 def _load(directory: Path, head: HeadKind | None, dtype: jnp.dtype) -> Pretrained:

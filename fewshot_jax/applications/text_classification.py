@@ -216,7 +216,14 @@ def split_data(records: list[Record], config: DataConfig) -> dict[str, TextSplit
     names = sorted({getattr(record, by) for record in records})
     if names == [""]:  # files without a group_field
         raise UserError("data.split_by: the texts have no groups to split by; set data.group_field, or split by label")
-    return split_records(records, class_members(names, config), by=by)
+    splits = split_records(records, class_members(names, config), by=by)
+    if not splits["train"].texts:
+        found = f"{len(names)} {by}{'' if len(names) == 1 else 's'}"
+        raise UserError(
+            f"train split: has no texts: the data has {found} to divide among three splits; add some, or see "
+            "data.fractions and data.class_split"
+        )
+    return splits
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from fewshot_jax.cli.examples import example_of
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import read_config
 from fewshot_jax.errors import UserError
@@ -18,13 +19,18 @@ Arguments = TypeVar("Arguments")
 
 
 def parse(kind: type[Arguments], command: str, arguments: Sequence[str], default: Arguments | None = None) -> Arguments:
-    """Parse the arguments of a command; exits with code 2 and a message if they are wrong."""
-    return tyro.cli(
-        kind,
-        prog=f"fewshot-jax {command}",
-        args=list(arguments),
-        default=tyro.MISSING_NONPROP if default is None else default,
-    )
+    """Parse the arguments of a command; exits with code 2 and a message if they are wrong, with 0 after its help."""
+    try:
+        return tyro.cli(
+            kind,
+            prog=f"fewshot-jax {command}",
+            args=list(arguments),
+            default=tyro.MISSING_NONPROP if default is None else default,
+        )
+    except SystemExit as end:
+        if not end.code and (example := example_of(command)):
+            print(example)
+        raise
 
 
 def config_path(command: str, arguments: Sequence[str]) -> Path | None:

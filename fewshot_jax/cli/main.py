@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fewshot_jax.cli.examples import example_of
 from fewshot_jax.config_file import nearest
 from fewshot_jax.errors import Terminated, UserError
 
@@ -18,7 +19,12 @@ COMMANDS = {
     "evaluate": ("fewshot_jax.cli.evaluate", "evaluate a run on unseen classes, beside the floors"),
     "adapt": ("fewshot_jax.cli.adapt", "adapt a run to a file of labelled texts and save the model"),
     "predict": ("fewshot_jax.cli.predict", "label the texts of a file with an adapted model"),
+    "tune": ("fewshot_jax.cli.tune", "search hyperparameters by validation scores"),
+    "report": ("fewshot_jax.cli.report", "write one HTML file on runs: curves, floors, what repeats them"),
+    "export": ("fewshot_jax.cli.export", "write a run's model as a Hugging Face directory"),
+    "data": ("fewshot_jax.cli.data", "list, validate and preview data"),
     "env": ("fewshot_jax.cli.env", "print versions, devices and the compilation cache"),
+    "completion": ("fewshot_jax.cli.completion", "print a script that completes commands in bash, zsh or fish"),
 }
 
 
@@ -35,6 +41,7 @@ def usage() -> str:
             *lines,
             "",
             "'fewshot-jax COMMAND --help' explains a command.",
+            example_of("train"),
         ]
     )
 

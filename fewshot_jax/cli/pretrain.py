@@ -21,6 +21,7 @@ class Arguments(ProcessArguments):
         config: YAML file; any of its fields can be overridden, as in --corpus.path texts.jsonl.
         run_dir: directory for the config, the packed texts, checkpoints, metrics and model of the run.
         quiet: print no progress.
+        wandb: project on Weights & Biases that gets the metrics too (needs the package wandb).
         json: print the result as JSON.
         settings: the fields of the config.
     """
@@ -28,6 +29,7 @@ class Arguments(ProcessArguments):
     config: tyro.conf.Positional[Path]
     run_dir: Path
     quiet: bool = False
+    wandb: str | None = None
     json: bool = False
     settings: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
 
@@ -40,7 +42,7 @@ def run(arguments: Sequence[str]) -> None:
 
     parsed.join()
     with resumable():
-        result = pretrain(parsed.settings, parsed.run_dir, quiet=parsed.quiet)
+        result = pretrain(parsed.settings, parsed.run_dir, quiet=parsed.quiet, wandb=parsed.wandb)
     if not is_first():
         return
     if parsed.json:

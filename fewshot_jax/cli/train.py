@@ -21,6 +21,7 @@ class Arguments(ProcessArguments):
         config: YAML file; any of its fields can be overridden, as in --inner.steps 3.
         run_dir: directory for the config, checkpoints, metrics and pictures of the run.
         quiet: print no progress.
+        wandb: project on Weights & Biases that gets the metrics too (needs the package wandb).
         json: print the evaluation as JSON.
         settings: the fields of the config.
     """
@@ -28,6 +29,7 @@ class Arguments(ProcessArguments):
     config: tyro.conf.Positional[Path]
     run_dir: Path
     quiet: bool = False
+    wandb: str | None = None
     json: bool = False
     settings: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
@@ -40,7 +42,7 @@ def run(arguments: Sequence[str]) -> None:
 
     parsed.join()
     with resumable():
-        evaluation = train(parsed.settings, parsed.run_dir, quiet=parsed.quiet)
+        evaluation = train(parsed.settings, parsed.run_dir, quiet=parsed.quiet, wandb=parsed.wandb)
     if evaluation is None or not is_first():
         return
     if parsed.json:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from fewshot_jax.data.examples import Example, folded, names
 from fewshot_jax.data.fields import listed, name, objects, required, string, strings, task_of
-from fewshot_jax.data.files import jsonl_rows, read_text, suffix_of
+from fewshot_jax.data.files import Problems, each, jsonl_rows, read_text, suffix_of
 from fewshot_jax.errors import UserError
 
 # The two roles, as chat templates call them.
@@ -52,7 +52,11 @@ class Dialogue(NamedTuple):
 
 
 def read_dialogues(
-    path: str | PurePath, *, speakers: Mapping[str, str] = SPEAKERS, task: str = "task"
+    path: str | PurePath,
+    *,
+    speakers: Mapping[str, str] = SPEAKERS,
+    task: str = "task",
+    problems: Problems | None = None,
 ) -> list[Dialogue]:
     """Read dialogues from a `.jsonl` file, or a `.gz` of one: one a line, in one of two shapes.
 
@@ -67,6 +71,7 @@ def read_dialogues(
         path: the file.
         speakers: a speaker's name in the file, in lower case -> `USER` or `ASSISTANT`.
         task: the field of the task; a dialogue without it and without services has the file's name.
+        problems: gets what is wrong with single dialogues; None to raise the first.
 
     Returns:
         The dialogues in the order of the file; at least one.
@@ -80,7 +85,8 @@ def read_dialogues(
             f"{path}: cannot read dialogues from files of type '{suffix_of(path)}'. Use .jsonl (one dialogue per line) "
             "or .jsonl.gz."
         )
-    return [_dialogue(path, line, row, speakers, task) for line, row in jsonl_rows(path, read_text(path), {}, _LINE)]
+    rows = jsonl_rows(path, read_text(path), {}, _LINE, problems)
+    return each(rows, lambda line, row: _dialogue(path, line, row, speakers, task), problems)
 
 
 def replies(

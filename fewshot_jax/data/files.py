@@ -2,6 +2,8 @@
 
 Files are UTF-8, with or without a byte order mark, and may be gzipped. Whatever is wrong
 with one is a `UserError` that names the file, the line (counted from 1) and the remedy.
+Readers of rows raise the first; given a list of `problems`, they put there what is wrong
+with single rows, and leave those out.
 """
 
 import csv
@@ -10,9 +12,9 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 from fewshot_jax.data.fields import check_fields, kind, listed, name, string
 from fewshot_jax.data.records import Record
@@ -25,10 +27,17 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 # A row and the line on which it starts.
 Row = tuple[int, dict[str, Any]]
+Problems = list[UserError]
+Made = TypeVar("Made")
 
 
 def read_records(
-    path: str | PurePath, *, text: str = "text", label: str = "label", group: str | None = None
+    path: str | PurePath,
+    *,
+    text: str = "text",
+    label: str = "label",
+    group: str | None = None,
+    problems: Problems | None = None,
 ) -> list[Record]:
     """Read labelled texts from a `.jsonl`, `.csv` or `.tsv` file, or a `.gz` of one.
 
@@ -40,6 +49,7 @@ def read_records(
         text: the field (JSONL) or column (CSV, TSV) of the text.
         label: that of the label.
         group: that of the group; without it the groups are empty.
+        problems: gets what is wrong with single rows; None to raise the first.
 
     Returns:
         The records in the order of the file; at least one.
@@ -51,14 +61,40 @@ def read_records(
     fields = {_TEXT: text, _LABEL: label}
     if group is not None:
         fields["data.group_field"] = group
-    return [
-        Record(
-            string(f"{path}, line {line}", text, row[text]),
-            name(f"{path}, line {line}", label, row[label]),
-            "" if group is None else name(f"{path}, line {line}", group, row[group]),
+
+    def record(line: int, row: dict[str, Any]) -> Record:
+        place = f"{path}, line {line}"
+        return Record(
+            string(place, text, row[text]),
+            name(place, label, row[label]),
+            "" if group is None else name(place, group, row[group]),
         )
-        for line, row in read_rows(path, fields)
-    ]
+
+    return each(read_rows(path, fields, problems=problems), record, problems)
+
+
+def each(
+    rows: Iterable[Row], make: Callable[[int, dict[str, Any]], Made], problems: Problems | None = None
+) -> list[Made]:
+    """Return what ``make(line, row)`` gives for each row; those it refuses are raised, or noted and left out.
+
+    Raises:
+        UserError: a row is refused, and there are no `problems` to note it in.
+    """
+    made = []
+    for line, row in rows:
+        try:
+            made.append(make(line, row))
+        except UserError as error:
+            note(problems, error)
+    return made
+
+
+def note(problems: Problems | None, error: UserError) -> None:
+    """Put an error among the problems of a file, or raise it where nobody collects them."""
+    if problems is None:
+        raise error
+    problems.append(error)
 
 
 def read_texts(
@@ -87,13 +123,16 @@ def read_texts(
     return [row for _, row in numbered], texts
 
 
-def read_rows(path: Path, fields: Mapping[str, str], plain: bool = False) -> Iterator[Row]:
+def read_rows(
+    path: Path, fields: Mapping[str, str], plain: bool = False, problems: Problems | None = None
+) -> Iterator[Row]:
     """Yield the rows of a file and the lines, counted from 1, on which they start.
 
     Args:
         path: a `.jsonl`, `.csv` or `.tsv` file, or a `.gz` of one.
         fields: what every row must have: the option that names a field -> its name.
         plain: a `.txt` file is taken too; its rows have the one field of `fields`.
+        problems: gets what is wrong with single rows; None to raise the first.
 
     Raises:
         UserError: the file, or a line of it, cannot be read, or lacks a field.
@@ -109,12 +148,12 @@ def read_rows(path: Path, fields: Mapping[str, str], plain: bool = False) -> Ite
         )
     content = read_text(path)
     if suffix == ".jsonl":
-        rows = jsonl_rows(path, content, fields, json.dumps(dict.fromkeys(fields.values(), "...")))
+        rows = jsonl_rows(path, content, fields, json.dumps(dict.fromkeys(fields.values(), "...")), problems)
     elif suffix == ".txt":
         (field,) = fields.values()
         rows = ((line, {field: text}) for line, text in plain_lines(content))
     else:
-        rows = _delimited_rows(path, content, fields, _DELIMITERS[suffix])
+        rows = _delimited_rows(path, content, fields, _DELIMITERS[suffix], problems)
     return rows
 
 
@@ -173,7 +212,9 @@ def _lines(content: str) -> Iterator[tuple[int, str]]:
     return enumerate(io.StringIO(content, newline=None), start=1)
 
 
-def jsonl_rows(path: Path, content: str, fields: Mapping[str, str], example: str) -> Iterator[Row]:
+def jsonl_rows(
+    path: Path, content: str, fields: Mapping[str, str], example: str, problems: Problems | None = None
+) -> Iterator[Row]:
     """Yield the objects of JSONL with their lines; blank lines are skipped.
 
     Args:
@@ -181,6 +222,7 @@ def jsonl_rows(path: Path, content: str, fields: Mapping[str, str], example: str
         content: its text.
         fields: as in `read_rows`.
         example: a line as it should be, for messages.
+        problems: as in `read_rows`.
 
     Raises:
         UserError: a line is not a JSON object, or lacks a field.
@@ -189,23 +231,33 @@ def jsonl_rows(path: Path, content: str, fields: Mapping[str, str], example: str
         if not text.strip():
             continue
         try:
-            row = json.loads(text.rstrip())
-        except (json.JSONDecodeError, RecursionError) as error:
-            place = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-            raise UserError(
-                f"{path}, line {line}: broken JSON{place} ({getattr(error, 'msg', error)}). "
-                f"Write one object per line, such as {example}."
-            ) from None
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{path}, line {line}: {kind(row)} where an object is needed. "
-                f"Write one object per line, such as {example}."
-            )
-        check_fields(f"{path}, line {line}", "field", row, fields)
-        yield line, row
+            row = _json_object(f"{path}, line {line}", text.rstrip(), example)
+            check_fields(f"{path}, line {line}", "field", row, fields)
+        except UserError as error:
+            note(problems, error)
+        else:
+            yield line, row
 
 
-def _delimited_rows(path: Path, content: str, fields: Mapping[str, str], delimiter: str) -> Iterator[Row]:
+def _json_object(place: str, text: str, example: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits
+        column = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UserError(
+            f"{place}: broken JSON{column} ({getattr(error, 'msg', error)}). Write one object per line, such as "
+            f"{example}."
+        ) from None
+    if not isinstance(row, dict):
+        raise UserError(
+            f"{place}: {kind(row)} where an object is needed. Write one object per line, such as {example}."
+        )
+    return row
+
+
+def _delimited_rows(
+    path: Path, content: str, fields: Mapping[str, str], delimiter: str, problems: Problems | None
+) -> Iterator[Row]:
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
     line, count = 1, 0  # a row may span lines: `line` is the one on which it starts
@@ -215,28 +267,51 @@ def _delimited_rows(path: Path, content: str, fields: Mapping[str, str], delimit
                 pass
             elif not header:
                 header = [column.strip() for column in row]
-                if repeated := sorted({c for c in header if header.count(c) > 1}):
-                    raise UserError(
-                        f"{path}, line {line}: the header repeats {listed(repeated)}. Give every column its own name."
-                    )
-                check_fields(f"{path}, line {line}", "column", header, fields)
+                _check_header(f"{path}, line {line}", header, fields, delimiter)
             elif len(row) != len(header):
-                raise UserError(
-                    f"{path}, line {line}: {len(row)} columns where the header has "
-                    f"{len(header)} ({listed(header)}). Put double quotes around a value that "
-                    f"contains the delimiter {delimiter!r}, and fill in missing values."
+                count += 1
+                note(
+                    problems,
+                    UserError(
+                        f"{path}, line {line}: {len(row)} columns where the header has "
+                        f"{len(header)} ({listed(header)}). Put double quotes around a value that "
+                        f"contains the delimiter {delimiter!r}, and fill in missing values."
+                    ),
                 )
             else:
                 count += 1
                 yield line, dict(zip(header, row, strict=True))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(
-            f"{path}, line {line}: the row that starts here is not valid ({error}). A value that "
-            "begins with a double quote must end with one; double the quotes inside it."
-        ) from None
+        note(problems, _broken_row(path, line, error, delimiter))
+        return
     if not count:
         raise UserError(f"{path}: only a header, no rows. Add at least one row below it.")
+
+
+def _broken_row(path: Path, line: int, error: csv.Error, delimiter: str) -> UserError:
+    if "field larger than field limit" in str(error):
+        return UserError(
+            f"{path}, line {line}: the row that starts here has a value of more than {csv.field_size_limit():,} "
+            f"characters. Is a double quote before it left open, or the delimiter not {delimiter!r}? Shorten the "
+            "value, or write the file as .jsonl, which has no limit."
+        )
+    return UserError(
+        f"{path}, line {line}: the row that starts here is not valid ({error}). A value that "
+        "begins with a double quote must end with one; double the quotes inside it."
+    )
+
+
+def _check_header(place: str, header: list[str], fields: Mapping[str, str], delimiter: str) -> None:
+    """Raise unless a header names each column once, and the needed ones among them."""
+    if repeated := sorted({c for c in header if header.count(c) > 1}):
+        raise UserError(f"{place}: the header repeats {listed(repeated)}. Give every column its own name.")
+    if len(header) == 1 and (found := next((c for c in ",;\t|" if c != delimiter and c in header[0]), None)):
+        raise UserError(
+            f"{place}: the header is one column, {listed(header)}, and seems to be divided by {found!r}. Divide the "
+            f"columns by {delimiter!r}, or name a file with tabs .tsv."
+        )
+    check_fields(place, "column", header, fields)
 
 
 def plain_lines(content: str) -> Iterator[tuple[int, str]]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path, PurePath
+from typing import Any
 
 from fewshot_jax.data.examples import Example, folded
 from fewshot_jax.data.fields import string, task_of
-from fewshot_jax.data.files import plain_lines, read_rows, read_text
+from fewshot_jax.data.files import Problems, each, plain_lines, read_rows, read_text
 from fewshot_jax.errors import UserError
 
 # Where the name of a field can be given.
@@ -19,6 +20,7 @@ def read_pairs(
     task_field: str = "task",
     source: str = "source",
     target: str = "target",
+    problems: Problems | None = None,
 ) -> list[Example]:
     """Read pairs from a `.jsonl`, `.csv` or `.tsv` file, or a `.gz` of one.
 
@@ -28,6 +30,7 @@ def read_pairs(
         task_field: the field or column of the task, which rows need not have.
         source: the field (JSONL) or column (CSV, TSV) of the text.
         target: that of its translation.
+        problems: gets what is wrong with single rows; None to raise the first.
 
     Returns:
         The pairs in the order of the file, at least one; their keys are the source texts.
@@ -36,12 +39,13 @@ def read_pairs(
         UserError: the file, or a line of it, cannot be read as a pair.
     """
     path = Path(path).expanduser()
-    pairs = []
-    for line, row in read_rows(path, {_SOURCE: source, _TARGET: target}):
+
+    def pair(line: int, row: dict[str, Any]) -> Example:
         place = f"{path}, line {line}"
         own = task_of(place, row, task_field, path) if task is None else task
-        pairs.append(_pair(string(place, source, row[source]), string(place, target, row[target]), own))
-    return pairs
+        return _pair(string(place, source, row[source]), string(place, target, row[target]), own)
+
+    return each(read_rows(path, {_SOURCE: source, _TARGET: target}, problems=problems), pair, problems)
 
 
 def read_aligned(source_path: str | PurePath, target_path: str | PurePath, *, task: str = "") -> list[Example]:

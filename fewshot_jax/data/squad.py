@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from fewshot_jax.data.fields import check_fields, kind, name, objects, required, string, task_of
-from fewshot_jax.data.files import read_rows, read_text, suffix_of
+from fewshot_jax.data.files import Problems, each, note, read_rows, read_text, suffix_of
 from fewshot_jax.errors import UserError
 
 # Where the name of a field can be given.
@@ -53,6 +53,7 @@ def read_questions(
     context: str = "context",
     answer: str | None = None,
     task: str = "task",
+    problems: Problems | None = None,
 ) -> list[Question]:
     """Read questions from SQuAD's `.json`, or from flat rows of `.jsonl`, `.csv` or `.tsv` (or a `.gz` of one).
 
@@ -68,6 +69,7 @@ def read_questions(
         context: that of the context.
         answer: that of the answer or answers; without it `answers`, or else `answer`.
         task: that of the task, which becomes the article; where a row has none, it is the file's name.
+        problems: gets what is wrong with single questions; None to raise the first.
 
     Returns:
         The questions in the order of the file; at least one.
@@ -77,27 +79,27 @@ def read_questions(
     """
     path = Path(path).expanduser()
     if suffix_of(path) == ".json":
-        return read_squad(path)
-    questions = []
-    for line, row in read_rows(path, {question: question, context: context}):
+        return read_squad(path, problems=problems)
+
+    def asked(line: int, row: dict[str, Any]) -> Question:
         place = f"{path}, line {line}"
         field = answer or ("answers" if "answers" in row else "answer")
         check_fields(place, "field", row, {field: field})
         string(place, context, row[context])
-        questions.append(
-            Question(
-                row[context],
-                string(place, question, row[question]),
-                _flat_answers(place, field, row[field], row[context]),
-                task_of(place, row, task, path),
-                name(place, "id", row["id"]) if "id" in row else f"line {line}",
-            )
+        return Question(
+            row[context],
+            string(place, question, row[question]),
+            _flat_answers(place, field, row[field], row[context]),
+            task_of(place, row, task, path),
+            name(place, "id", row["id"]) if "id" in row else f"line {line}",
         )
-    _check_ids(path, questions)
+
+    questions = each(read_rows(path, {question: question, context: context}, problems=problems), asked, problems)
+    _check_ids(path, questions, problems)
     return questions
 
 
-def read_squad(path: str | PurePath, *, answered: bool = True) -> list[Question]:
+def read_squad(path: str | PurePath, *, answered: bool = True, problems: Problems | None = None) -> list[Question]:
     """Read questions from SQuAD's JSON (v1.1 or v2), or a `.gz` of it.
 
     ``{"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question", "answers":
@@ -108,6 +110,7 @@ def read_squad(path: str | PurePath, *, answered: bool = True) -> list[Question]
     Args:
         path: the file.
         answered: questions have answers; False to read none.
+        problems: gets what is wrong with single questions; None to raise the first.
 
     Returns:
         The questions in the order of the file; at least one.
@@ -117,21 +120,21 @@ def read_squad(path: str | PurePath, *, answered: bool = True) -> list[Question]
     """
     path = Path(path).expanduser()
     questions = []
-    content = _read_json(path)
+    content = read_json(path)
     for number, article in enumerate(objects(str(path), "data", required(str(path), content, "data")), start=1):
         place = f"{path}, article {number}"
         title = name(place, "title", article["title"], "article") if article.get("title") else f"article {number}"
         place = f"{path}, article '{title}'"
         paragraphs = objects(place, "paragraphs", required(place, article, "paragraphs"))
         for position, paragraph in enumerate(paragraphs, start=1):
-            questions += _questions(path, f"{place}, paragraph {position}", title, paragraph, answered)
-    if not questions:
+            questions += _questions(path, f"{place}, paragraph {position}", title, paragraph, answered, problems)
+    if not questions and not problems:
         raise UserError(f"{path}: no questions ('qas') in its articles. Give it at least one.")
-    _check_ids(path, questions)
+    _check_ids(path, questions, problems)
     return questions
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path) -> Mapping[str, Any]:
     """Return the JSON object in a file."""
     try:
         content = json.loads(read_text(path))
@@ -147,29 +150,29 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _questions(path: Path, place: str, title: str, paragraph: Mapping[str, Any], answered: bool) -> list[Question]:
+def _questions(
+    path: Path, place: str, title: str, paragraph: Mapping[str, Any], answered: bool, problems: Problems | None
+) -> list[Question]:
     """Return the questions of one paragraph; ``place`` names it."""
     context = required(place, paragraph, "context")
     string(place, "context", context, "paragraph")
-    questions = []
-    for position, entry in enumerate(objects(place, "qas", required(place, paragraph, "qas")), start=1):
+
+    def asked(position: int, entry: Mapping[str, Any]) -> Question:
         numbered = f"{place}, question {position}"
         identity = name(numbered, "id", required(numbered, entry, "id"), "question")
         where = f"{path}, article '{title}', question '{identity}'"
         text = string(where, "question", required(where, entry, "question"), "question")
         if not answered:
-            questions.append(Question(context, text, (), title, identity))
-            continue
+            return Question(context, text, (), title, identity)
         answers = objects(where, "answers", required(where, entry, "answers"))
         if (impossible := entry.get("is_impossible")) is not None and bool(impossible) == bool(answers):
             raise UserError(
                 f"{where}: 'is_impossible' is {str(bool(impossible)).lower()} but there are {len(answers)} 'answers'. "
                 "Correct one of the two; answers that only seem right belong in 'plausible_answers'."
             )
-        questions.append(
-            Question(context, text, tuple(_answer(where, context, found) for found in answers), title, identity)
-        )
-    return questions
+        return Question(context, text, tuple(_answer(where, context, found) for found in answers), title, identity)
+
+    return each(enumerate(objects(place, "qas", required(place, paragraph, "qas")), start=1), asked, problems)
 
 
 def _flat_answers(place: str, field: str, value: object, context: str) -> tuple[Answer, ...]:
@@ -223,12 +226,13 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _check_ids(path: Path, questions: list[Question]) -> None:
+def _check_ids(path: Path, questions: list[Question], problems: Problems | None) -> None:
     """Raise if two questions have one id."""
     seen: dict[str, Question] = {}
     for question in questions:
         if (first := seen.setdefault(question.id, question)) is not question:
-            raise UserError(
+            taken = UserError(
                 f"{path}, question '{question.id}': the 'id' is taken twice, in article '{first.article}' and in "
                 f"article '{question.article}'. Give every question an 'id' of its own."
             )
+            note(problems, taken)

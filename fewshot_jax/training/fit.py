@@ -22,6 +22,7 @@ from fewshot_jax.training.metrics import MetricsFile, Progress, Speed, StopWatch
 from fewshot_jax.training.run_directory import RunFiles
 from fewshot_jax.training.state import TrainState
 from fewshot_jax.training.step import GradFn, Metrics, step_on_mesh
+from fewshot_jax.training.weights_and_biases import Tracker
 from fewshot_jax.types import MetaParams, PyTree
 from fewshot_jax.versions import versions
 
@@ -52,6 +53,7 @@ class Fit:
         remedy: for those.
         items, unit, title: what a step takes, and words for the progress.
         timing: ``(speed of the last steps or None, items per second since the start) -> columns of the log``.
+        report: ``(step, numbers)``, told of each validation; what it raises ends the run. None for nobody.
     """
 
     state: Callable[[], TrainState]
@@ -73,6 +75,7 @@ class Fit:
     unit: str
     title: str
     timing: Callable[[Speed | None, float], Mapping[str, float | None]]
+    report: Callable[[int, Mapping[str, float]], None] | None = None
 
 
 def even_mesh(items: int, name: str, parallel: ParallelConfig, *, quiet: bool) -> Mesh:
@@ -112,8 +115,14 @@ def even_mesh(items: int, name: str, parallel: ParallelConfig, *, quiet: bool) -
     return mesh
 
 
-def fit(job: Fit, run: RunFiles, *, quiet: bool = False) -> dict[str, Any]:
+def fit(job: Fit, run: RunFiles, *, quiet: bool = False, wandb: str | None = None) -> dict[str, Any]:
     """Train from the last checkpoint of a run, or from the start, to the last step.
+
+    Args:
+        job: what to do.
+        run: where its files go.
+        quiet: no progress.
+        wandb: project on Weights & Biases that gets the metrics too; None for none.
 
     Returns:
         The run's result: ``steps, best_step``, the judge's metric there, ``seconds, resumed_at`` and versions.
@@ -134,7 +143,9 @@ def fit(job: Fit, run: RunFiles, *, quiet: bool = False) -> dict[str, Any]:
         print(f"{run.path}: goes on after step {start} of {job.steps}", file=sys.stderr)
 
     step_fn = step_on_mesh(job.grad, job.optimizer, divided, steps=job.steps, spike_factor=recovery.spike_factor)
-    metrics_file = MetricsFile(run.metrics, after=start, read_only=not is_first())
+    tracked = wandb is not None and is_first()
+    sinks = [Tracker(str(wandb), run.path, after=start, config=job.record["config"])] if tracked else []
+    metrics_file = MetricsFile(run.metrics, after=start, read_only=not is_first(), sinks=sinks)
     progress = Progress(job.steps, start=start, items=job.items, unit=job.unit, title=job.title, quiet=quiet)
     watch = StopWatch()
     recent: list[dict[str, float]] = []
@@ -200,6 +211,8 @@ def fit(job: Fit, run: RunFiles, *, quiet: bool = False) -> dict[str, Any]:
                         progress.line(step, {"loss": float(host_values(metrics["loss"])), **judged})
                     checkpoints.save(state, job.record, judged)
                     watch.resume()
+                    if judged is not None and job.report is not None:
+                        job.report(step, judged)
                 if last:
                     raise Terminated(f"{run.path}: told to end, saved at step {step} of {job.steps}")
     finally:

@@ -16,6 +16,7 @@ from fewshot_jax.config_file import from_dict, read_config, to_dict
 from fewshot_jax.data.loader import prefetch
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
+from fewshot_jax.evaluation.leakage import warn_of_leakage
 from fewshot_jax.parallel.mesh import batch_shards, local_copy
 from fewshot_jax.parallel.processes import check_agreement, first_alone, gather_json, is_first
 from fewshot_jax.training.evaluate import evaluate_application
@@ -28,17 +29,29 @@ from fewshot_jax.training.results import Evaluation
 from fewshot_jax.training.run_directory import RunDirectory, resolve
 from fewshot_jax.training.state import initial_state, learning_rate, outer_optimizer, run_keys
 from fewshot_jax.training.step import guarded_step, meta_gradient
+from fewshot_jax.training.weights_and_biases import check_installed
 from fewshot_jax.types import MetaParams
 from fewshot_jax.versions import versions
 
+Report = Callable[[int, float], None]  # (step, validation score)
 
-def train(config: Config | str | Path, run_dir: str | Path, *, quiet: bool = False) -> Evaluation | None:
+
+def train(
+    config: Config | str | Path,
+    run_dir: str | Path,
+    *,
+    quiet: bool = False,
+    report: Report | None = None,
+    wandb: str | None = None,
+) -> Evaluation | None:
     """Meta-train; on an existing run directory of the same config, go on with it.
 
     Args:
         config: a `Config`, or the path of a YAML file.
         run_dir: where the run's files go; see `run_directory`.
         quiet: no progress.
+        report: ``(step, score)``, told of each validation of the learner; what it raises ends the run.
+        wandb: project on Weights & Biases that gets the metrics of the learner too; None for none.
 
     Returns:
         The evaluation on the test classes, or None without ``evaluation.at_end``.
@@ -49,13 +62,17 @@ def train(config: Config | str | Path, run_dir: str | Path, *, quiet: bool = Fal
             directory; the message names place and remedy.
         Terminated: the process was told to end (SIGTERM), and a checkpoint is saved.
     """
+    if wandb is not None:
+        check_installed(wandb)
     config = resolve(config if isinstance(config, Config) else read_config(config))
     run = RunDirectory(run_dir)
     with held(run, config):
-        return _train_and_evaluate(config, run, quiet or not is_first())
+        return _train_and_evaluate(config, run, quiet or not is_first(), report, wandb)
 
 
-def _train_and_evaluate(config: Config, run: RunDirectory, quiet: bool) -> Evaluation | None:
+def _train_and_evaluate(
+    config: Config, run: RunDirectory, quiet: bool, report: Report | None = None, wandb: str | None = None
+) -> Evaluation | None:
     if config.learner.plan and run.resumable():
         config = dataclasses.replace(config, learner=run.config().learner)
     beside = config.baselines.multi_task and config.evaluation.at_end and config.learner.name != "multi_task"
@@ -67,6 +84,8 @@ def _train_and_evaluate(config: Config, run: RunDirectory, quiet: bool) -> Evalu
     check_agreement({"resumable": resumable, "finished": finished, **fingerprint}, "run directories or data")
     if resumable:
         run.check_data(fingerprint)
+    if not (resumable or quiet):
+        warn_of_leakage(application)
     if not (resumable and finished):
         _check_traceable(application)
         if beside:
@@ -74,7 +93,7 @@ def _train_and_evaluate(config: Config, run: RunDirectory, quiet: bool) -> Evalu
         if config.learner.plan and not resumable:
             chosen = planned(application, quiet=quiet)  # by times, which differ between processes
             application = application.with_config(from_dict(gather_json(to_dict(chosen))[0]))
-    _train(application, fingerprint, run, quiet)
+    _train(application, fingerprint, run, quiet, report, wandb)
     if beside:
         if not quiet:
             print("the multi-task baseline, trained on as many items:", file=sys.stderr)
@@ -126,7 +145,14 @@ def _check_traceable(application: Application) -> None:
         raise UserError(f"the config does not fit the model: {message}") from error
 
 
-def _train(application: Application, fingerprint: dict[str, str], run: RunDirectory, quiet: bool) -> None:
+def _train(
+    application: Application,
+    fingerprint: dict[str, str],
+    run: RunDirectory,
+    quiet: bool,
+    report: Report | None = None,
+    wandb: str | None = None,
+) -> None:
     """Start a run on data of a fingerprint, or go on with it, where it is not finished."""
     if not run.resumable():
         with first_alone() as here:
@@ -167,8 +193,9 @@ def _train(application: Application, fingerprint: dict[str, str], run: RunDirect
         unit="tasks",
         title="meta-training",
         timing=lambda speed, rate: {"tasks_per_second": rate, "input_share": speed and speed.input_share},
+        report=None if report is None else lambda step, judged: report(step, judged[score.metric]),
     )
-    result = fit(job, run, quiet=quiet)
+    result = fit(job, run, quiet=quiet, wandb=wandb)
     if is_first():
         learning_curve(run.metrics, run.learning_curve, score)
     run.write("result.json", result)

@@ -1,50 +1,74 @@
-"""Metrics of a run: one JSON object a line, and a progress bar where someone looks."""
+"""Metrics of a run: one JSON object a line, the same for TensorBoard, and a progress bar where someone looks."""
 
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from fewshot_jax.training.tensorboard import EventFile
 from fewshot_jax.whole_file import whole_file
+
+TENSORBOARD = "tensorboard"  # its folder in a run directory
+
+
+class Sink(Protocol):
+    """Where rows of metrics go beside ``metrics.jsonl``."""
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Take a row with a ``step``; its numbers are finite, or None."""
+
+    def close(self) -> None:
+        """Take no more."""
 
 
 class MetricsFile:
     """Appends to ``metrics.jsonl``; a resumed run first drops what came after its step.
 
+    The numbers go to an event file for TensorBoard too, in the folder beside it.
+
     Args:
         path: the file.
         after: keep only the lines up to this step.
         read_only: write nothing: another process does.
+        sinks: where the rows go as well.
 
     Attributes:
         seconds: the time of the last line that was kept.
     """
 
-    def __init__(self, path: Path, *, after: int = 0, read_only: bool = False):
+    def __init__(self, path: Path, *, after: int = 0, read_only: bool = False, sinks: Sequence[Sink] = ()):
         kept = [row for row in read_metrics(path) if row["step"] <= after] if path.exists() else []
         self.seconds = max((row.get("seconds", 0.0) for row in kept), default=0.0)
+        self._sinks = list(sinks)
         if read_only:
             path = Path(os.devnull)
         else:
             with whole_file(path) as partial:
                 partial.write_text("".join(_line(row) for row in kept), encoding="utf-8")
+            self._sinks.append(EventFile(path.parent / TENSORBOARD, after=after))
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one line; numbers that are not finite become null."""
-        self._file.write(_line(row))
+        plain = {name: _plain(value) for name, value in row.items()}
+        self._file.write(_line(plain))
+        for sink in self._sinks:
+            sink.write(plain)
 
     def close(self) -> None:
         self._file.close()
+        for sink in self._sinks:
+            sink.close()
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps({name: _plain(value) for name, value in row.items()}, allow_nan=False) + "\n"
+    return json.dumps(row, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:
@@ -55,13 +79,16 @@ def _plain(value: Any) -> Any:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a metrics file; a torn last line (a killed run) is left out."""
+    """Read the rows of a metrics file; a torn line (a killed run), and what follows it, is left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             break
+        if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
+            break
+        rows.append(row)
     return rows
 
 
@@ -109,7 +136,7 @@ class StopWatch:
 
 
 class Progress:
-    """A bar with rate and time left on a terminal; a line now and then elsewhere.
+    """A bar with steps, rate, loss, last score and time left on a terminal; a line for each validation elsewhere.
 
     Args:
         total: steps of the run.
@@ -136,7 +163,7 @@ class Progress:
         quiet: bool = False,
     ):
         self._total, self._start, self._items, self._unit, self._quiet = total, start, items, unit, quiet
-        self._began = time.monotonic()
+        self._began, self._judged = time.monotonic(), dict[str, float]()
         self._bar = None
         if not quiet and sys.stderr.isatty():
             from rich.console import Console
@@ -161,18 +188,23 @@ class Progress:
         rate = self.rate(step) if self.measured is None else self.measured
         return f"{rate:,.{1 if rate < 1000 else 0}f} {self._unit}/s"
 
+    def _left(self, step: int) -> str:
+        """The time left, at the mean rate since the start."""
+        seconds = round((self._total - step) * self._items / max(self.rate(step), 1e-9))
+        return f"{timedelta(seconds=seconds)} left" if step < self._total else "done"
+
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the state after a step."""
         if self._bar is not None:
-            self._bar.update(
-                self._task, completed=step, status=f"{self.rate(step):.1f} {self._unit}/s {_words(metrics)}"
-            )
+            status = f"{self._shown(step)}  {_words({**metrics, **self._judged})}"
+            self._bar.update(self._task, completed=step, status=status)
 
     def line(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Report a validation."""
+        """Report a validation, whose scores the bar shows from now on."""
+        self._judged = {name: value for name, value in metrics.items() if name != "loss"}
         if self._quiet:
             return
-        text = f"step {step}/{self._total}  {self._shown(step)}  {_words(metrics)}"
+        text = f"step {step}/{self._total}  {self._shown(step)}  {_words(metrics)}  {self._left(step)}"
         if self._bar is not None:
             self._bar.console.print(text)
         else:

@@ -36,6 +36,7 @@ from fewshot_jax.training.metrics import Speed, read_metrics
 from fewshot_jax.training.pretraining_directory import PretrainingDirectory, resolve
 from fewshot_jax.training.state import TrainState, first_state, learning_rate, outer_optimizer, run_keys
 from fewshot_jax.training.utilisation import peak_flops, training_flops
+from fewshot_jax.training.weights_and_biases import check_installed
 from fewshot_jax.versions import versions
 
 
@@ -46,7 +47,9 @@ class HeldOut(NamedTuple):
     larger_is_better: bool = False
 
 
-def pretrain(config: PretrainConfig | str | Path, run_dir: str | Path, *, quiet: bool = False) -> dict[str, Any]:
+def pretrain(
+    config: PretrainConfig | str | Path, run_dir: str | Path, *, quiet: bool = False, wandb: str | None = None
+) -> dict[str, Any]:
     """Train a language model on raw texts; on an existing run directory of the same config, go on with it.
 
     Args:
@@ -54,6 +57,7 @@ def pretrain(config: PretrainConfig | str | Path, run_dir: str | Path, *, quiet:
         run_dir: where the run's files go; see `pretraining_directory`. ``RUN/model`` is the trained model, for
             `load_pretrained` and for transformers.
         quiet: no progress.
+        wandb: project on Weights & Biases that gets the metrics too; None for none.
 
     Returns:
         The contents of ``result.json``: ``validation_loss`` (nats per token) and ``validation_perplexity`` of the
@@ -65,16 +69,18 @@ def pretrain(config: PretrainConfig | str | Path, run_dir: str | Path, *, quiet:
             remedy.
         Terminated: the process was told to end (SIGTERM), and a checkpoint is saved.
     """
+    if wandb is not None:
+        check_installed(wandb)
     config = resolve(config if isinstance(config, PretrainConfig) else read_config(config, PretrainConfig))
     if config.model.pretrained is not None:
         given = str(directory_of(config.model.pretrained))
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=given))
     run = PretrainingDirectory(run_dir)
     with held(run, config):
-        return _pretrain(config, run, quiet or not is_first())
+        return _pretrain(config, run, quiet or not is_first(), wandb)
 
 
-def _pretrain(config: PretrainConfig, run: PretrainingDirectory, quiet: bool) -> dict[str, Any]:
+def _pretrain(config: PretrainConfig, run: PretrainingDirectory, quiet: bool, wandb: str | None) -> dict[str, Any]:
     if run.resumable() and (result := run.result()) is not None:
         if not quiet:
             print(f"{run.path}: the training of this run is finished", file=sys.stderr)
@@ -102,7 +108,7 @@ def _pretrain(config: PretrainConfig, run: PretrainingDirectory, quiet: bool) ->
                 del documents
     if corpus is None:
         corpus = read_corpus(asked, run)
-    result = _train(config, run, pretrained, corpus, asked, quiet=quiet)
+    result = _train(config, run, pretrained, corpus, asked, quiet=quiet, wandb=wandb)
     run.write("result.json", result)
     return result
 
@@ -115,6 +121,7 @@ def _train(
     asked: Questions,
     *,
     quiet: bool,
+    wandb: str | None,
 ) -> dict[str, Any]:
     """Train, draw the learning curve, write the model; the result to be written."""
     batch, module, steps = config.batch, pretrained.module, config.optimizer.steps
@@ -179,7 +186,7 @@ def _train(
         title="pretraining",
         timing=timing,
     )
-    result = fit(job, run, quiet=quiet)
+    result = fit(job, run, quiet=quiet, wandb=wandb)
     if is_first():
         loss_curve(run.metrics, run.learning_curve)
     best = result["best_step"]

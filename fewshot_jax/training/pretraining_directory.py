@@ -5,6 +5,8 @@ tokenizer/           the tokenizer, as transformers reads it
 data/                the packed windows of training and held-out documents; not needed once the run has ended
 data.json            how many documents, tokens and windows there are; written when data/ is whole
 metrics.jsonl        a line every few steps, and one for each validation
+tensorboard/         the same numbers, in event files for TensorBoard
+wandb.json           with --wandb: under which name the run goes on there
 checkpoints/         Orbax, one folder a step
 learning_curve.png
 model/               the best checkpoint as a Hugging Face directory, with the tokenizer

@@ -6,6 +6,7 @@ labels.json          the label names of each split
 data.json            a fingerprint of each split's data
 metrics.jsonl        a line every few steps, and one for each validation
 tensorboard/         the same numbers, in event files for TensorBoard
+wandb.json           with --wandb: under which name the run goes on there
 checkpoints/         Orbax, one folder a step
 learning_curve.png
 adapted_curves.png   what the learner makes of a few tasks (regression)

@@ -124,9 +124,9 @@ def poisoned(patch, steps):
     """Make the loss of one task NaN, and the gradient, at some steps."""
     meta_gradient = loop.meta_gradient
 
-    def changed(learner):
+    def changed(learner, *shards):
         def grad(meta_params, episodes, key, progress):
-            grads, metrics = meta_gradient(learner)(meta_params, episodes, key, progress)
+            grads, metrics = meta_gradient(learner, *shards)(meta_params, episodes, key, progress)
             bad = jnp.isin(jnp.round(progress * STEPS) + 1, jnp.array(steps))
             factor = jnp.where(bad, jnp.nan, 1.0)
             metrics = {

@@ -259,9 +259,9 @@ def poison(patch, *, at, many=1):
     """Make the meta-gradient and a task's loss NaN from a step on, so many times."""
     meta_gradient = loop.meta_gradient
 
-    def poisoned(learner):
+    def poisoned(learner, *shards):
         def grad(meta_params, episodes, key, progress):
-            grads, metrics = meta_gradient(learner)(meta_params, episodes, key, progress)
+            grads, metrics = meta_gradient(learner, *shards)(meta_params, episodes, key, progress)
             step = jnp.round(progress * STEPS) + 1
             factor = jnp.where((step >= at) & (step < at + many), jnp.nan, 1.0)
             bad = {name: metrics[name].at[1].multiply(factor) for name in ("task_loss", "support_loss")}

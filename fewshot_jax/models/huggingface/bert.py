@@ -12,7 +12,7 @@ from fewshot_jax.models.stack import StackShape
 from fewshot_jax.models.transformer import HeadKind, HeadShape, ModelShape
 
 _LAYER = "encoder/blocks"
-_REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
 def _stack(config: Config, *, mlp_width: int, activation: str, dropout: float, epsilon: float) -> StackShape:
@@ -33,7 +33,7 @@ def _stack(config: Config, *, mlp_width: int, activation: str, dropout: float, e
     )
 
 
-def _bert_stack(config: Config) -> StackShape:
+def bert_stack(config: Config) -> StackShape:
     expect(config, "is_decoder", False)
     expect(config, "add_cross_attention", False)
     expect(config, "position_embedding_type", "absolute")
@@ -61,7 +61,7 @@ def _head(kind: HeadKind | None, config: Config, lm_activation: str, classifier:
 def _bert(config: Config, kind: HeadKind | None) -> ModelShape:
     return ModelShape(
         vocab_size=config.vocab_size,
-        encoder=_bert_stack(config),
+        encoder=bert_stack(config),
         head=_head(kind, config, config.hidden_act, "tanh"),
         pad_id=config.pad_token_id,
     )
@@ -71,7 +71,7 @@ def _roberta(config: Config, kind: HeadKind | None) -> ModelShape:
     # The table's first rows are those before the padding token's id, and its own.
     before = config.pad_token_id + 1
     stack = replace(
-        _bert_stack(config),
+        bert_stack(config),
         max_length=config.max_position_embeddings - before,
         position_offset=before,
         positions_skip_padding=True,
@@ -144,7 +144,7 @@ BERT = Family(
     readable={"BertForPreTraining": "masked_lm"},
     copies={"cls.predictions.bias": "cls.predictions.decoder.bias"},
     ignored=(_POSITION_IDS, r"cls\.seq_relationship\..*"),
-    required=_REQUIRED,
+    required=REQUIRED,
 )
 
 ROBERTA = Family(
@@ -170,7 +170,7 @@ ROBERTA = Family(
     },
     copies={"lm_head.bias": "lm_head.decoder.bias"},
     ignored=(_POSITION_IDS,),
-    required=(*_REQUIRED, "pad_token_id"),
+    required=(*REQUIRED, "pad_token_id"),
 )
 
 _D = "transformer.layer.{}"

@@ -7,6 +7,7 @@ from fewshot_jax.models.huggingface.gpt2 import GPT2
 from fewshot_jax.models.huggingface.llama import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3
 from fewshot_jax.models.huggingface.modernbert import MODERNBERT
 from fewshot_jax.models.huggingface.t5 import T5
+from fewshot_jax.models.huggingface.xlm_roberta_xl import XLM_ROBERTA_XL
 
 FAMILIES: dict[str, Family] = {
     "bart": BART,
@@ -21,4 +22,5 @@ FAMILIES: dict[str, Family] = {
     "qwen3": QWEN3,
     "roberta": ROBERTA,
     "t5": T5,
+    "xlm-roberta-xl": XLM_ROBERTA_XL,
 }

@@ -1,0 +1,112 @@
+"""Which application a file of examples is for, by its columns."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+
+from fewshot_jax.data.fields import kind, listed
+from fewshot_jax.data.files import jsonl_rows, read_rows, read_text, suffix_of
+from fewshot_jax.data.squad import read_json
+from fewshot_jax.errors import UserError
+
+# Of each application that reads files of texts: the columns (CSV, TSV) or fields (JSONL) that it needs. Of several
+# names in one place, any will do.
+NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "text_classification": (("text",), ("label",)),
+    "question_answering": (("question",), ("context",), ("answer", "answers")),
+    "translation": (("source",), ("target",)),
+    "dialogue": (("turns",),),
+}
+_EXAMPLE = '{"text": "...", "label": "..."}'
+
+
+def detect_application(path: str | PurePath, *, text: str = "text", label: str = "label") -> str:
+    """Return the name of the application whose columns a file has; SQuAD's JSON is of question answering.
+
+    The columns are those of the header (CSV, TSV) or the fields of the first line (JSONL); no other row is checked.
+
+    Args:
+        path: a `.csv`, `.tsv`, `.jsonl` or `.json` file, or a `.gz` of one.
+        text: the column of the text of a classification, where the user has named another.
+        label: that of the label.
+
+    Raises:
+        UserError: the file cannot be read, or its columns are those of no application, or of several.
+    """
+    path = Path(path).expanduser()
+    if suffix_of(path) == ".json":
+        return _of_json(path)
+    columns = columns_of(path)
+    needs = {**NEEDS, "text_classification": ((text,), (label,))}
+    fitting = [name for name, places in needs.items() if all(set(place) & set(columns) for place in places)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise UserError(
+            f"{path}: has the columns of {' and of '.join(fitting)} ({listed(columns)}). Say which by --application, "
+            "or leave out the columns of the others."
+        )
+    raise UserError(
+        f"{path}, line {_first_line(path)}: its columns are {listed(columns)}, which fit no application: "
+        f"{_needed(needs)}.{_near(columns, needs)} Rename them in the file, or give --text-field and --label-field."
+    )
+
+
+def _first_line(path: Path) -> int:
+    """Return the number of the first line that is not blank: of the header, or of the first object."""
+    content = read_text(path)
+    return content[: len(content) - len(content.lstrip())].count("\n") + 1
+
+
+def columns_of(path: Path) -> list[str]:
+    """Return the columns of a file's header, or the fields of its first object.
+
+    Raises:
+        UserError: the file, or its first row, cannot be read.
+    """
+    if suffix_of(path) == ".jsonl":
+        rows = jsonl_rows(path, read_text(path), {}, _EXAMPLE)
+    else:
+        rows = read_rows(path, {})
+    return list(next(rows)[1])
+
+
+def _of_json(path: Path) -> str:
+    content = _json_of(path)
+    if "data" not in content:
+        raise UserError(
+            f"{path}: its fields are {listed(content)}, and not SQuAD's 'data'. Write one object per line in a .jsonl "
+            f"file: {_needed(NEEDS)}."
+        )
+    return "question_answering"
+
+
+def _json_of(path: Path) -> Mapping[str, object]:
+    """Return the JSON object of a file; of a list, say how it becomes a file that can be read."""
+    content = read_text(path)
+    if content.lstrip().startswith("["):
+        try:
+            found = kind(json.loads(content))
+        except (json.JSONDecodeError, RecursionError):
+            return read_json(path)  # which says where it is broken
+        raise UserError(
+            f"{path}: {found} where SQuAD's object is needed. Write its members into a .jsonl file, one object per "
+            "line, for example with `jq -c '.[]'`."
+        )
+    return read_json(path)
+
+
+def _needed(needs: Mapping[str, tuple[tuple[str, ...], ...]]) -> str:
+    """Return what each application needs, in words."""
+    told = (f"{name} needs {', '.join(' or '.join(place) for place in places)}" for name, places in needs.items())
+    return "; ".join(told)
+
+
+def _near(columns: list[str], needs: Mapping[str, tuple[tuple[str, ...], ...]]) -> str:
+    """Return a guess at the first column that is almost a needed one."""
+    wanted = [name for places in needs.values() for place in places for name in place]
+    for column in columns:
+        if column not in wanted and (near := difflib.get_close_matches(column.casefold(), wanted, n=1, cutoff=0.75)):
+            return f" There is no column '{near[0]}'. Did you mean '{column}'?"
+    return ""

@@ -1,0 +1,230 @@
+"""A run's model as a Hugging Face directory: the meta-learned initialisation, in the format of a known family.
+
+What reads and writes texts has the format already. The text encoder of our own is, up to names, XLM-RoBERTa-XL with
+norms before the layers and BERT with norms after them. What stands around it has no counterpart and is left out.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from fewshot_jax.algorithms.gradient_based import RATES
+from fewshot_jax.applications.language_model import MODEL_OF_A_RUN, TOKENIZER, LanguageModel, language_model
+from fewshot_jax.applications.table import application_of
+from fewshot_jax.applications.text_classification import pretrained_encoder, text_functions
+from fewshot_jax.applications.writing import writing_functions
+from fewshot_jax.config import Config
+from fewshot_jax.config.applications import HEADS, WRITERS
+from fewshot_jax.data.tokenization import SPECIAL_TOKENS, load_tokenizer
+from fewshot_jax.errors import UserError
+from fewshot_jax.models.huggingface.fresh import new_module
+from fewshot_jax.models.huggingface.load import load_pretrained
+from fewshot_jax.models.huggingface.pretrained import Pretrained, build, read_config
+from fewshot_jax.models.huggingface.save import save_pretrained
+from fewshot_jax.models.lora import lora, merge_lora
+from fewshot_jax.models.transformer import HeadKind
+from fewshot_jax.training.evaluate import restore_best_of
+from fewshot_jax.training.run_directory import RunDirectory, check_writable
+from fewshot_jax.types import MetaParams, Params
+
+
+class Exported(NamedTuple):
+    """A run's model.
+
+    Attributes:
+        model: as `save_pretrained` takes it.
+        notes: what is left out, and how its texts are to be written.
+    """
+
+    model: Pretrained
+    notes: list[str]
+
+
+def export(run_dir: str | Path, output: str | Path, *, force: bool = False) -> list[str]:
+    """Write a run's model as a new directory that transformers and `load_pretrained` read.
+
+    Args:
+        run_dir: of 'fewshot-jax train' (its best checkpoint: the meta-learned initialisation) or of
+            'fewshot-jax pretrain'.
+        output: the directory, written whole or not at all.
+        force: replace a model that is there.
+
+    Returns:
+        What is left out, and how the model's texts are to be written.
+
+    Raises:
+        UserError: there is no run, its model is none of texts, or the output is there already or cannot be written.
+    """
+    output = Path(output)
+    _check_output(output, force)
+    model, notes = exported(RunDirectory(run_dir))
+    try:
+        output.absolute().parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.absolute().parent))
+    except OSError as error:
+        raise UserError(f"{output}: cannot write here ({error}); see --output") from None
+    try:
+        save_pretrained(partial, model)
+        partial.chmod(0o755)
+        if output.exists():
+            shutil.rmtree(output)
+        os.replace(partial, output)
+    except OSError as error:
+        raise UserError(f"{output}: cannot write here ({error}); see --output") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return notes
+
+
+def _check_output(output: Path, force: bool) -> None:
+    """Raise a UserError unless a model can be written as a directory; what is no model is never replaced."""
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        if not force:
+            raise UserError(f"{output}: is there already; give another --output, or --force to replace it")
+        if not (output / "config.json").is_file() or (output / "config.yaml").exists():
+            raise UserError(f"{output}: is no exported model (config.json), and is not replaced; give another --output")
+    check_writable(output, flag="--output")
+
+
+def exported(run: RunDirectory) -> Exported:
+    """The model of a run's best checkpoint.
+
+    Raises:
+        UserError: there is no run, it has no checkpoint, or its model is none of texts.
+    """
+    if (model := _pretrained_here(run)) is not None:
+        return Exported(model, [])
+    config = run.config()
+    if config.kind not in (*HEADS, *WRITERS):
+        raise UserError(
+            f"{run.path}: is a run of {config.application}, whose model no class of transformers has; export serves "
+            "models of texts"
+        )
+    made = _classifier(run, config) if config.kind in HEADS else _writer(run, config)
+    if run.result() is None:
+        made.notes.append(f"{run.path} is unfinished; this is its best checkpoint so far")
+    return made
+
+
+def _pretrained_here(run: RunDirectory) -> Pretrained | None:
+    """The model of a pretraining run, which has weights in its directory; None of others."""
+    directory = run.path / MODEL_OF_A_RUN
+    return load_pretrained(directory) if any(directory.glob("*.safetensors")) else None
+
+
+def _writer(run: RunDirectory, config: Config) -> Exported:
+    kind: Any = application_of(config)
+    options = {"keep_end": getattr(kind, "keep_end", False), "chat": getattr(kind, "chat", False)}
+    model = language_model(config, **options, texts=list, saved=run.path, weights=False)
+    functions_of = getattr(kind, "functions_of", writing_functions)
+    meta_params = restore_best_of(run, functions_of(config, model, training=True))
+    sizes = {name: getattr(config.model, name) for name in ("width", "layers", "heads", "mlp_width", "dropout")}
+    head: HeadKind = "span" if config.model.architecture == "encoder" else "causal_lm"
+    if model.home is not None:
+        given = read_config(model.home)
+    else:
+        vocabulary = model.codec.tokenizer.get_vocab_size()
+        given, _, _ = new_module(config.model.architecture, vocab_size=vocabulary, head=head, **sizes)
+    made = Pretrained(
+        config=given,
+        module=build(given, head, jnp.float32),
+        params=_merged(meta_params["params"], config),
+        head=head,
+        path=model.home or run.path / TOKENIZER,
+    )
+    return Exported(made, [_written_as(model), *_extras(meta_params)])
+
+
+def _written_as(model: LanguageModel) -> str:
+    """The tokens around a text, which a tokenizer of transformers does not all put there."""
+    codec = model.codec
+    before, after = (" ".join(str(codec.tokenizer.id_to_token(i)) for i in ids) for ids in (codec.begin, codec.middle))
+    read, end = f"{before} SOURCE {after}".strip(), codec.tokenizer.id_to_token(codec.end)
+    return f"a source is read as {read}; {end} ends a text"
+
+
+def _classifier(run: RunDirectory, config: Config) -> Exported:
+    pretrained = pretrained_encoder(config, run.path, weights=False)
+    tokenizer = load_tokenizer(run.path / TOKENIZER) if pretrained is None else pretrained.codec.tokenizer
+    functions = text_functions(
+        config,
+        vocab_size=tokenizer.get_vocab_size(),
+        ways=config.episodes.ways,
+        training=True,
+        joint_classes=len(run.labels().get("train", [])),
+        pretrained=pretrained,
+    )
+    meta_params = restore_best_of(run, functions)
+    features = _merged(meta_params["params"]["features"], config)
+    notes = [
+        "hidden states are exported; what makes one vector of a text (pooling, scale, n-grams) and labels of "
+        "vectors has no counterpart: 'fewshot-jax adapt' keeps all of it"
+    ]
+    if pretrained is not None:
+        assert pretrained.home is not None
+        given, params = read_config(pretrained.home), features["encoder"]["transformer"]
+        path = pretrained.home
+    else:
+        given, params = encoder_config(config, tokenizer.get_vocab_size()), encoder_params(config, features["encoder"])
+        path = run.path / TOKENIZER
+    made = Pretrained(config=given, module=build(given, None, jnp.float32), params=params, path=path)
+    if pretrained is None and made.tokenizer is not None:
+        made.tokenizer.model_max_length = config.tokenizer.max_length
+    if config.model.context_width:
+        notes.append("the context of a task is left out; at its start it is zero and changes nothing")
+    return Exported(made, [*notes, *_extras(meta_params)])
+
+
+def encoder_config(config: Config, vocab_size: int) -> Any:
+    """The config of transformers for a text encoder of our own (`models.encoder.Encoder`)."""
+    from transformers import CONFIG_MAPPING
+
+    model, pre = config.model, config.model.norm == "pre"
+    fields = {
+        "vocab_size": vocab_size,
+        "hidden_size": model.width,
+        "num_hidden_layers": model.layers,
+        "num_attention_heads": model.heads,
+        "intermediate_size": model.mlp_width,
+        # The first of XLM-RoBERTa's rows is of padding, whose id is 0.
+        "max_position_embeddings": config.tokenizer.max_length + (1 if pre else 0),
+        "type_vocab_size": 1,
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6,
+        "hidden_dropout_prob": model.dropout,
+        "attention_probs_dropout_prob": 0.0,
+        "pad_token_id": SPECIAL_TOKENS.index("[PAD]"),
+        "bos_token_id": SPECIAL_TOKENS.index("[CLS]"),
+        "eos_token_id": SPECIAL_TOKENS.index("[SEP]"),
+    }
+    return CONFIG_MAPPING["xlm-roberta-xl" if pre else "bert"].from_dict(fields)
+
+
+def encoder_params(config: Config, params: Params) -> Params:
+    """The parameters of an `Encoder` as those of a `Transformer` of `encoder_config`."""
+    flat: dict[str, Any] = flatten_dict(params, sep="/")
+    position = flat["position_embedding/embedding"]
+    if config.model.norm == "pre":
+        position = jnp.concatenate([jnp.zeros_like(position[:1]), position])
+    renamed = {name if name.startswith("token_embedding/") else f"encoder/{name}": leaf for name, leaf in flat.items()}
+    kept = {name: leaf for name, leaf in renamed.items() if not name.startswith("encoder/context/")}
+    kept["encoder/position_embedding/embedding"] = position
+    kept["encoder/type_embedding/embedding"] = jnp.zeros((1, config.model.width), position.dtype)
+    return unflatten_dict(kept, sep="/")
+
+
+def _merged(params: Params, config: Config) -> Params:
+    """The parameters with a low-rank change folded in, where the run has one."""
+    return merge_lora(params, lora(rank=config.model.lora_rank)) if config.model.lora_rank else params
+
+
+def _extras(meta_params: MetaParams) -> list[str]:
+    """What the learner learned beside the initialisation."""
+    others = sorted(meta_params.keys() - {"params"})
+    named = ["inner rates" if name == RATES else name for name in others]
+    return [f"left out: the learned {', '.join(named)}"] if named else []

@@ -1,0 +1,72 @@
+"""The metrics of a run on Weights & Biases, where the package wandb is installed and a project is named."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fewshot_jax.errors import UserError, first_line
+from fewshot_jax.training.tensorboard import scalars
+from fewshot_jax.whole_file import whole_file
+
+RECORD = "wandb.json"  # in a run directory: the id under which the run goes on
+
+
+def check_installed(project: str) -> Any:
+    """Return the package.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import wandb
+    except ImportError:
+        raise UserError(
+            f"--wandb {project}: needs the package wandb, which is not installed. Install it with `pip install wandb`, "
+            "or leave the flag out: RUN/tensorboard has the same numbers."
+        ) from None
+    return wandb
+
+
+class Tracker:
+    """Sends rows of metrics to a project; a resumed run goes on as the same run there.
+
+    Weights & Biases takes steps in their order only: those that a killed run had sent and a resumed one takes again
+    are ignored, and they are the same numbers.
+
+    Args:
+        project: its name.
+        directory: of the run.
+        after: the step that the run goes on from; 0 for a run that begins.
+        config: of the run, in plain values.
+
+    Raises:
+        UserError: the package is not installed, or nobody is logged in.
+    """
+
+    def __init__(self, project: str, directory: Path, *, after: int, config: Mapping[str, Any]):
+        wandb, path = check_installed(project), directory / RECORD
+        known = json.loads(path.read_text(encoding="utf-8"))["id"] if after and path.exists() else None
+        try:
+            self._run = wandb.init(
+                project=project,
+                name=directory.resolve().name,
+                dir=str(directory),
+                config=dict(config),
+                id=known,
+                resume="allow",
+            )
+        except Exception as error:  # its own kinds, among them that of a missing login
+            raise UserError(
+                f"--wandb {project}: cannot start ({first_line(error)}). Run `wandb login`, set WANDB_MODE=offline, or "
+                "leave the flag out."
+            ) from error
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps({"project": project, "id": self._run.id}) + "\n", encoding="utf-8")
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Send the numbers of a row with a ``step``."""
+        self._run.log(scalars(row), step=row["step"])
+
+    def close(self) -> None:
+        self._run.finish()
