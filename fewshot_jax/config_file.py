@@ -122,20 +122,31 @@ def read_config(path: str | Path, kind: type[Any] = Config) -> Any:
         UserError: the file is missing, is no YAML, or has a wrong field; the
             message names the file and the line or the field.
     """
-    path = Path(path)
+    return from_dict(read_yaml(Path(path)), source=str(path), kind=kind)
+
+
+def read_yaml(path: Path, what: str = "config") -> Any:
+    """Read a YAML file, in which no key may stand twice in a mapping.
+
+    Args:
+        path: of the file.
+        what: it is, for messages.
+
+    Raises:
+        UserError: the file is missing or is no YAML; the message names the file and the line.
+    """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # a SafeLoader
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # a SafeLoader
     except FileNotFoundError:
-        raise UserError(f"{path}: no such config file") from None
+        raise UserError(f"{path}: no such {what} file") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}: the config is not UTF-8; save it as UTF-8") from None
+        raise UserError(f"{path}: the {what} is not UTF-8; save it as UTF-8") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot read the config ({error.strerror}); give a YAML file") from None
+        raise UserError(f"{path}: cannot read the {what} ({error.strerror}); give a YAML file") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         raise UserError(f"{path}:{line} not valid YAML ({getattr(error, 'problem', error)})") from None
-    return from_dict(values, source=str(path), kind=kind)
 
 
 def write_config(config: Any, path: Path) -> None:

@@ -55,6 +55,15 @@ def test_compile_time(tmp_path):
     assert all(row["first_step_seconds"] > row["compile_seconds"] > 0 for row in rows)
 
 
+@pytest.mark.slow
+def test_tuning(tmp_path):
+    printed, rows = run("tuning", tmp_path / "out.json")
+    assert [row["way"] for row in rows] == ["anew", "traced", "grid"]
+    assert all(row["points"] == 4 and row["relative_error"] < 1e-3 for row in rows)
+    assert rows[2]["ratio"] == rows[2]["again_ratio"] == 1
+    assert "ratio to grid" in printed
+
+
 def test_episode_sampling(tmp_path):
     printed, rows = run("episode_sampling", tmp_path / "out.json")
     assert [row["done"] for row in rows] == ["drawn", "gathered", "n-grams", "augmented"]

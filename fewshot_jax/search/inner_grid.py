@@ -1,0 +1,215 @@
+"""Inner rates and numbers of steps of a trained run: the whole grid in one compiled program."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fewshot_jax.algorithms.gradient_based import RATES
+from fewshot_jax.algorithms.inner_loop import query_key
+from fewshot_jax.applications.application import Score, evaluation_steps
+from fewshot_jax.applications.table import build_application
+from fewshot_jax.config import WITHOUT_A_LOOP, Config
+from fewshot_jax.errors import UserError, require
+from fewshot_jax.evaluation.episodic import Judge, evaluate_episodes, over_episodes
+from fewshot_jax.training.evaluate import restore_best_of
+from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.run_directory import RunDirectory
+from fewshot_jax.training.state import run_keys
+from fewshot_jax.types import Episode, Key, MetaLearner, MetaParams, PyTree
+from fewshot_jax.whole_file import whole_file
+
+INNER_GRID = "inner_grid.json"  # in the run's directory
+GRID_CHUNK = 8  # points at once: memory grows with it
+
+
+class InnerGrid(NamedTuple):
+    """Validation scores of a run at other inner rates and numbers of steps than those of its training.
+
+    Attributes:
+        run: name of the run's directory.
+        score: of the application.
+        rates: of the inner loop; where the learner learned rates, multiples of those.
+        learned: whether it did.
+        steps: numbers of them.
+        shots: at which the scores are means.
+        episodes: at each number of shots.
+        scores: ``[rates, steps]``.
+        own: rate and steps of the run's evaluation.
+    """
+
+    run: str
+    score: Score
+    rates: tuple[float, ...]
+    learned: bool
+    steps: tuple[int, ...]
+    shots: tuple[int, ...]
+    episodes: int
+    scores: np.ndarray
+    own: tuple[float, int]
+
+    @property
+    def best(self) -> tuple[float, int, float]:
+        """Rate, steps and score of the best point; the first of equals. One that diverged is none."""
+        sign = 1 if self.score.larger_is_better else -1
+        values = np.where(np.isfinite(self.scores), sign * self.scores, -np.inf)
+        rate, steps = np.unravel_index(values.argmax(), values.shape)
+        return self.rates[int(rate)], self.steps[int(steps)], float(self.scores[rate, steps])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and numbers; null for what diverged."""
+        rate, steps, score = self.best
+        return {
+            "run": self.run,
+            "score": self.score.name,
+            "larger_is_better": self.score.larger_is_better,
+            "rates": list(self.rates),
+            "rates_are_multiples": self.learned,
+            "steps": list(self.steps),
+            "shots": list(self.shots),
+            "episodes": self.episodes,
+            "scores": [[value if math.isfinite(value) else None for value in row] for row in self.scores.tolist()],
+            "own": {"rate": self.own[0], "steps": self.own[1]},
+            "best": {"rate": rate, "steps": steps, "score": score if math.isfinite(score) else None},
+        }
+
+
+def grid_scores(
+    learner: MetaLearner,
+    judge: Judge,
+    *,
+    rates: Sequence[float],
+    steps: Sequence[int],
+    grid_chunk: int = GRID_CHUNK,
+    task_chunk: int | None = None,
+) -> Callable[..., PyTree]:
+    """Compile ``(meta_params, episodes, rng, first) -> scores [T, rates, steps]`` of a learner.
+
+    The points of the grid are traced rates and numbers of steps, vmapped a chunk at a time; each takes as many steps
+    as the most of them, of which those beyond its own change nothing.
+
+    Args:
+        learner: without dropout, built for at least as many steps as the most of the grid.
+        judge: of the outputs of its ``predict``; one number a task.
+        rates: of the inner loop, or multiples of learned rates.
+        steps: numbers of them.
+        grid_chunk: how many points are vmapped at once, in as few chunks of one size as that allows.
+        task_chunk: how many tasks are vmapped at once; None for all.
+    """
+    points = len(rates) * len(steps)
+    chunk = -(-points // -(-points // grid_chunk))
+    padding = -points % chunk
+    rate_of = np.pad(np.repeat(np.asarray(rates, np.float32), len(steps)), (0, padding), mode="edge")
+    steps_of = np.pad(np.tile(np.asarray(steps, np.int32), len(rates)), (0, padding), mode="edge")
+
+    def one(meta_params: MetaParams, episode: Episode, key: Key) -> jax.Array:
+        def at(point: tuple[jax.Array, jax.Array]) -> jax.Array:
+            rate, count = point
+            start, overrides = meta_params, {"inner_rate": rate}
+            if RATES in meta_params:
+                start = {**meta_params, RATES: jax.tree.map(lambda own: rate * own, meta_params[RATES])}
+                overrides = {}
+            adapted = learner.adapt(start, episode.support, key, inner_steps=count, **overrides)
+            return judge(learner.predict(adapted, episode.query, query_key(key)), episode)
+
+        values = jax.lax.map(at, (jnp.asarray(rate_of), jnp.asarray(steps_of)), batch_size=chunk)
+        return values[:points].reshape(len(rates), len(steps))
+
+    return over_episodes(one, task_chunk=task_chunk)
+
+
+def tune_inner(
+    run_dir: str | Path,
+    *,
+    rates: Sequence[float] | None = None,
+    steps: Sequence[int] | None = None,
+    shots: Sequence[int] | None = None,
+    episodes: int | None = None,
+    grid_chunk: int = GRID_CHUNK,
+) -> InnerGrid:
+    """Judge a trained run on validation tasks at each inner rate and number of steps of a grid.
+
+    Args:
+        run_dir: of the run.
+        rates: to try, or, where the learner learned rates, multiples of those; None for an eighth to eight times the
+            run's own.
+        steps: numbers of steps to try, at least 1; None for 1, 2, 4, 8 and the run's own.
+        shots: the scores are means over these numbers; None for those of the run's validation.
+        episodes: validation episodes at each number of shots; None for as many as the run's validation has.
+        grid_chunk: points of the grid that are vmapped at once: memory grows with it.
+
+    Returns:
+        The `InnerGrid`, which is also written to ``inner_grid.json`` in the run's directory.
+
+    Raises:
+        UserError: there is no run, no checkpoint, its learner has no inner loop, or a number is out of range.
+    """
+    run = RunDirectory(run_dir)
+    config = run.config()
+    name, evaluation = config.learner.name, config.evaluation
+    require(name not in WITHOUT_A_LOOP, f"{run.path}: {name} has no inner loop, so no rates and steps to tune")
+    own = (config.inner.rate, max(1, evaluation_steps(config)))
+    counts = sorted({1, 2, 4, 8, own[1]} if steps is None else set(steps))
+    for flag, values in (("rates", rates), ("steps", steps), ("shots", shots)):
+        require(values is None or (len(values) > 0 and min(values) > 0), f"--{flag}: expected positive numbers")
+    require(all(math.isfinite(rate) for rate in rates or ()), "--rates: expected finite numbers")
+    require(episodes is None or episodes >= 1, f"--episodes {episodes}: expected at least 1")
+    require(grid_chunk >= 1, f"--grid-chunk {grid_chunk}: expected at least 1")
+    application = build_application(config, run.path)
+    run.check_data(application.fingerprint())
+    functions = application.functions(training=False)
+    meta_params = restore_best_of(run, application.functions(training=True))
+    learned = RATES in meta_params
+    unit = 1.0 if learned else own[0]
+    tried = tuple(float(rate) for rate in (rates or [unit * 2.0**power for power in range(-3, 4)]))
+    compiled = grid_scores(
+        build_learner(functions, _of_steps(config, counts[-1]), training=False),
+        application.score.of,
+        rates=tried,
+        steps=counts,
+        grid_chunk=grid_chunk,
+        task_chunk=config.learner.task_chunk,
+    )
+    numbers = tuple(shots or evaluation.validation_shots or evaluation.shots)
+    count = evaluation.validation_episodes if episodes is None else episodes
+    try:
+        values = [
+            evaluate_episodes(
+                compiled,
+                meta_params,
+                application.stream("validation", k),
+                episodes=count,
+                tasks=min(evaluation.tasks, count),
+                rng=run_keys(config.seed).evaluation,
+            ).mean(0)
+            for k in numbers
+        ]
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(f"{run.path}: out of memory; lower --grid-chunk {grid_chunk}") from error
+    found = InnerGrid(
+        run=run.path.resolve().name,
+        score=application.score,
+        rates=tried,
+        learned=learned,
+        steps=tuple(counts),
+        shots=numbers,
+        episodes=count,
+        scores=np.asarray(np.mean(values, axis=0, dtype=np.float64)),
+        own=(unit, own[1]),
+    )
+    with whole_file(run.path / INNER_GRID) as partial:
+        partial.write_text(json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return found
+
+
+def _of_steps(config: Config, most: int) -> Config:
+    """A config whose evaluation takes so many steps."""
+    return dataclasses.replace(config, inner=dataclasses.replace(config.inner, test_steps=most))
