@@ -33,9 +33,7 @@ EXAMPLES = "examples.jsonl"  # in a model's directory: what it was adapted to
 PACKAGED = Path(__file__).parent / DEFAULT
 MANY = 512  # support texts; of more, each inner step reads a part
 FACTORS = (0.3, 1.0, 3.0)  # of the inner rate, from which one is chosen
-# Of Adam from the prototypes: few choices, since each is tried in every fold.
-PROTOTYPE_FACTORS, PROTOTYPE_STEPS = (1.0, 3.0), (0, 8)
-HEAD, HEAD_STEPS = "^head", (0, 30, 100)  # of a head on features that stay: cheap, however large the model
+HEAD, HEAD_RATE, HEAD_STEPS = "^head", 1e-2, (0, 30, 100)  # of a head on features that stay, by Adam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +113,7 @@ def start_of_pretrained(path: str | Path) -> Start:
     values: dict[str, Any] = {
         "model": {"pretrained": str(path)},
         "learner": {"name": "proto_maml"},
-        "inner": {"optimizer": "adam", "rate": 1e-2, "steps": 1, "params": HEAD},
+        "inner": {"optimizer": "adam", "rate": HEAD_RATE, "steps": 1, "params": HEAD},
         "tokenizer": {"max_length": 128, "buckets": [16, 32, 64, 128]},
     }
     config = from_dict(values)
@@ -139,7 +137,7 @@ def is_pretrained(path: str | Path) -> bool:
         directory_of(str(path))
     except UserError:
         return False
-    return not (Path(path) / "data.json").exists()
+    return not (Path(path) / "labels.json").exists()
 
 
 def is_run(path: str | Path) -> bool:
@@ -176,31 +174,31 @@ def start_of(model: str | Path) -> Start:
 def with_choices(start: Start, examples: int) -> Start:
     """A start whose inner loop has rates and numbers of steps to choose from.
 
-    A learner that compares embeddings goes on as Proto-MAML: from its prototypes some steps of Adam, or none.
+    A learner that compares embeddings goes on as Proto-MAML: from its prototypes some steps of Adam, or none, on the
+    head alone, for which the features of a text are computed once.
 
     Args:
         start: as it was trained.
         examples: that it will adapt to.
     """
     config, inner = start.config, start.config.inner
-    factors: tuple[float, ...]
     steps: tuple[int, ...]
     if config.learner.name in WITHOUT_A_LOOP:
         learner = dataclasses.replace(config.learner, name="proto_maml")
-        inner = dataclasses.replace(inner, optimizer="adam", rate=1e-3, steps=1, test_steps=None, params=None)
+        inner = dataclasses.replace(inner, optimizer="adam", rate=HEAD_RATE, steps=1, test_steps=None, params=HEAD)
         config = dataclasses.replace(config, learner=learner)
-        factors, steps = PROTOTYPE_FACTORS, PROTOTYPE_STEPS
+        start, steps = dataclasses.replace(start, config=dataclasses.replace(config, inner=inner)), HEAD_STEPS
     elif start.on_features:
-        factors, steps = FACTORS, HEAD_STEPS
+        steps = HEAD_STEPS
     else:
         own = max(evaluation_steps(config), 1)
-        factors, steps = FACTORS, (own, 2 * own, 4 * own)
+        steps = own, 2 * own, 4 * own
     if examples > MANY and inner.batch_size is None and not start.on_features:
         inner = dataclasses.replace(inner, batch_size=MANY // 2)
         steps = tuple(4 * number for number in steps)
     inner = dataclasses.replace(inner, test_steps=max(steps))
     config = dataclasses.replace(config, inner=inner)
-    return dataclasses.replace(start, config=config, factors=factors, steps=steps)
+    return dataclasses.replace(start, config=config, factors=FACTORS, steps=steps)
 
 
 def scaled(meta_params: MetaParams, factor: float | jax.Array, rate: float) -> tuple[MetaParams, dict[str, Any]]:

@@ -56,15 +56,13 @@ def record_of(selection: Selection, start: Start, texts: Sequence[str], kept: st
 
     Args:
         selection: the findings.
-        start: what was adapted.
+        start: what was adapted, with the choice made.
         texts: the examples.
         kept: the model that is saved.
     """
     scores = {"accuracy": accuracy, "macro F1": macro_f1}
     of_models = {name: selection.scores(score) for name, score in scores.items()}
     gain = selection.gain(accuracy)
-    factor, steps = selection.choice
-    config = start.config
     return {
         "start": start.name,
         "saved": kept,
@@ -73,7 +71,7 @@ def record_of(selection: Selection, start: Start, texts: Sequence[str], kept: st
         "folds": len(selection.folds),
         "scores": {model: {name: _plain(of_models[name][model]) for name in scores} for model in of_models["accuracy"]},
         "gain of the adapted model": _plain(gain),
-        "inner loop": {"rate": factor * config.inner.rate, "steps": steps},
+        "inner loop": {"rate": start.config.inner.rate, "steps": start.steps[0]},
         "per class": per_class(selection, kept),
         "confusions": [
             {"true": true, "predicted": wrong, "count": count, "example": example}

@@ -125,11 +125,11 @@ def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
     examples = "".join(json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in records)
     files, start_name = {EXAMPLES: examples}, start.name
     classifier: Any
+    if selection is not None:
+        start = with_choices(start, len(records)).with_loop(*selection.choice)
     if kept == SIMPLE:
         classifier = SimpleClassifier.fit(data.texts, data.label, data.classes)
     else:
-        if selection is not None:
-            start = with_choices(start, len(records)).with_loop(*selection.choice)
         classifier = adapt_start(start, data)
     if selection is None:
         right = sum(
