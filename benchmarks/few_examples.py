@@ -5,9 +5,11 @@
 Each draw takes 10 of the 50 intents that the encoder of the package has not seen (the test intents of the first
 ProtAugment split) and 16 training texts of each, runs 'fewshot-jax adapt default' and 'fewshot-jax predict' as a user
 would, and compares what was claimed by cross-validation with the accuracy on all 30 test texts of each intent, of the
-saved model and of both candidates. Times are those of whole processes, with the compilation cache as it is
-(--cold: with an empty one). Texts per second are of `predict` on 10,000 texts of at most 16 tokens, after a first call.
-Results go into benchmarks/results/few_examples.json.
+saved model and of both candidates. --start takes another encoder in the place of 'default'.
+
+Times are those of whole processes, with the compilation cache as it is (--cold: with an empty one). Texts per second
+are of `predict` on 10,000 texts of at most 16 tokens, after a first call. Results go into
+benchmarks/results/few_examples.json.
 """
 
 import argparse
@@ -64,11 +66,11 @@ def command(*arguments: object, **environment: str) -> tuple[str, float]:
     return done.stdout, time.perf_counter() - started
 
 
-def one_draw(clinc150: Path, number: int, folder: Path, cache: str) -> dict:
+def one_draw(clinc150: Path, number: int, folder: Path, cache: str, start: str) -> dict:
     examples, test = draw(clinc150, number)
     write(folder / "examples.csv", examples)
     environment = {"JAX_COMPILATION_CACHE_DIR": cache} if cache else {}
-    given = ["adapt", "default", "--data", folder / "examples.csv", "--json", "--quiet"]
+    given = ["adapt", start, "--data", folder / "examples.csv", "--json", "--quiet"]
     out, seconds = command(*given, "--output", folder / "model", **environment)
     found = json.loads(out)
     accuracy = {}
@@ -100,21 +102,32 @@ def texts_per_second(model: Path, texts: list[str]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clinc150", type=Path, required=True)
+    parser.add_argument("--start", default="default", help="what is adapted: 'default', or a Hugging Face directory")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--cold", action="store_true", help="an empty compilation cache for each draw")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/few_examples.json")
+    parser.add_argument("--write", type=Path, help="write the examples of the first draw there, as a CSV file, and end")
     arguments = parser.parse_args()
+    if arguments.write is not None:
+        write(arguments.write, draw(arguments.clinc150, 0)[0])
+        return
     draws, rates = [], {}
     for number in range(arguments.draws):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            draws.append(one_draw(arguments.clinc150, number, folder, name if arguments.cold else ""))
+            draws.append(one_draw(arguments.clinc150, number, folder, name if arguments.cold else "", arguments.start))
             print(json.dumps(draws[-1]), file=sys.stderr, flush=True)
             if not rates:
                 texts = [row["text"] for row in draw(arguments.clinc150, number)[1]]
                 short = [text for text in texts if len(text.split()) <= 12]  # at most 16 tokens, with few exceptions
                 rates = {row: texts_per_second(folder / name, short) for name, row in MODELS.items()}
-    result = {"draws": draws, "texts per second": rates, "cold": arguments.cold, "versions": versions()}
+    result = {
+        "start": Path(arguments.start).name,
+        "draws": draws,
+        "texts per second": rates,
+        "cold": arguments.cold,
+        "versions": versions(),
+    }
     arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     rows = []
     for name in MODELS.values():

@@ -101,7 +101,8 @@ def _plain(value: Estimate) -> dict[str, float | None]:
 
 
 def _text(value: dict[str, Any], sign: bool = False) -> str:
-    if value["half_width"] is None:
+    """A score in percent, with its interval where there is one."""
+    if (value["half_width"] or 0) < 1e-9:  # of one fold, or of equal ones, there is no interval
         return f"{100 * value['mean']:.1f}"
     return Estimate(value["mean"], value["half_width"]).text(sign=sign)
 
