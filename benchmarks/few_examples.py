@@ -1,6 +1,6 @@
 """From 16 examples in each of 10 classes to a model: how good, and how long it takes.
 
-    python benchmarks/few_examples.py --clinc150 DATA/clinc150 --draws 5
+    python benchmarks/few_examples.py --clinc150 DATA/clinc150
 
 Each draw takes 10 of the 50 intents that the encoder of the package has not seen (the test intents of the first
 ProtAugment split) and 16 training texts of each, runs 'fewshot-jax adapt default' and 'fewshot-jax predict' as a user
@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clinc150", type=Path, required=True)
     parser.add_argument("--start", default="default", help="what is adapted: 'default', or a Hugging Face directory")
-    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--cold", action="store_true", help="an empty compilation cache for each draw")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/few_examples.json")
     parser.add_argument("--write", type=Path, help="write the examples of the first draw there, as a CSV file, and end")
@@ -135,7 +135,21 @@ def main() -> None:
         test = [100 * one["test"][name] for one in draws]
         rate = statistics.median(rates[name])
         rows.append([name, f"{np.mean(claimed):.1f}", f"{np.mean(test):.1f}", f"{rate:,.0f}"])
+    names = list(MODELS.values())
+    saved = [MODELS.get(one["saved"], one["saved"]) for one in draws]
+    rows.append(
+        [
+            "the saved one",
+            f"{100 * np.mean([one['claimed'][name]['mean'] for one, name in zip(draws, saved, strict=True)]):.1f}",
+            f"{100 * np.mean([one['test'][name] for one, name in zip(draws, saved, strict=True)]):.1f}",
+            "",
+        ]
+    )
+    wrong = sum(
+        one["test"][name] < max(one["test"][other] for other in names) for one, name in zip(draws, saved, strict=True)
+    )
     print(table(["mean over draws", "cross-validated (%)", "test (%)", "texts/s"], rows))
+    print(f"the saved model was not the better one on the test texts in {wrong} of {len(draws)} draws")
     seconds = [one["seconds"] for one in draws]
     print(f"adapt takes {statistics.median(seconds):.0f} s (median of {len(seconds)}; {max(seconds):.0f} s at most)")
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fewshot_jax.adaptation.classifier import Classifier
 from fewshot_jax.adaptation.readers import NameReader, Reader
+from fewshot_jax.adaptation.scaling import NONE
 from fewshot_jax.adaptation.selection import Adaptations
 from fewshot_jax.adaptation.start import Start, start_of_run
 from fewshot_jax.adaptation.writer import Writer, adapt_writer
@@ -19,7 +20,7 @@ from fewshot_jax.applications.language_model import language_model
 from fewshot_jax.applications.text_classification import with_label_names
 from fewshot_jax.applications.writing import writing_functions
 from fewshot_jax.config import WRITES, Config
-from fewshot_jax.data.examples import Example
+from fewshot_jax.data.examples import Example, folded
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import TextSplit, text_split
 from fewshot_jax.errors import UserError
@@ -70,6 +71,26 @@ def check_labelled(records: Sequence[Record]) -> None:
         raise UserError("there are no examples: give labelled texts of at least two classes")
     if len(labels := {record.label for record in records}) < 2:
         raise UserError(f"the examples have one label only ('{labels.pop()}'): a classifier needs at least two")
+    if NONE in labels:
+        raise UserError(f"'{NONE}' is the label of texts below the threshold; give the class another name")
+
+
+def distinct(records: Sequence[Record]) -> tuple[list[Record], int, str | None]:
+    """Labelled texts without those that are there already, which would be trained on and held out at once.
+
+    Returns:
+        (records, how many were left out, a text that has two labels or None); texts are equal but for case and white
+        space.
+    """
+    labels: dict[str, set[str]] = {}
+    kept = []
+    for record in records:
+        known = labels.setdefault(folded(record.text), set())
+        if record.label not in known:
+            kept.append(record)
+        known.add(record.label)
+    unclear = next((record.text for record in kept if len(labels[folded(record.text)]) > 1), None)
+    return kept, len(records) - len(kept), unclear
 
 
 def adapt_start(start: Start, data: TextSplit) -> Classifier:

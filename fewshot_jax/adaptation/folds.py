@@ -10,25 +10,42 @@ from fewshot_jax.evaluation.statistics import Estimate
 Fold = tuple[np.ndarray, np.ndarray]  # numbers of the texts that are trained on, and of those that are held out
 
 
+def rare_classes(label: np.ndarray) -> list[int]:
+    """The classes with too few texts to be held out: fewer than three, or than two where few classes have three.
+
+    Of three texts two are left to choose a rate on, one held out from the other.
+    """
+    classes, counts = np.unique(label, return_counts=True)
+    least = 3 if (counts >= 3).sum() > 1 else 2
+    return [int(one) for one, count in zip(classes, counts, strict=True) if count < least]
+
+
 def stratified(label: np.ndarray, *, most: int, repeats: int = 1, seed: int = 0) -> list[Fold]:
     """Folds that hold out each text once in each repeat, and of each class the same share.
 
+    The texts of `rare_classes` are trained on in every fold.
+
     Args:
         label: ``[n]``.
-        most: folds of a repeat; fewer where the smallest class has fewer texts.
+        most: folds of a repeat; fewer where the smallest of the other classes has fewer texts.
         repeats: of the division, each another one.
         seed: of the divisions.
 
     Returns:
-        The folds; none where a class has one text only, which cannot be both trained on and held out.
+        The folds; none where fewer than two classes can be held out.
     """
     from sklearn.model_selection import RepeatedStratifiedKFold
 
-    count = min(most, int(np.bincount(label)[np.unique(label)].min()))
-    if count < 2:
+    rare = np.isin(label, rare_classes(label))
+    always, divided = np.flatnonzero(rare), np.flatnonzero(~rare)
+    counts = np.unique(label[divided], return_counts=True)[1]
+    if len(counts) < 2:
         return []
-    folds = RepeatedStratifiedKFold(n_splits=count, n_repeats=repeats, random_state=seed)
-    return [(train, test) for train, test in folds.split(np.zeros(len(label)), label)]
+    folds = RepeatedStratifiedKFold(n_splits=min(most, int(counts.min())), n_repeats=repeats, random_state=seed)
+    return [
+        (np.sort(np.concatenate([divided[train], always])), divided[test])
+        for train, test in folds.split(divided[:, None], label[divided])
+    ]
 
 
 def over_folds(values: Sequence[float] | np.ndarray, folds: Sequence[Fold]) -> Estimate:
@@ -40,11 +57,14 @@ def over_folds(values: Sequence[float] | np.ndarray, folds: Sequence[Fold]) -> E
     References:
         Nadeau, Bengio. Inference for the Generalization Error. Machine Learning 52, 2003 (section 3, "corrected
         resampled t-test").
+
+    Returns:
+        The estimate; folds that agree entirely do not say how others would differ, so its interval is then infinite.
     """
     from scipy.stats import t
 
     values = np.asarray(values, np.float64)
-    if len(values) < 2:
+    if len(values) < 2 or values.std() < 1e-12:
         return Estimate(float(values.mean()), math.inf)
     held_out = float(np.mean([len(test) / len(train) for train, test in folds]))
     variance = values.var(ddof=1) * (1 / len(values) + held_out)

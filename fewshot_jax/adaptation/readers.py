@@ -57,6 +57,11 @@ class HeadReader:
         sizes = {"vocab_size": tokenizer.get_vocab_size(), "ways": ways, "joint_classes": 0}
         self.functions = text_functions(config, **sizes, training=False, pretrained=pretrained)
 
+    def cut(self, texts: Sequence[str]) -> int:
+        """How many of some texts are too long, and read in part."""
+        encodings = self.tokenizer.encode_batch(list(texts))
+        return sum(len(encoding.ids) > self.config.tokenizer.max_length for encoding in encodings)
+
     def batch(self, texts: Sequence[str], items: int) -> Batch:
         encoded = encode_for(self.config, self.tokenizer, texts, self.pretrained)
         index = np.minimum(np.arange(items), len(texts) - 1)

@@ -10,7 +10,7 @@ from fewshot_jax.adaptation.folds import Fold, over_folds, stratified
 from fewshot_jax.adaptation.scaling import nats, temperature_of
 from fewshot_jax.adaptation.simple import NAME as SIMPLE
 from fewshot_jax.adaptation.simple import SimpleClassifier
-from fewshot_jax.adaptation.start import Start, scaled, with_choices
+from fewshot_jax.adaptation.start import Start, scaled
 from fewshot_jax.applications.application import Functions
 from fewshot_jax.applications.classification import Features, classification
 from fewshot_jax.applications.text_classification import with_label_names
@@ -33,19 +33,21 @@ class Selection(NamedTuple):
         labels: of the ``N`` classes.
         label: ``[n]``, of the texts.
         folds: which texts each fold trains on and holds out.
-        logits: for each model ``[n, N]``, of each text the mean over the folds that hold it out.
-        predicted: for each model and fold, the labels of the texts held out.
+        logits: for each model and fold ``[held out, N]``, of the texts held out.
+        predicted: their labels; of the most frequent label too.
         choice: of the inner loop, on all texts.
         of_folds: that of each fold, inside its training texts.
+        diverged: the adapted model had logits that are not finite in some fold.
     """
 
     labels: list[str]
     label: np.ndarray
     folds: list[Fold]
-    logits: dict[str, np.ndarray]
+    logits: dict[str, list[np.ndarray]]
     predicted: dict[str, list[np.ndarray]]
     choice: Choice
     of_folds: list[Choice]
+    diverged: bool = False
 
     def scores(self, score: Callable[[np.ndarray, np.ndarray], float]) -> dict[str, Estimate]:
         """The score of each model over the folds: of ``(true [m], predicted [m])``."""
@@ -65,13 +67,20 @@ class Selection(NamedTuple):
 
     @property
     def best(self) -> str:
-        """The model of the larger accuracy; of equals the simple one."""
+        """The model of the larger accuracy; of equals the simple one, and where the other diverged."""
+        if self.diverged:
+            return SIMPLE
         scores = self.scores(accuracy)
         return ADAPTED if scores[ADAPTED].mean > scores[SIMPLE].mean else SIMPLE
 
     def temperature(self, model: str) -> float:
         """Of a model, on texts that were held out."""
-        return temperature_of(self.logits[model], self.label)
+        logits, held_out = self.pooled(model)
+        return temperature_of(logits, self.label[held_out])
+
+    def pooled(self, model: str) -> tuple[np.ndarray, np.ndarray]:
+        """Logits of all texts while they were held out, and the numbers of the texts: in each repeat once."""
+        return np.concatenate(self.logits[model]), np.concatenate([test for _, test in self.folds])
 
 
 def accuracy(true: np.ndarray, predicted: np.ndarray) -> float:
@@ -148,9 +157,9 @@ class Adaptations:
         """The head that is adapted to all texts, of a start whose head alone adapts."""
         given, overrides = scaled(self._meta_params, factor, self.start.config.inner.rate)
         index = np.arange(len(self._label))
-        support = self._taken(index, len(index))
-        key = run_keys(self.start.config.seed).evaluation
-        return jax.jit(lambda: self._learner.adapt(given, support, key, inner_steps=steps, **overrides))()["head"]
+        key, adapt = run_keys(self.start.config.seed).evaluation, self._learner.adapt
+        adapted = jax.jit(lambda given, support: adapt(given, support, key, inner_steps=steps, **overrides))
+        return adapted(given, self._taken(index, len(index)))["head"]
 
     def _taken(self, index: np.ndarray, size: int) -> dict[str, np.ndarray]:
         padded = np.concatenate([index, np.full(size - len(index), index[-1])])
@@ -161,13 +170,13 @@ class Adaptations:
 def choose(adaptations: Adaptations, label: np.ndarray, train: np.ndarray, folds: int) -> Choice:
     """The rate and the number of steps that do best on texts held out of some training texts.
 
-    By accuracy, and by mean nats where that is the same. Where a class has one text, nothing can be held out, and the
-    middle of what there is to choose from is taken.
+    By accuracy, and by mean nats where that is the same. Where nothing can be held out, the rate and the number of
+    steps are the usual ones.
     """
     start = adaptations.start
     inner = stratified(label[train], most=folds, seed=1)
-    if folds == 1 or not inner:
-        return start.factors[len(start.factors) // 2], start.steps[len(start.steps) // 2]
+    if not inner:
+        return start.usual
     scores: dict[Choice, tuple[float, float]] = {}
     for factor in start.factors:
         logits = [adaptations.after(train[a], train[b], factor) for a, b in inner]
@@ -178,7 +187,7 @@ def choose(adaptations: Adaptations, label: np.ndarray, train: np.ndarray, folds
                 continue
             right, lost = accuracy(true, given.argmax(-1)), nats(given, true).mean()
             scores[factor, steps] = right, -float(lost)
-    if not scores:
+    if not scores:  # all diverged
         return min(start.factors), min(start.steps)
     return max(scores, key=lambda choice: scores[choice])
 
@@ -187,18 +196,17 @@ def select(start: Start, data: TextSplit, *, folds: int = FOLDS, repeats: int = 
     """Cross-validate an adapted model and a simple one on the same folds.
 
     Args:
-        start: of the adapted one.
-        data: the texts, of at least two classes and two texts of each.
+        start: of the adapted one, with choices.
+        data: the texts, of which `stratified` can make folds.
         folds, repeats: of the cross-validation.
         tell: of its progress.
     """
     label = np.asarray(data.label)
     divisions = stratified(label, most=folds, repeats=repeats, seed=start.config.seed)
-    start = with_choices(start, len(label))
     # One size for all parts, so that one program serves them; a part held out of all texts is at most a half of them.
     held_out = [len(test) for _, test in [*divisions, *stratified(label, most=INNER_FOLDS, seed=1)]]
     adaptations = Adaptations(start, data, support=len(label), query=max(held_out))
-    totals = {name: np.zeros((len(label), len(data.classes))) for name in (ADAPTED, SIMPLE)}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in (ADAPTED, SIMPLE)}
     predicted: dict[str, list[np.ndarray]] = {name: [] for name in (ADAPTED, SIMPLE, MAJORITY)}
     choices: list[Choice] = []
     for number, (train, test) in enumerate(divisions, 1):
@@ -211,20 +219,21 @@ def select(start: Start, data: TextSplit, *, folds: int = FOLDS, repeats: int = 
             SIMPLE: simple.logits([data.texts[i] for i in test]),
         }
         for name, given in logits.items():
-            totals[name][test] += given / repeats
+            found[name].append(given)
             predicted[name].append(given.argmax(-1))
         predicted[MAJORITY].append(np.full(len(test), np.bincount(label[train]).argmax()))
     tell("choosing the rate on all texts")
     whole = choose(adaptations, label, np.arange(len(label)), INNER_FOLDS)
-    return Selection(list(data.classes), label, divisions, totals, predicted, whole, choices)
+    diverged = not all(np.isfinite(given).all() for given in found[ADAPTED])
+    return Selection(list(data.classes), label, divisions, found, predicted, whole, choices, diverged)
 
 
 def confusions(
     selection: Selection, model: str, texts: Sequence[str], most: int = 3
 ) -> list[tuple[str, str, int, str]]:
     """The pairs of classes most often confused: true and predicted label, how often, and the surest example text."""
-    logits, label = selection.logits[model], selection.label
-    given = logits.argmax(-1)
+    logits, held_out = selection.pooled(model)
+    label, given = selection.label[held_out], logits.argmax(-1)
     counts: dict[tuple[int, int], list[int]] = {}
     for i in np.flatnonzero(given != label):
         counts.setdefault((int(label[i]), int(given[i])), []).append(int(i))
@@ -234,7 +243,7 @@ def confusions(
             selection.labels[true],
             selection.labels[wrong],
             len(items),
-            texts[max(items, key=lambda i: logits[i, wrong] - logits[i, true])],
+            texts[held_out[max(items, key=lambda i: logits[i, wrong] - logits[i, true])]],
         )
         for (true, wrong), items in worst
     ]

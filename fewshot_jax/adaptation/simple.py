@@ -14,6 +14,7 @@ NAME = "TF-IDF + logistic regression"
 KIND = "tfidf"
 TERMS = "terms.json"
 STRENGTH = 10.0  # C of the regression, the inverse of its regularisation
+MOST_TERMS = 50_000  # of words, and of characters: the most frequent ones
 # Words and pairs of them; parts of words of three to five characters. With those of `evaluation.baselines`.
 ANALYSERS: dict[str, dict[str, Any]] = {
     "words": {"ngram_range": (1, 2)},
@@ -58,7 +59,7 @@ class SimpleClassifier:
 
         terms, arrays, vectors = {}, {}, []
         for name, options in ANALYSERS.items():
-            vectorizer = TfidfVectorizer(**options)
+            vectorizer = TfidfVectorizer(**options, max_features=MOST_TERMS)
             try:
                 vectors.append(vectorizer.fit_transform(texts))
             except ValueError:  # no term in any text, as of characters in texts of one letter

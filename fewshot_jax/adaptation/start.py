@@ -41,7 +41,7 @@ class Start:
     """A text classifier that is yet to be adapted.
 
     Attributes:
-        name: as the user gave it.
+        name: "default", or the path of what it is made of.
         config: of its model and learner.
         tokenizer: of its texts.
         pretrained: the model that it is made of, where that is a pretrained one.
@@ -67,11 +67,17 @@ class Start:
         """Whether the head alone adapts, from the prototypes: the features of a text are then computed once."""
         return self.config.learner.name == "proto_maml" and self.config.inner.params == HEAD
 
+    @property
+    def usual(self) -> tuple[float, int]:
+        """The factor and the number of steps that are taken where nothing can be chosen."""
+        return 1.0, evaluation_steps(self.config)
+
     def with_loop(self, factor: float, steps: int) -> "Start":
-        """The same with one choice made."""
+        """The same with one choice made, of rates that are learned too."""
+        meta_params, _ = scaled(self.meta_params, factor, self.config.inner.rate)
         inner = dataclasses.replace(self.config.inner, rate=factor * self.config.inner.rate, test_steps=steps)
         config = dataclasses.replace(self.config, inner=inner)
-        return dataclasses.replace(self, config=config, factors=(1.0,), steps=(steps,))
+        return dataclasses.replace(self, config=config, meta_params=meta_params, factors=(1.0,), steps=(steps,))
 
 
 def start_of_run(path: str | Path) -> Start:
@@ -93,7 +99,9 @@ def start_of_run(path: str | Path) -> Start:
         pretrained=pretrained,
     )
     meta_params = restore_best_of(run, functions)
-    return Start(name=str(path), config=config, tokenizer=tokenizer, pretrained=pretrained, meta_params=meta_params)
+    return Start(
+        name=str(run.path.resolve()), config=config, tokenizer=tokenizer, pretrained=pretrained, meta_params=meta_params
+    )
 
 
 def start_of_default() -> Start:
@@ -128,7 +136,13 @@ def start_of_pretrained(path: str | Path) -> Start:
         pretrained=model,
     )
     params = {"params": functions.init_params(jax.random.key(config.seed))}
-    return Start(name=str(path), config=config, tokenizer=model.codec.tokenizer, pretrained=model, meta_params=params)
+    return Start(
+        name=str(Path(path).expanduser().resolve()),
+        config=config,
+        tokenizer=model.codec.tokenizer,
+        pretrained=model,
+        meta_params=params,
+    )
 
 
 def is_pretrained(path: str | Path) -> bool:
@@ -155,8 +169,8 @@ def earlier(model: Path) -> tuple[Path, list[Record]]:
         return model, []
     said = json.loads((model / "model.json").read_text(encoding="utf-8"))
     try:
-        rows = (model / EXAMPLES).read_text(encoding="utf-8").splitlines()
-        return Path(said["start"]), [Record(**json.loads(row)) for row in rows]
+        with (model / EXAMPLES).open(encoding="utf-8") as rows:  # not splitlines(), which cuts texts at U+2028
+            return Path(said["start"]), [Record(**json.loads(row)) for row in rows]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{model}: does not hold its examples and its start ({first_line(error)}); adapt the run that it came from "
@@ -185,18 +199,20 @@ def with_choices(start: Start, examples: int) -> Start:
     steps: tuple[int, ...]
     if config.learner.name in WITHOUT_A_LOOP:
         learner = dataclasses.replace(config.learner, name="proto_maml")
-        inner = dataclasses.replace(inner, optimizer="adam", rate=HEAD_RATE, steps=1, test_steps=None, params=HEAD)
+        inner = dataclasses.replace(
+            inner, optimizer="adam", rate=HEAD_RATE, steps=1, test_steps=HEAD_STEPS[1], params=HEAD
+        )
         config = dataclasses.replace(config, learner=learner)
         start, steps = dataclasses.replace(start, config=dataclasses.replace(config, inner=inner)), HEAD_STEPS
     elif start.on_features:
-        steps = HEAD_STEPS
+        steps, inner = HEAD_STEPS, dataclasses.replace(inner, test_steps=HEAD_STEPS[1])
     else:
         own = max(evaluation_steps(config), 1)
-        steps = own, 2 * own, 4 * own
+        steps, inner = (own, 2 * own, 4 * own), dataclasses.replace(inner, test_steps=own)
     if examples > MANY and inner.batch_size is None and not start.on_features:
         inner = dataclasses.replace(inner, batch_size=MANY // 2)
         steps = tuple(4 * number for number in steps)
-    inner = dataclasses.replace(inner, test_steps=max(steps))
+        inner = dataclasses.replace(inner, test_steps=4 * (inner.test_steps or 1))
     config = dataclasses.replace(config, inner=inner)
     return dataclasses.replace(start, config=config, factors=FACTORS, steps=steps)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fewshot_jax.adaptation.folds import rare_classes
 from fewshot_jax.adaptation.selection import ADAPTED, Selection, accuracy, confusions, macro_f1
 from fewshot_jax.adaptation.simple import NAME as SIMPLE
 from fewshot_jax.adaptation.start import Start
@@ -16,7 +17,7 @@ _CARD = """# {title}
 A classifier of texts into {ways} classes, adapted to {examples} labelled examples with fewshot_jax {version}.
 
 - Model: {model}
-- Started from: `{start}`
+- Started from: {start}
 - Classes: {labels}
 
 ## How well it does
@@ -45,9 +46,9 @@ Probabilities are scaled by temperature {temperature:.2f}, chosen on texts that 
 
 ## Limits
 
-The figures hold for texts like the examples, in the same proportions. A text of none of the classes is labelled all the
-same, unless `--threshold` sets it apart. The examples are saved in examples.jsonl, so that more can be added: share the
-model with those only who may read them.
+The figures hold for texts like the examples, in the same proportions. Those of the better model are somewhat too good,
+since it was chosen by them. A text of none of the classes is labelled all the same, unless `--threshold` sets it apart.
+The examples are saved in examples.jsonl, so that more can be added: share the model with those only who may read them.
 """
 
 
@@ -77,22 +78,22 @@ def record_of(selection: Selection, start: Start, texts: Sequence[str], kept: st
             {"true": true, "predicted": wrong, "count": count, "example": example}
             for true, wrong, count, example in confusions(selection, kept, texts)
         ],
+        "not judged": [selection.labels[one] for one in rare_classes(selection.label)],
         "temperature": selection.temperature(kept),
     }
 
 
 def per_class(selection: Selection, model: str) -> dict[str, dict[str, float]]:
-    """Precision, recall and F1 of each class, of the texts while they were held out."""
+    """Precision, recall and F1 of each class, of the texts while they were held out; rare classes never were."""
     from sklearn.metrics import precision_recall_fscore_support
 
-    given = selection.logits[model].argmax(-1)
-    numbers = range(len(selection.labels))
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        selection.label, given, labels=list(numbers), zero_division=0
-    )
+    logits, held_out = selection.pooled(model)
+    label = selection.label[held_out]
+    judged = np.unique(label).tolist()
+    precision, recall, f1, _ = precision_recall_fscore_support(label, logits.argmax(-1), labels=judged, zero_division=0)
     return {
-        name: {"precision": float(precision[i]), "recall": float(recall[i]), "F1": float(f1[i])}
-        for i, name in enumerate(selection.labels)
+        selection.labels[one]: {"precision": float(precision[i]), "recall": float(recall[i]), "F1": float(f1[i])}
+        for i, one in enumerate(judged)
     }
 
 
@@ -103,7 +104,7 @@ def _plain(value: Estimate) -> dict[str, float | None]:
 def _text(value: dict[str, Any], sign: bool = False) -> str:
     """A score in percent, with its interval where there is one."""
     if (value["half_width"] or 0) < 1e-9:  # of one fold, or of equal ones, there is no interval
-        return f"{100 * value['mean']:.1f}"
+        return f"{100 * value['mean']:{'+' if sign else ''}.1f}"
     return Estimate(value["mean"], value["half_width"]).text(sign=sign)
 
 
@@ -126,6 +127,9 @@ def verdict(record: dict[str, Any]) -> str:
     better, difference = gain["mean"], _text(gain, sign=True)
     width = gain["half_width"]
     sure = width is not None and abs(better) > width
+    unsure = " The interval has zero in it: so few texts cannot tell for sure."
+    if width is None:
+        unsure = " All folds agree, of which there are few: that is no interval."
     if better == 0:
         words = "The adapted model and the simple one label equally many texts right."
     else:
@@ -133,7 +137,7 @@ def verdict(record: dict[str, Any]) -> str:
         words = (
             f"The {which} model is better: the adapted one's accuracy minus the simple one's is {difference} points."
         )
-        words += "" if sure else " The interval has zero in it: so few texts cannot tell for sure."
+        words += "" if sure else unsure
     saved = "adapted model" if record["saved"] == ADAPTED else f"simple one, {SIMPLE}"
     return f"{words} Saved: the {saved}."
 
@@ -146,14 +150,14 @@ def card(record: dict[str, Any], title: str) -> str:
         for one in record["confusions"]
     ]
     return _CARD.format(
-        title=title,
+        title=_code(title),
         ways=len(record["classes"]),
         examples=record["examples"],
         version=versions()["fewshot-jax"],
         model=record["saved"]
         if record["saved"] == SIMPLE
         else "a transformer encoder, adapted by a few gradient steps",
-        start=record["start"],
+        start=_code(record["start"]) if record["saved"] == ADAPTED else "nothing; the simple model was better",
         labels=", ".join(f"{_code(name)} ({count})" for name, count in record["classes"].items()),
         how=f"By cross-validation: {record['folds']} folds, each labelled by models that had not seen it; rates were "
         "chosen inside the training texts of each fold. Means with 95% intervals (corrected for overlapping folds).",

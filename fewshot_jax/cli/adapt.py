@@ -96,8 +96,10 @@ def run(arguments: Sequence[str]) -> None:
 
 def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
     """Cross-validate, choose, adapt to all texts and save."""
-    from fewshot_jax.adaptation.adapt import adapt_start, check_labelled
-    from fewshot_jax.adaptation.folds import stratified
+    import numpy as np
+
+    from fewshot_jax.adaptation.adapt import adapt_start, check_labelled, distinct
+    from fewshot_jax.adaptation.folds import rare_classes, stratified
     from fewshot_jax.adaptation.selection import ADAPTED, select
     from fewshot_jax.adaptation.simple import NAME as SIMPLE
     from fewshot_jax.adaptation.simple import SimpleClassifier
@@ -105,32 +107,46 @@ def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
     from fewshot_jax.adaptation.summary import card, record_of
     from fewshot_jax.data.splits import text_split
 
+    records, repeated, unclear = distinct(records)
+    if repeated:
+        print(f"note: left out {counted(repeated, 'example')} that stand there twice", file=sys.stderr)
+    if unclear is not None:
+        print(f"warning: '{unclear[:80]}' has two labels, and perhaps others; decide for one", file=sys.stderr)
     check_labelled(records)
     data = text_split(records)
-    start = start_of(model)
+    start = with_choices(start_of(model), len(records))
     _tell_unfinished(model)
     _tell_unknown(model, start.tokenizer, data.texts)
+    tell_too_long(start.reader(len(data.classes)), data.texts)
     selection: Selection | None = None
     if parsed.folds and stratified(data.label, most=parsed.folds):
         tell = (lambda text: None) if parsed.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
         selection = select(start, data, folds=parsed.folds, repeats=parsed.repeats, tell=tell)
+        if rare := [data.classes[one] for one in rare_classes(data.label)]:
+            print(
+                f"note: classes with one or two examples, {len(rare)} of them, are trained on and not judged: "
+                f"'{rare[0]}'{' and more' if len(rare) > 1 else ''}",
+                file=sys.stderr,
+            )
     elif parsed.folds:
-        few = min(data.classes, key=lambda name: int((data.label == data.classes.index(name)).sum()))
         print(
-            f"note: '{few}' has one example, which cannot be held out: nothing is cross-validated, and nothing known "
-            "of how well the model does; two examples of each class would do",
+            "note: nothing is cross-validated, and nothing known of how well the model does: at least two classes need "
+            "two examples each, one to hold out",
             file=sys.stderr,
         )
     kept = {"better": selection.best if selection else ADAPTED, "adapted": ADAPTED, "simple": SIMPLE}[parsed.save]
     examples = "".join(json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in records)
     files, start_name = {EXAMPLES: examples}, start.name
     classifier: Any
-    if selection is not None:
-        start = with_choices(start, len(records)).with_loop(*selection.choice)
+    start = start.with_loop(*(selection.choice if selection else start.usual))
     if kept == SIMPLE:
         classifier = SimpleClassifier.fit(data.texts, data.label, data.classes)
     else:
         classifier = adapt_start(start, data)
+        if not np.isfinite(classifier.predict_proba(data.texts)).all():
+            raise UserError(
+                f"{model}: adapting to these examples diverged; lower inner.rate in its config, or give --save simple"
+            )
     if selection is None:
         right = sum(
             one.label == record.label for one, record in zip(classifier.predict(data.texts), records, strict=True)
@@ -219,6 +235,13 @@ def tell_cut(writer: "Writer") -> None:
     for count, what in zip(writer.model.codec.cut, ("source", "target"), strict=False):
         if count:
             print(f"{counted(count, what)} too long for the model, and cut", file=sys.stderr)
+
+
+def tell_too_long(reader: Any, texts: Sequence[str]) -> None:
+    """Say how many texts a classifier reads in part."""
+    most = reader.config.tokenizer.max_length
+    if hasattr(reader, "cut") and (count := reader.cut(texts)):
+        print(f"note: {counted(count, 'text')} longer than {most} tokens; the rest is not read", file=sys.stderr)
 
 
 def _tell_unfinished(model: Path) -> None:

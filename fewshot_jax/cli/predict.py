@@ -12,7 +12,7 @@ from typing import Any
 
 import tyro
 
-from fewshot_jax.cli.adapt import refuse_fields, tell_cut
+from fewshot_jax.cli.adapt import refuse_fields, tell_cut, tell_too_long
 from fewshot_jax.cli.arguments import counted, parse
 from fewshot_jax.data.spreadsheet import safe_cell
 from fewshot_jax.errors import UserError
@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> None:
     """Run the command."""
     parsed = parse(Arguments, "predict", arguments)
     _check(parsed)
-    from fewshot_jax.adaptation.classifier import load
+    from fewshot_jax.adaptation.classifier import Classifier, load
     from fewshot_jax.adaptation.writer import Writer
     from fewshot_jax.applications.table import application_of
     from fewshot_jax.data.files import read_texts
@@ -71,6 +71,8 @@ def run(arguments: Sequence[str]) -> None:
             said = f"wrote to {counted(len(made), 'row')}"
         else:
             rows, texts = read_texts(path, text=parsed.text_field)
+            if isinstance(model, Classifier):
+                tell_too_long(model.reader, texts)
             _check_free(path, rows, {"predicted_label", "probability"})
             made = [
                 {**row, "predicted_label": one.label, "probability": round(one.probability, 4)}
@@ -118,7 +120,7 @@ def _given(path: Path) -> Iterator[Path]:
 
 
 def _check_free(path: Path, rows: list[dict[str, Any]], added: set[str]) -> None:
-    if taken := sorted(added & rows[0].keys()):
+    if taken := sorted(added & {name for row in rows for name in row}):
         raise UserError(f"{path}: has a column '{taken[0]}', which the output adds; rename it")
 
 
@@ -137,7 +139,7 @@ def _write_rows(path: Path, rows: list[dict[str, Any]], suffix: str) -> None:
             return
         columns = list(dict.fromkeys(name for row in rows for name in row))
         writer = csv.DictWriter(file, columns, delimiter="," if suffix == ".csv" else "\t", lineterminator="\n")
-        writer.writeheader()
+        writer.writerow({name: safe_cell(name) for name in columns})
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
 
 

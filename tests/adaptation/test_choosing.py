@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import ttest_1samp
 
 import fewshot_jax as fsj
-from fewshot_jax.adaptation.adapt import adapt_start
-from fewshot_jax.adaptation.folds import over_folds, stratified
+from fewshot_jax.adaptation.adapt import adapt_start, distinct
+from fewshot_jax.adaptation.folds import over_folds, rare_classes, stratified
 from fewshot_jax.adaptation.scaling import NONE, most_probable, nats, softmax, temperature_of
 from fewshot_jax.adaptation.selection import ADAPTED, Adaptations, choose, confusions, macro_f1, select
 from fewshot_jax.adaptation.simple import NAME as SIMPLE
@@ -20,6 +20,7 @@ from fewshot_jax.adaptation.summary import card, record_of, verdict
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import text_split
 from fewshot_jax.errors import UserError
+from fewshot_jax.training.learners import build_learner
 
 TEXTS = {
     "refund": ["i want my money back", "please refund the order", "give me a refund", "money back please"],
@@ -44,6 +45,19 @@ def test_folds_hold_out_each_text_once_in_each_repeat_and_of_each_class_alike():
 def test_there_are_no_more_folds_than_texts_of_the_smallest_class():
     assert len(stratified(np.array([0, 0, 0, 0, 1, 1]), most=5)) == 2
     assert stratified(np.array([0, 0, 0, 1]), most=5) == []
+
+
+def test_a_rare_class_is_trained_on_in_every_fold_and_changes_nothing_else():
+    label = np.array([0] * 20 + [1] * 20 + [2] * 2)
+    folds = stratified(label, most=5)
+    assert len(folds) == 5 and rare_classes(label) == [2]
+    for train, test in folds:
+        assert {40, 41} <= set(train) and not {40, 41} & set(test)
+    assert sorted(np.concatenate([test for _, test in folds])) == list(range(40))
+
+
+def test_folds_that_agree_give_no_interval():
+    assert over_folds([0.5, 0.5, 0.5], [(np.arange(4), np.arange(2))] * 3).half_width == np.inf
 
 
 def test_the_interval_over_folds_is_that_of_nadeau_and_bengio():
@@ -113,7 +127,7 @@ def start():
 
 @pytest.fixture(scope="module")
 def selection(start):
-    return select(start, DATA, folds=2, tell=lambda text: None)
+    return select(with_choices(start, len(DATA.label)), DATA, folds=2, tell=lambda text: None)
 
 
 def test_a_part_adapted_to_by_the_shared_program_is_what_adapting_to_it_alone_gives(start):
@@ -125,6 +139,38 @@ def test_a_part_adapted_to_by_the_shared_program_is_what_adapting_to_it_alone_gi
     part = text_split([RECORDS[i] for i in train])
     alone = adapt_start(chosen.with_loop(factor, steps), part)
     np.testing.assert_allclose(softmax(given), alone.predict_proba([DATA.texts[i] for i in test]), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", ["maml", pytest.param("meta_sgd"), pytest.param("maml_plus_plus", marks=pytest.mark.slow)]
+)
+def test_the_loop_that_is_chosen_is_the_one_that_was_judged(name, start):
+    """Of rates in the config, and of learned ones."""
+    learner = dataclasses.replace(start.config.learner, name=name)
+    inner = dataclasses.replace(start.config.inner, rate=0.05, steps=2)
+    config = dataclasses.replace(start.config, learner=learner, inner=inner)
+    functions = start.reader(3).functions
+    meta_params = build_learner(functions, config, training=True).init(start.meta_params["params"], jax.random.key(0))
+    chosen = with_choices(dataclasses.replace(start, config=config, meta_params=meta_params), len(DATA.label))
+    train, test = np.arange(0, 12, 2), np.array([1, 5, 9])
+    given = {
+        factor: Adaptations(chosen, DATA, support=6, query=3).after(train, test, factor)[0] for factor in (0.3, 3.0)
+    }
+    part = text_split([RECORDS[i] for i in train])
+    for factor, logits in given.items():
+        alone = adapt_start(chosen.with_loop(factor, chosen.steps[0]), part)
+        np.testing.assert_allclose(softmax(logits), alone.predict_proba([DATA.texts[i] for i in test]), atol=1e-4)
+    assert np.abs(softmax(given[0.3]) - softmax(given[3.0])).max() > 1e-3
+
+
+def test_a_model_that_diverged_is_not_chosen(selection):
+    assert selection._replace(diverged=True).best == SIMPLE
+
+
+def test_examples_that_stand_there_twice_are_left_out_and_two_labels_are_told():
+    again = [*RECORDS, Record("  I want my money BACK ", "refund", ""), Record("money back please", "praise", "")]
+    kept, repeated, unclear = distinct(again)
+    assert kept == [*RECORDS, again[-1]] and repeated == 1 and unclear == "money back please"
 
 
 def test_a_head_on_features_computed_once_is_that_of_the_whole_model(start):
@@ -149,18 +195,19 @@ def test_rates_are_chosen_without_a_look_at_the_texts_held_out(start):
     assert choices[0] == choices[1]
 
 
-def test_with_nothing_to_hold_out_the_middle_is_chosen(start):
+def test_with_nothing_to_hold_out_the_usual_is_chosen(start):
     chosen = with_choices(start, 3)
     adaptations = Adaptations(chosen, DATA, support=3, query=3)
-    factor, steps = choose(adaptations, np.asarray(DATA.label), np.array([0, 4, 8]), 2)
-    assert factor in chosen.factors and steps in chosen.steps
+    assert choose(adaptations, np.asarray(DATA.label), np.array([0, 4, 8]), 2) == (1.0, 30) == chosen.usual
 
 
 def test_every_text_is_judged_while_held_out_and_the_better_model_is_named(selection):
     assert {len(one) for one in selection.predicted.values()} == {2}
     scores = selection.scores(lambda true, given: float((true == given).mean()))
     for name in (ADAPTED, SIMPLE):
-        right = (selection.logits[name].argmax(1) == DATA.label).mean()
+        logits, held_out = selection.pooled(name)
+        assert sorted(held_out) == list(range(12))
+        right = (logits.argmax(1) == DATA.label[held_out]).mean()
         assert scores[name].mean == pytest.approx(right)
     better = ADAPTED if scores[ADAPTED].mean > scores[SIMPLE].mean else SIMPLE
     assert selection.best == better
@@ -168,7 +215,7 @@ def test_every_text_is_judged_while_held_out_and_the_better_model_is_named(selec
 
 
 def test_the_summary_says_what_was_found(selection, start):
-    record = record_of(selection, start, DATA.texts, selection.best)
+    record = record_of(selection, start.with_loop(*selection.choice), DATA.texts, selection.best)
     assert sum(record["classes"].values()) == 12 and record["saved"] == selection.best
     text = card({**record, "confusions": [{"true": "a`b", "predicted": "c", "count": 1, "example": "x\n# y"}]}, "mine")
     assert "`a'b`" in text and "`x # y`" in text and verdict(record) in text
@@ -177,7 +224,8 @@ def test_the_summary_says_what_was_found(selection, start):
 
 def test_confusions_are_counted_and_have_an_example(selection):
     logits = np.eye(3)[[0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 1, 1]].astype(float)
-    made = selection._replace(logits={"adapted": logits}, label=np.repeat(np.arange(3), 4))
+    folds = [(np.arange(0), np.arange(12))]
+    made = selection._replace(logits={"adapted": [logits]}, label=np.repeat(np.arange(3), 4), folds=folds)
     found = confusions(made, "adapted", [str(i) for i in range(12)])
     assert found[0][:3] == (*selection.labels[2:0:-1], 4)
     assert found[0][3] in {"8", "9", "10", "11"}

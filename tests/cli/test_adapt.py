@@ -91,7 +91,7 @@ def test_what_a_spreadsheet_would_run_is_written_as_text(folder, tmp_path, capsy
 def test_one_example_of_a_class_is_adapted_to_and_nothing_is_claimed(tmp_path, capsys):
     (tmp_path / "few.csv").write_text("text,label\nmy parcel,delivery\na refund,refund\nmoney back,refund\n")
     code, out, err = call(["adapt", "default", "--data", tmp_path / "few.csv", "--output", tmp_path / "m"], capsys)
-    assert code == 0 and "'delivery' has one example" in err and "cross-validated, " not in out
+    assert code == 0 and "nothing is cross-validated" in err and "cross-validated, " not in out
     assert not (tmp_path / "m/README.md").exists()
 
 
@@ -108,6 +108,34 @@ def test_wrong_flags_are_named(arguments, message, folder, tmp_path, capsys):
     given = ["--data", folder / "examples.csv", "--output", tmp_path / "m"]
     code, _, err = call(["adapt", "default", *given, *arguments], capsys)
     assert code == 2 and message in err and "Traceback" not in err
+
+
+def test_texts_with_line_separators_and_repeated_ones_are_added_to(folder, tmp_path, capsys):
+    rows = [{"text": "pay\u2028now please", "label": "payment"}, {"text": "a bill to pay", "label": "payment"}]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    for output, data in (("one", tmp_path / "more.jsonl"), ("two", folder / "examples.csv")):
+        before = folder / "model" if output == "one" else tmp_path / "one"
+        given = ["--data", data, "--output", tmp_path / output, "--folds", "0", "--save", "simple"]
+        code, out, err = call(["adapt", before, *given], capsys)
+        assert code == 0 and "8 examples of 3 classes" in out, err
+    assert "left out 6 examples that stand there twice" in err
+
+
+def test_a_text_that_is_cut_and_a_label_that_means_something_else_are_told(folder, tmp_path, capsys):
+    (tmp_path / "long.csv").write_text(EXAMPLES + f"{'word ' * 60},refund\n")
+    given = ["--data", tmp_path / "long.csv", "--output", tmp_path / "m", "--folds", "0"]
+    code, _, err = call(["adapt", "default", *given], capsys)
+    assert code == 0 and "1 text longer than 24 tokens" in err
+    (tmp_path / "none.csv").write_text(EXAMPLES + "a text,none of these\n")
+    code, _, err = call(["adapt", "default", "--data", tmp_path / "none.csv", "--output", tmp_path / "n"], capsys)
+    assert code == 2 and "give the class another name" in err
+
+
+def test_fields_that_the_output_adds_are_looked_for_in_every_row(folder, tmp_path, capsys):
+    (tmp_path / "new.jsonl").write_text('{"text": "a"}\n{"text": "b", "predicted_label": "mine"}\n')
+    given = ["--input", tmp_path / "new.jsonl", "--output", tmp_path / "out.jsonl"]
+    code, _, err = call(["predict", folder / "model", *given], capsys)
+    assert code == 2 and "predicted_label" in err
 
 
 def test_wrong_models_and_files_are_named(folder, tmp_path, capsys):
