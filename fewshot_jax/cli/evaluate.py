@@ -33,7 +33,8 @@ class Arguments:
         episodes: test episodes; by default the config's.
         shots: an evaluation for each number of shots; by default the config's.
         compare: two runs: the difference of their scores, paired by episode, with a p-value.
-        check_leakage: evaluate nothing, but say which names of classes and which texts training and test share.
+        check_leakage: evaluate nothing, but say which names of classes and which texts test shares with training and
+            with validation.
         quiet: print no progress.
         json: print JSON.
     """
@@ -89,7 +90,10 @@ def _check_leakage(parsed: Arguments) -> None:
 
     found = {}
     for path in parsed.runs:
-        found[path] = check_leakage(build_application(RunDirectory(path).config(), path))
+        run = RunDirectory(path)
+        application = build_application(run.config(), path)
+        run.check_data(application.fingerprint())
+        found[path] = check_leakage(application)
     if parsed.json:
         rows = [{"run": str(path), **to_json(one)} for path, one in found.items()]
         print_json(rows[0] if len(rows) == 1 else rows)

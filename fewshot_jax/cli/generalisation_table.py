@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_jax.cli.arguments import counted
+from fewshot_jax.evaluation.bootstrap import LEAST_GROUPS
 from fewshot_jax.evaluation.leakage import shortened, warnings_of
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ _NAMED = 3  # names of classes in a row
 
 
 def print_generalisation(result: "Generalisation") -> None:
-    """Print the scores over all parts with 95% intervals, and below them the learner's in each part."""
+    """Print the scores over all folds or seeds with 95% intervals, and below them the learner's in each training."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -47,9 +48,10 @@ def print_generalisation(result: "Generalisation") -> None:
     console.print(of_all)
     console.print(of_parts)
     over = (
-        "95% intervals over trainings and episodes (hierarchical bootstrap)"
+        f"95% intervals over {result.groups} {result.over} and the episodes of each (hierarchical bootstrap)"
         if result.bootstrapped
-        else "95% intervals over episodes of these trainings alone; with five or more they are over trainings too"
+        else f"95% intervals over the episodes of these trainings alone; from {LEAST_GROUPS} {result.over} on they are "
+        f"over {result.over} too"
     )
     console.print(f"{len(result.parts)} trainings, {result.episodes} episodes of each; {over}", highlight=False)
 
@@ -93,8 +95,8 @@ def print_comparison(result: "Comparison") -> None:
     )
 
 
-def print_leakage(found: Mapping[Path, "Leakage"]) -> None:
-    """Print what the splits of each run share."""
+def print_leakage(found: Mapping[Path, Mapping[str, "Leakage"]]) -> None:
+    """Print what the test split of each run shares with each other split."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -103,16 +105,20 @@ def print_leakage(found: Mapping[Path, "Leakage"]) -> None:
     console = Console()
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("run", overflow="fold")
-    for head in ("training texts", "test texts", "shared names", "equal", "nearly equal"):
+    table.add_column("test with", no_wrap=True)
+    for head in ("texts", "test\ntexts", "shared\nnames", "equal\ntexts", "nearly\nequal"):
         table.add_column(head, justify="right", no_wrap=True)
-    for run, one in found.items():
-        counts = (one.train_texts, one.test_texts, len(one.classes), len(one.exact))
-        near = "too many texts" if one.near is None else f"{len(one.near):,}"
-        table.add_row(escape(run.name), *(f"{count:,}" for count in counts), near)
+    for run, of_run in found.items():
+        for split, one in of_run.items():
+            counts = (one.known_texts, one.test_texts, len(one.classes), len(one.exact))
+            near = "too many" if one.near is None else f"{len(one.near):,}"
+            table.add_row(escape(run.name), split, *(f"{count:,}" for count in counts), near)
     console.print(table)
-    for run, one in found.items():
-        for line in warnings_of(one):
-            console.print(f"{run}: {line}", highlight=False, markup=False, soft_wrap=True)
-        for pair in (*one.exact[:3], *(one.near or ())[:3]):
-            told = f"  {pair.similarity:.2f}  test: {shortened(pair.test)}\n        training: {shortened(pair.train)}"
-            console.print(told, highlight=False, markup=False, soft_wrap=True)
+    for run, of_run in found.items():
+        for split, one in of_run.items():
+            for line in warnings_of(one, split):
+                console.print(f"{run}: {line}", highlight=False, markup=False, soft_wrap=True)
+            for pair in (*one.exact[:3], *(one.near or ())[:3]):
+                known = f"{split}: {shortened(pair.known)}"
+                told = f"  {pair.similarity:.2f}  test: {shortened(pair.test)}\n        {known}"
+                console.print(told, highlight=False, markup=False, soft_wrap=True)

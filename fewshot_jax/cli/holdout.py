@@ -16,16 +16,18 @@ class Arguments:
     """Train and test on several divisions of the data, and report the scores over them.
 
     One run for each fold and seed goes into a directory below --run-dir; the same command goes on where it stopped.
-    Intervals are by a hierarchical bootstrap over runs and episodes from five runs on, and over episodes below that.
+    Intervals are by a hierarchical bootstrap over folds (or else seeds) and episodes from five of them on, and over
+    episodes alone below that.
 
     Attributes:
         config: YAML file; any of its fields can be overridden, as in --inner.steps 3.
         run_dir: directory of the runs.
-        folds: parts of the data; each of them is tested once for each seed. Without it the test split is a share of
-            the data (data.fractions), another one for each seed.
+        folds: parts of the data; each of them is tested once for each seed, and they are the same for all seeds
+            (data.split_seed). Without it the test split is a share of the data (data.fractions), another one for each
+            seed.
         by: what is held out: classes; domains (groups, or tasks); or files, which are the data sets of data.sets. By
             default what the config divides (data.split_by).
-        seeds: of training, episodes and division; by default the config's.
+        seeds: of training and episodes, and without --folds of the division; by default the config's.
         quiet: print no progress.
         json: print JSON.
         settings: the fields of the config.

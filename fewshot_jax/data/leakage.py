@@ -1,4 +1,4 @@
-"""What training and test share and should not: names of classes, texts, and texts that are nearly the same.
+"""What test shares with another split and should not: names of classes, texts, and texts that are nearly the same.
 
 Two texts are the same if they differ in case and white space only, and nearly the same if the sets of their
 character 5-grams have a Jaccard similarity of 0.8 or more. Candidates are found by minwise hashing in bands, and
@@ -20,32 +20,32 @@ from fewshot_jax.data.examples import folded
 SIMILAR = 0.8
 _WIDTH = 5  # characters of an n-gram
 _BANDS, _ROWS = 16, 5
-_MOST = 50  # training texts that one band may propose for a test text: of hundreds of copies one is enough
+_MOST = 50  # known texts that one band may propose for a test text: of hundreds of copies one is enough
 _AGREEING = 0.6  # share of a signature in which a pair of similarity 0.8 agrees, less 4 standard deviations
 
 
 class Pair(NamedTuple):
-    """A ``train`` and a ``test`` text, and their ``similarity``, 1 for equal ones."""
+    """A text of the other split, ``known``, and a ``test`` text, and their ``similarity``, 1 for equal ones."""
 
-    train: str
+    known: str
     test: str
     similarity: float
 
 
 class Leakage(NamedTuple):
-    """What a test split shares with the training split.
+    """What a test split shares with another one, that of training or validation, whose texts are known.
 
     Attributes:
         classes: the shared names.
-        exact: a pair for each test text that is a training text.
+        exact: a pair for each test text that is a known text.
         near: a pair for each other one that is nearly one; None where that was not looked for.
-        train_texts, test_texts: how many there are.
+        known_texts, test_texts: how many there are.
     """
 
     classes: list[str]
     exact: list[Pair]
     near: list[Pair] | None
-    train_texts: int
+    known_texts: int
     test_texts: int
 
     def __bool__(self) -> bool:
@@ -54,50 +54,50 @@ class Leakage(NamedTuple):
 
 
 def find_leakage(
-    train: Sequence[str],
+    known: Sequence[str],
     test: Sequence[str],
     *,
-    train_classes: Sequence[str] = (),
+    known_classes: Sequence[str] = (),
     test_classes: Sequence[str] = (),
     most_characters: int | None = None,
 ) -> Leakage:
-    """Compare the texts and the names of classes of two splits.
+    """Compare the texts and the names of classes of a test split with those of another split.
 
     Args:
-        train, test: the texts.
-        train_classes, test_classes: the names, the same where they differ in case and white space only.
+        known, test: the texts.
+        known_classes, test_classes: the names, the same where they differ in case and white space only.
         most_characters: of all texts, beyond which nearly equal ones are not looked for; None for no bound.
     """
-    known = {folded(name) for name in train_classes}
-    of_train: dict[str, str] = {}
-    for text in train:
-        of_train.setdefault(folded(text), text)
+    names = {folded(name) for name in known_classes}
+    by_key: dict[str, str] = {}
+    for text in known:
+        by_key.setdefault(folded(text), text)
     exact, others = [], dict[str, list[str]]()  # those of one folded text together
     for text in test:
         key = folded(text)
-        if key in of_train:
-            exact.append(Pair(of_train[key], text, 1.0))
+        if key in by_key:
+            exact.append(Pair(by_key[key], text, 1.0))
         else:
             others.setdefault(key, []).append(text)
     near = None
-    if most_characters is None or sum(map(len, of_train)) + sum(map(len, others)) <= most_characters:
-        keys, own = list(of_train), list(others)
+    if most_characters is None or sum(map(len, by_key)) + sum(map(len, others)) <= most_characters:
+        keys, own = list(by_key), list(others)
         near = [
-            Pair(of_train[keys[a]], text, similarity)
+            Pair(by_key[keys[a]], text, similarity)
             for a, b, similarity in near_duplicates(keys, own)
             for text in others[own[b]]
         ]
-    shared = [name for name in test_classes if folded(name) in known]
-    return Leakage(shared, exact, near, len(train), len(test))
+    shared = [name for name in test_classes if folded(name) in names]
+    return Leakage(shared, exact, near, len(known), len(test))
 
 
-def near_duplicates(train: Sequence[str], test: Sequence[str]) -> list[tuple[int, int, float]]:
-    """For each test text that is similar to a training text: positions of such a pair, and its similarity.
+def near_duplicates(known: Sequence[str], test: Sequence[str]) -> list[tuple[int, int, float]]:
+    """For each test text that is similar to a known text: positions of such a pair, and its similarity.
 
     Texts are compared as they stand; those shorter than an n-gram are similar to nothing.
     """
-    count = len(train)
-    texts = [*train, *test]
+    count = len(known)
+    texts = [*known, *test]
     long_enough = np.array([i for i, text in enumerate(texts) if len(text) >= _WIDTH], np.int64)
     first_test = int(np.searchsorted(long_enough, count))
     if first_test in (0, len(long_enough)):
@@ -146,13 +146,13 @@ def _signatures(texts: Sequence[str]) -> np.ndarray:
     return signatures
 
 
-def _candidates(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Pairs ``[p, 2]`` of rows, of training and test, whose signatures agree in a whole band."""
+def _candidates(known: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Pairs ``[p, 2]`` of rows, of known and test texts, whose signatures agree in a whole band."""
     rng = np.random.default_rng(1)
     codes = []
     for band in range(_BANDS):
         columns, factors = slice(band * _ROWS, (band + 1) * _ROWS), _odd(rng, _ROWS)
-        keys, wanted = ((part[:, columns] * factors).sum(1, dtype=np.uint64) for part in (train, test))
+        keys, wanted = ((part[:, columns] * factors).sum(1, dtype=np.uint64) for part in (known, test))
         order = np.argsort(keys, kind="stable")
         left, right = (np.searchsorted(keys[order], wanted, side) for side in ("left", "right"))
         counts = np.minimum(right - left, _MOST)

@@ -1,4 +1,4 @@
-"""Intervals over groups (runs, seeds, splits) that each have many values (episodes)."""
+"""Intervals over groups (folds, or else trainings of other seeds) that each have many values (episodes)."""
 
 import math
 from collections.abc import Sequence
@@ -48,6 +48,9 @@ def hierarchical_bootstrap(
     by ``sqrt((n - 1) / n)``, and its tails are those of a normal where a t with ``n - 1`` degrees is due; so its tails
     of probability ``Phi(-sqrt(n / (n - 1)) t)`` are cut, ``t`` being the 0.975 quantile. Where groups differ little the
     interval is too wide: the variance of values within a group then counts twice.
+
+    A group is what was drawn independently. The values of several trainings that hold out the same classes are one
+    group: what those have in common is one draw, and what their seeds add is in the variance of the groups' means.
 
     Args:
         groups: the values ``[n]`` of each group, at least two groups; they count alike, whatever their size.

@@ -1,4 +1,4 @@
-"""Whether the test split of an application shares texts or names of classes with its training split."""
+"""Whether the test split of an application shares texts or names of classes with training or validation."""
 
 import sys
 from typing import Any
@@ -9,15 +9,19 @@ from fewshot_jax.applications.text_classification import TextClassification
 from fewshot_jax.applications.writing import Writing
 from fewshot_jax.data.leakage import SIMILAR, Leakage, Pair, find_leakage
 from fewshot_jax.data.sets import label_text
+from fewshot_jax.data.splits import SPLITS
 from fewshot_jax.errors import UserError
 
-MOST_AT_START = 2_000_000  # characters that a start of training looks for nearly equal texts in: about a second
+MOST_AT_START = 2_000_000  # characters of two splits that a start looks for nearly equal texts in: about a second
 MOST = 50_000_000  # that a check asked for looks in: about 3 GB of memory
 _SHOWN = 60  # characters of an example
+_KNOWN = {"train": "training", "validation": "validation"}  # what test is compared with, and what that is called
+
+Leakages = dict[str, Leakage]  # by "training" and "validation"
 
 
-def leakage_of(application: Application, *, most_characters: int | None = None) -> Leakage | None:
-    """What the test split shares with the training split; None where there are no texts, or tasks are generated.
+def leakage_of(application: Application, *, most_characters: int | None = None) -> Leakages | None:
+    """What test shares with training, and with validation; None where there are no texts, or tasks are generated.
 
     Args:
         application: of a run.
@@ -25,42 +29,45 @@ def leakage_of(application: Application, *, most_characters: int | None = None) 
     """
     if isinstance(application, TextClassification | LabelScoring):
         sets = application.config.data.sets
-        texts = {split: application.splits[split].texts for split in ("train", "test")}
+        texts = {split: application.splits[split].texts for split in SPLITS}
         names = {split: [label_text(name, sets) for name in application.splits[split].classes] for split in texts}
     elif isinstance(application, Writing) and application.pools is not None:
         pools = application.pools
-        texts = {split: [example.source for example in pools[split]] for split in ("train", "test")}
+        texts = {split: [example.source for example in pools[split]] for split in SPLITS}
         names = {split: sorted({example.task for example in pools[split]}) for split in texts}
     else:
         return None
-    return find_leakage(
-        texts["train"],
-        texts["test"],
-        train_classes=names["train"],
-        test_classes=names["test"],
-        most_characters=most_characters,
-    )
+    return {
+        called: find_leakage(
+            texts[split],
+            texts["test"],
+            known_classes=names[split],
+            test_classes=names["test"],
+            most_characters=most_characters,
+        )
+        for split, called in _KNOWN.items()
+    }
 
 
 def warn_of_leakage(application: Application) -> None:
-    """Say on stderr what the test split of a run that begins shares with its training split, if it does."""
+    """Say on stderr what the test split of a run that begins shares with training or validation, if it does."""
     found = leakage_of(application, most_characters=MOST_AT_START)
     if found is None:
         return
-    lines = warnings_of(found)
+    lines = [line for split, one in found.items() for line in warnings_of(one, split)]
     for line in lines:
         print(f"warning: {line}", file=sys.stderr)
     if lines:
         print("'fewshot-jax evaluate RUN --check-leakage' lists them; --quiet leaves this out", file=sys.stderr)
-    if found.near is None:
+    if skipped := [split for split, one in found.items() if one.near is None]:
         print(
-            f"note: more than {MOST_AT_START:,} characters of text; nearly equal ones in training and test were not "
-            "looked for ('fewshot-jax evaluate RUN --check-leakage' does)",
+            f"note: more than {MOST_AT_START:,} characters of text; nearly equal ones in {' or '.join(skipped)} and "
+            "test were not looked for ('fewshot-jax evaluate RUN --check-leakage' does)",
             file=sys.stderr,
         )
 
 
-def check_leakage(application: Application) -> Leakage:
+def check_leakage(application: Application) -> Leakages:
     """`leakage_of` an application that has texts.
 
     Raises:
@@ -73,35 +80,43 @@ def check_leakage(application: Application) -> Leakage:
     return found
 
 
-def warnings_of(found: Leakage) -> list[str]:
-    """What is wrong, and what helps, a line for each kind; nothing where nothing is shared."""
+def warnings_of(found: Leakage, split: str) -> list[str]:
+    """What is wrong, and what helps, a line for each kind; nothing where nothing is shared.
+
+    Args:
+        found: what test shares with a split.
+        split: "training" or "validation".
+    """
     many = f"{found.test_texts:,} test texts"
     lines = []
     if found.classes:
         lines.append(
-            f"{len(found.classes):,} names of classes (or tasks) are in training and test (such as "
+            f"{len(found.classes):,} names of classes (or tasks) are in {split} and test (such as "
             f"'{found.classes[0]}'), which is then not unseen; give both to one split"
         )
     if found.exact:
         lines.append(
-            f"{len(found.exact):,} of {many} are training texts too ({_shown(found.exact[0])}); remove them from one"
+            f"{len(found.exact):,} of {many} are {split} texts too ({_shown(found.exact[0])}); remove them from one"
         )
     if found.near:
         first = found.near[0]
         lines.append(
-            f"{len(found.near):,} of {many} are nearly training texts ({_shown(first)}, similarity "
+            f"{len(found.near):,} of {many} are nearly {split} texts ({_shown(first)}, similarity "
             f"{first.similarity:.2f}); remove from one split those that say the same"
         )
     return lines
 
 
-def to_json(found: Leakage) -> dict[str, Any]:
-    """Plain lists and numbers."""
+def to_json(found: Leakages) -> dict[str, Any]:
+    """Plain lists and numbers, those of training and of validation."""
 
     def pairs(of: list[Pair] | None) -> list[dict[str, Any]] | None:
         return None if of is None else [pair._asdict() for pair in of]
 
-    return {**found._asdict(), "exact": pairs(found.exact), "near": pairs(found.near), "similar": SIMILAR}
+    def plain(one: Leakage) -> dict[str, Any]:
+        return {**one._asdict(), "exact": pairs(one.exact), "near": pairs(one.near)}
+
+    return {**{split: plain(one) for split, one in found.items()}, "similar": SIMILAR}
 
 
 def _shown(pair: Pair) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewshot_jax.applications.application import Score
 from fewshot_jax.config import Config
+from fewshot_jax.data.spreadsheet import safe_cell
 from fewshot_jax.search.space import Scalar
 from fewshot_jax.search.trials import RUN, SECONDS, STEPS, WHY
 from fewshot_jax.training.results import Evaluation
@@ -124,12 +125,14 @@ def importance_of(study: "optuna.Study", seed: int) -> dict[str, float]:
 
 
 def write_trials(rows: Sequence[TrialRow], fields: Sequence[str], score: Score, path: Path) -> None:
-    """Write a CSV file with a row for each trial, its score in full."""
+    """Write a CSV file with a row for each trial, its score in full; no cell is a formula to a spreadsheet."""
     with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["number", "state", *fields, score.metric, "steps", "seconds", "run", "why"])
+
+        def write(*cells: Any) -> None:
+            writer.writerow([safe_cell(cell) for cell in cells])
+
+        write("number", "state", *fields, score.metric, "steps", "seconds", "run", "why")
         for row in rows:
             values = [row.values.get(name) for name in fields]
-            writer.writerow(
-                [row.number, row.state, *values, row.score, row.steps, f"{row.seconds:.1f}", row.run, row.why]
-            )
+            write(row.number, row.state, *values, row.score, row.steps, f"{row.seconds:.1f}", row.run, row.why)

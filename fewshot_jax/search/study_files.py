@@ -33,17 +33,28 @@ NAME = "fewshot_jax"  # of the one study in a journal
 
 
 def _flock(path: Path, *, wait: bool) -> Any:
-    """The open file of a lock that is free again when the process ends, however it does; None where another has it."""
+    """The open file of a lock that is free again when the process ends, however it does; None where another has it.
+
+    On a file system without locks every process has it.
+
+    Raises:
+        UserError: the system has no such locks, or the file cannot be written.
+    """
     try:
         import fcntl
     except ImportError:
         raise UserError("tune needs the file locks of Unix, which this system does not have") from None
-    file = path.open("a")
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise UserError(f"{path}: cannot write the study ({error}); see --study") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         return None
+    except OSError:  # a file system without locks
+        pass
     return file
 
 

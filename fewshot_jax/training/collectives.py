@@ -7,7 +7,7 @@ from typing import NamedTuple
 from fewshot_jax.training.compiled_program import computations
 
 _COLLECTIVE = re.compile(
-    r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(", re.ASCII
+    r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\(", re.ASCII
 )
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
 # How a program names the devices that take part: {{0,1},{2,3}}, [groups,devices], or some axes of a mesh.
@@ -51,9 +51,32 @@ def collectives(program: str, devices: int) -> list[Collective]:
     for lines, times in computations(program):
         for line in lines:
             if match := _COLLECTIVE.search(line):
-                size = sum(_bytes(*one) for one in _ARRAY.findall(match.group(1)))
-                found.append(Collective(match.group(2), size, _together(line) or devices, times or 1))
+                shape, operation, started = match.groups()
+                result = _result(shape, operation) if started else shape
+                size = sum(_bytes(*one) for one in _ARRAY.findall(result))
+                found.append(Collective(operation, size, _together(line) or devices, times or 1))
     return found
+
+
+def _result(shape: str, operation: str) -> str:
+    """The part of the result in the shape of what starts an operation: ``(operand, result, ...)``, each of them a tuple
+    where there are several, or each operand is one; of an all-reduce the results alone."""
+    parts = _parts(shape)
+    alone = operation == "all-reduce" and not (parts and parts[0].startswith("("))
+    return shape if alone or len(parts) < 2 else parts[1]
+
+
+def _parts(shape: str) -> list[str]:
+    """The elements of a tuple; none of an array."""
+    parts, depth = list[str](), 0
+    if shape.startswith("("):
+        for character in shape[1:-1]:
+            depth += (character in "([{") - (character in ")]}")
+            if not parts or (character == "," and depth == 0):
+                parts.append("")
+            if character != "," or depth:
+                parts[-1] += character
+    return [re.sub(r"/\*.*?\*/", "", part).strip() for part in parts]
 
 
 def _together(line: str) -> int | None:

@@ -1,17 +1,19 @@
 """Two runs on the same test episodes, compared episode by episode."""
 
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fewshot_jax.applications.application import Score
-from fewshot_jax.applications.table import score_of
+from fewshot_jax.applications.table import build_application, score_of
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.paired import Paired, paired
 from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.training.episode_scores import EPISODE_SCORES, read_episode_scores, scored_step
-from fewshot_jax.training.evaluate import evaluate
+from fewshot_jax.training.evaluate import restore_best_of
+from fewshot_jax.training.rows import Bench, rows_of_learner
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.versions import versions
 
@@ -58,15 +60,15 @@ def compare(
 ) -> Comparison:
     """Compare the learners of two runs whose configs give the same test episodes.
 
-    Scores that the last evaluation of a run kept are taken from there; what it did not ask for is evaluated.
+    Scores that the last evaluation of a run kept are taken from there; otherwise the learner alone is evaluated.
 
     Args:
         one, other: directories of the runs.
-        episodes, shots, quiet: as of `evaluate`.
+        episodes, shots, quiet: as of `evaluate.evaluate`.
 
     Raises:
-        UserError: there is no run or no checkpoint, the data of the two differs, they have no number of shots in
-            common, or fewer than two episodes in which both have a finite score.
+        UserError: there is no run or no checkpoint, the data of the two differs or has changed, they have no number of
+            shots in common, or fewer than two episodes in which both have a finite score.
     """
     runs = RunDirectory(one), RunDirectory(other)
     configs = [run.config() for run in runs]
@@ -104,5 +106,13 @@ def _scores(
         kept = read_episode_scores(run.path).get(config.learner.name, {})
         if all(k in kept and len(kept[k]) >= count for k in wanted):
             return {k: kept[k][:count] for k in wanted}
-    found = evaluate(run.path, episodes=episodes, shots=shots, quiet=quiet).episode_scores
-    return dict(found[config.learner.name])
+    application = build_application(config, run.path)
+    run.check_data(application.fingerprint())
+    bench = Bench(application, count)
+    meta_params = restore_best_of(run, application.functions(training=True))
+    row = rows_of_learner(bench, meta_params)[config.learner.name]
+    for k in wanted:  # before the work begins: a split may be too small for this many
+        bench.streams(k)
+    if not quiet:
+        print(f"{run.path}: evaluating {config.learner.name} on {count} episodes", file=sys.stderr, flush=True)
+    return {k: np.asarray(row(k)[application.score.name]) for k in wanted}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fewshot_jax.applications.application import Score
-from fewshot_jax.applications.table import score_of
+from fewshot_jax.applications.table import build_application, score_of
 from fewshot_jax.config_file import differences
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.bootstrap import LEAST_GROUPS, Interval, interval_over
@@ -38,7 +38,9 @@ class Generalisation(NamedTuple):
         ways: classes of an episode; None where there are none.
         episodes: of each part.
         parts: what was trained and tested.
-        scores: for each row of the table the mean of the parts' means, with its interval.
+        groups: the number of folds, or else of trainings, which intervals are over: under other seeds a fold holds out
+            the same classes, and is no further draw of them.
+        scores: for each row of the table the mean of the groups' means, with its interval.
         gains: the learner's score minus that of each floor, paired by episode, likewise.
     """
 
@@ -47,13 +49,19 @@ class Generalisation(NamedTuple):
     ways: int | None
     episodes: int
     parts: tuple[ScoredPart, ...]
+    groups: int
     scores: PerShots
     gains: PerShots
 
     @property
     def bootstrapped(self) -> bool:
-        """Whether intervals are over parts and episodes, and not over episodes alone."""
-        return len(self.parts) >= LEAST_GROUPS
+        """Whether intervals are over groups and episodes, and not over episodes alone."""
+        return self.groups >= LEAST_GROUPS
+
+    @property
+    def over(self) -> str:
+        """What the groups are."""
+        return "folds" if self.parts[0].part.config.data.folds else "seeds"
 
     def of_part(self, tested: ScoredPart) -> dict[int, Estimate]:
         """The learner's score in one part, with its interval over episodes."""
@@ -78,6 +86,8 @@ class Generalisation(NamedTuple):
             "ways": self.ways,
             "episodes": self.episodes,
             "interval": "hierarchical bootstrap" if self.bootstrapped else "Student's t over episodes",
+            "over": self.over,
+            "groups": self.groups,
             "scores": plain(self.scores),
             "gain": plain(self.gains),
             "parts": [
@@ -104,7 +114,7 @@ def generalisation(parts: Sequence[Part], run_dir: str | Path, *, quiet: bool = 
         quiet: no progress.
 
     Raises:
-        UserError: as of `train`, or ``run_dir`` is a run itself.
+        UserError: as of `train`, or ``run_dir`` is a run itself, or the data of a finished part has changed.
         Terminated: the process was told to end, and a checkpoint is saved.
     """
     folder = Path(run_dir)
@@ -125,16 +135,21 @@ def generalisation(parts: Sequence[Part], run_dir: str | Path, *, quiet: bool = 
 
 
 def _kept(run: RunDirectory, part: Part) -> EpisodeScores | None:
-    """The scores of a run that is finished and evaluated as its part wants it, so that it need not be done again."""
+    """The scores of a run that is finished and evaluated as its part wants it, so that it need not be done again.
+
+    Raises:
+        UserError: its data has changed since.
+    """
     result = run.result() if run.exists() else None
     if result is None or differences(run.config(), part.config, ignore=("parallel.", "recovery.")):
         return None
-    if part.tested and tuple(run.labels().get("test", ())) != part.tested:
-        return None  # the data has changed: training says so
     try:
-        return read_episode_scores(run.path) if scored_step(run.path) == result["best_step"] else None
+        scores = read_episode_scores(run.path) if scored_step(run.path) == result["best_step"] else None
     except UserError:  # killed before the evaluation, or while it was written
         return None
+    if scores is not None:
+        run.check_data(build_application(run.config(), run.path).fingerprint())
+    return scores
 
 
 def summary(tested: Sequence[ScoredPart]) -> Generalisation:
@@ -147,15 +162,21 @@ def summary(tested: Sequence[ScoredPart]) -> Generalisation:
     learner, first = config.learner.name, tested[0].scores
     rows = [row for row in first if all(row in one.scores for one in tested)]
     shots = list(first[learner])
+    groups: dict[tuple[str, ...], list[EpisodeScores]] = {}
+    for one in tested:
+        groups.setdefault(one.part.group, []).append(one.scores)
 
-    def over_parts(values: Callable[[EpisodeScores, int], np.ndarray]) -> dict[int, Interval]:
-        return {k: interval_over([np.asarray(values(one.scores, k), np.float64) for one in tested]) for k in shots}
+    def over_groups(values: Callable[[EpisodeScores, int], np.ndarray]) -> dict[int, Interval]:
+        def of_group(group: list[EpisodeScores], k: int) -> np.ndarray:
+            return np.concatenate([np.asarray(values(scores, k), np.float64) for scores in group])
+
+        return {k: interval_over([of_group(group, k) for group in groups.values()]) for k in shots}
 
     def of_row(row: str) -> dict[int, Interval]:
-        return over_parts(lambda scores, k: scores[row][k])
+        return over_groups(lambda scores, k: scores[row][k])
 
     def gain_over(row: str) -> dict[int, Interval]:
-        return over_parts(lambda scores, k: scores[learner][k] - scores[row][k])
+        return over_groups(lambda scores, k: scores[learner][k] - scores[row][k])
 
     return Generalisation(
         learner=learner,
@@ -163,6 +184,7 @@ def summary(tested: Sequence[ScoredPart]) -> Generalisation:
         ways=config.evaluation.ways if "classification" in config.application else None,
         episodes=config.evaluation.episodes,
         parts=tuple(tested),
+        groups=len(groups),
         scores={row: of_row(row) for row in rows},
         gains={row: gain_over(row) for row in rows if row.split(",")[0] != learner},
     )

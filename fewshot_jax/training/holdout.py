@@ -1,7 +1,7 @@
 """Generalisation over what is held out: one run for each fold and seed, each tested on what it was not trained on.
 
 Holdout and cross-validation differ in one field of the config: `data.fractions` divides classes (or groups, tasks,
-data sets) once for a seed, `data.folds` deals them into parts, and fold ``i`` tests part ``i``.
+data sets) anew for each seed; `data.folds` deals them into parts once for all seeds, and fold ``i`` tests part ``i``.
 """
 
 import dataclasses
@@ -37,6 +37,11 @@ class Part(NamedTuple):
     tested: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
 
+    @property
+    def group(self) -> tuple[str, ...]:
+        """The same for trainings that are one draw of what is held out: a fold under several seeds."""
+        return self.held_out if self.config.data.folds else (self.name,)
+
 
 def parts_of(
     config: Config, *, by: By | None = None, folds: int | None = None, seeds: Sequence[int] = ()
@@ -48,7 +53,8 @@ def parts_of(
         by: what is held out; None for what the config divides. "class"; "domain", the groups of labelled texts or the
             tasks of other data; "file", the data sets of `data.sets`.
         folds: parts, each of which is tested once for each seed; None for a test split by `data.fractions`.
-        seeds: of `seed` and `data.split_seed`; none for the config's.
+        seeds: of `seed` and, where there are no ``folds``, of `data.split_seed`; none for the config's. The folds of
+            all seeds are the same, so that what varies over seeds is the training and not what is held out.
 
     Raises:
         UserError: the data has nothing of that kind to hold out, a part cannot fill its episodes, or there is nothing
@@ -64,9 +70,11 @@ def parts_of(
     parts = []
     for seed in seeds:
         for fold in range(folds or 1):
-            changed = dataclasses.replace(data, folds=folds, fold=fold) if folds else data
-            if _is_divided(base, changed):
-                changed = dataclasses.replace(changed, split_seed=seed)
+            changed = data
+            if folds:
+                changed = dataclasses.replace(data, folds=folds, fold=fold)
+            elif _is_divided(base, data):
+                changed = dataclasses.replace(data, split_seed=seed)
             name = f"fold_{fold}_seed_{seed}" if folds else f"seed_{seed}"
             parts.append(Part(name, dataclasses.replace(base, seed=seed, data=changed)))
     return [_checked(part, parts) for part in parts]

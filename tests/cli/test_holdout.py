@@ -1,4 +1,4 @@
-"""``evaluate`` of a config over folds, of two runs compared, and of what training and test share."""
+"""``evaluate`` of a config over folds, of two runs compared, and of what test shares with other splits."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from fewshot_jax.applications.table import build_application
+from fewshot_jax.training import evaluate as evaluation
 from fewshot_jax.training import loop
 from fewshot_jax.training.episode_scores import read_episode_scores, write_episode_scores
 from fewshot_jax.training.run_directory import RunDirectory, resolve
@@ -57,6 +58,7 @@ def test_the_same_command_goes_on_and_does_again_only_what_is_not_done(folds, tm
     assert (lost / "episode_scores.json").exists()
     for word in ("protonet", "TF-IDF centroid", "chance", "fold_1_seed_3", "2 trainings, 4 episodes of each"):
         assert word in out
+    assert "from 5 folds on they are over folds too" in " ".join(out.split())
     code, again, err = call(["evaluate", folder / "config.yaml", *FLAGS, "--run-dir", tmp_path / "runs", "--json"])
     assert code == 0, err
     assert json.loads(again) == json.loads(first)
@@ -102,13 +104,25 @@ def test_two_runs_are_compared_by_the_scores_that_they_kept(pair):
     assert all(word in out for word in ("+5.6", "1.0000", "all exchanges")), "the first three of four"
 
 
-def test_scores_that_were_not_kept_are_evaluated(pair):
+def test_scores_that_were_not_kept_are_evaluated(pair, monkeypatch):
+    monkeypatch.setattr(evaluation, "floors", lambda *arguments: pytest.fail("evaluated the rows beside the learner"))
     code, out, err = call(["evaluate", *pair, "--compare", "--episodes", "6", "--quiet", "--json"])
     assert code == 0, err
     found = json.loads(out)["shots"]["1"]
     assert found["episodes"] == 6, "of which four were kept"
     assert (found["difference"]["mean"], found["p_value"]) == (0, 1), "the runs are copies"
     assert len(read_episode_scores(pair[0])["protonet"][1]) == 4, "what the config asks for is still there"
+
+
+def test_what_is_evaluated_again_is_what_an_evaluation_kept(folds, tmp_path):
+    kept = folds[0] / "runs" / "fold_0_seed_3"
+    shutil.copytree(kept, tmp_path / "run")
+    (tmp_path / "run" / "episode_scores.json").unlink()
+    code, out, err = call(["evaluate", kept, tmp_path / "run", "--compare", "--json"])
+    assert code == 0, err
+    assert err.count("evaluating protonet on 4 episodes") == 1
+    found = json.loads(out)["shots"]["1"]
+    assert (found["difference"]["mean"], found["difference"]["half_width"], found["p_value"]) == (0, 0, 1)
 
 
 def test_runs_that_cannot_be_compared(folds, pair):
@@ -128,6 +142,7 @@ def write_leaky(path):
     split = {"train": list(texts)[:6], "validation": list(texts)[6:9], "test": list(texts)[9:]}
     planted = texts["class00"][0], texts["class01"][0]
     texts["class09"][0], texts["class10"][0] = planted[0].upper(), f"{planted[1]} too"
+    texts["class11"][0] = texts["class06"][0]  # of validation
     path.mkdir()
     (path / "split.json").write_text(json.dumps(split))
     rows = [json.dumps({"text": text, "label": label}) for label, of in texts.items() for text in of]
@@ -146,9 +161,10 @@ def test_a_start_of_training_warns_of_what_test_shares(tmp_path, monkeypatch, ca
     monkeypatch.setattr(loop, "_train", lambda *arguments: None)
     loop.train(config, tmp_path / "run")
     err = capsys.readouterr().err
-    assert err.count("warning: ") == 2
+    assert err.count("warning: ") == 3
     assert "1 of 15 test texts are training texts too (such as" in err
     assert "1 of 15 test texts are nearly training texts (such as" in err
+    assert "1 of 15 test texts are validation texts too (such as" in err
     assert "--check-leakage" in err
     loop.train(config, tmp_path / "run", quiet=True)
     assert capsys.readouterr().err == ""
@@ -163,21 +179,28 @@ def test_a_run_that_goes_on_is_not_compared_again(folds, monkeypatch):
 
 def test_a_check_lists_what_is_shared(tmp_path):
     run = RunDirectory(tmp_path / "run")
-    run.start(build_application(resolve(leaky_config(tmp_path))), {})
+    application = build_application(resolve(leaky_config(tmp_path)))
+    run.start(application, application.fingerprint())
     code, out, err = call(["evaluate", run.path, "--check-leakage", "--json"])
     assert code == 0, err
     found = json.loads(out)
-    assert [len(found[kind]) for kind in ("classes", "exact", "near")] == [0, 1, 1]
-    assert found["near"][0]["test"] == f"{found['near'][0]['train']} too"
-    assert 0.8 <= found["near"][0]["similarity"] < 1
+    for split, counts in (("training", [0, 1, 1]), ("validation", [0, 1, 0])):
+        assert [len(found[split][kind]) for kind in ("classes", "exact", "near")] == counts
+    (near,) = found["training"]["near"]
+    assert near["test"] == f"{near['known']} too"
+    assert 0.8 <= near["similarity"] < 1
     code, out, err = call(["evaluate", run.path, "--check-leakage"])
     assert code == 0, err
-    assert all(word in out for word in ("nearly equal", "30", "15", "similarity", " too"))
+    assert all(word in out for word in ("nearly", "30", "15", "similarity", " too", "validation: "))
+    file = tmp_path / "data" / "texts.jsonl"
+    file.write_text(file.read_text().replace(near["test"], "removed after training"))
+    assert_mistake(["evaluate", run.path, "--check-leakage"], run.path, "the data has changed since", "splits: test")
 
 
 def test_a_run_without_leaks_and_one_without_texts(folds, tmp_path):
     code, out, err = call(["evaluate", folds[0] / "runs" / "fold_0_seed_3", "--check-leakage", "--json"])
     assert code == 0, err
-    assert [json.loads(out)[kind] for kind in ("classes", "exact", "near")] == [[], [], []]
+    for split in ("training", "validation"):
+        assert [json.loads(out)[split][kind] for kind in ("classes", "exact", "near")] == [[], [], []]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"application": "regression"}))
     assert_mistake(["evaluate", tmp_path, "--check-leakage"], "--check-leakage", "regression", "no texts")

@@ -1,4 +1,4 @@
-"""What training and test share: all of what was planted is found, and nothing else."""
+"""What test shares with other splits: all of what was planted is found, and nothing else."""
 
 import numpy as np
 import pytest
@@ -20,14 +20,14 @@ def test_planted_duplicates_and_near_duplicates_are_found_and_nothing_else():
     test[60], test[70] = f"{train[20]} ok", f"a {train[21]}"
     found = find_leakage(train, test)
     assert found.exact == [(train[7], test[3], 1.0), (train[8], test[50], 1.0)]
-    assert [(pair.train, pair.test) for pair in found.near] == [(train[20], test[60]), (train[21], test[70])]
-    assert all(pair.similarity == jaccard(pair.train, pair.test) >= SIMILAR for pair in found.near)
+    assert [(pair.known, pair.test) for pair in found.near] == [(train[20], test[60]), (train[21], test[70])]
+    assert all(pair.similarity == jaccard(pair.known, pair.test) >= SIMILAR for pair in found.near)
     assert found
-    assert (found.train_texts, found.test_texts) == (400, 200)
+    assert (found.known_texts, found.test_texts) == (400, 200)
 
 
 def test_texts_that_share_nothing_are_reported_as_such():
-    found = find_leakage(texts(300, 0), texts(300, 1), train_classes=["a", "b"], test_classes=["c"])
+    found = find_leakage(texts(300, 0), texts(300, 1), known_classes=["a", "b"], test_classes=["c"])
     assert not found
     assert (found.classes, found.exact, found.near) == ([], [], [])
 
@@ -53,7 +53,7 @@ def test_a_similarity_by_hand():
 
 
 def test_names_of_classes_are_compared_without_case_and_spaces():
-    found = find_leakage([], [], train_classes=["Book  Flight", "b"], test_classes=["c", "book flight"])
+    found = find_leakage([], [], known_classes=["Book  Flight", "b"], test_classes=["c", "book flight"])
     assert found.classes == ["book flight"]
 
 
@@ -81,6 +81,7 @@ def test_the_generated_intents_share_words_and_no_texts():
     records = generated_intents(groups=30, texts_per_class=10)
     groups = sorted({record.group for record in records})
     splits = split_records(records, divide(groups, (0.7, 0.1, 0.2), 0), by="group")
-    train, test = splits["train"], splits["test"]
-    assert {word for text in test.texts for word in text.split()} & set(train.texts[0].split())
-    assert not find_leakage(train.texts, test.texts, train_classes=train.classes, test_classes=test.classes)
+    test = splits["test"]
+    for known in (splits["train"], splits["validation"]):
+        assert {word for text in test.texts for word in text.split()} & set(known.texts[0].split())
+        assert not find_leakage(known.texts, test.texts, known_classes=known.classes, test_classes=test.classes)

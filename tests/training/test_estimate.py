@@ -94,6 +94,84 @@ ENTRY %main (a: f32[4]) -> f32[4] {
     assert [one.times for one in collectives(program, 2)] == [5, 1]
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "(f32[8]{0}, f32[32]{0}) all-gather-start(%a), channel_id=1, replica_groups=[1,4]<=[4], dimensions={0}, "
+            'use_global_device_ids=true, backend_config={"collective_backend_config":{"is_sync":false}}',
+            Collective("all-gather", 32 * 4, 4),
+        ),
+        (
+            "((f32[8]{0}, bf16[2,6]{1,0}), (f32[32]{0}, bf16[8,6]{1,0})) all-gather-start(%a, %b), channel_id=2, "
+            "replica_groups={{0,1,2,3}}, dimensions={0}, use_global_device_ids=true",
+            Collective("all-gather", 32 * 4 + 48 * 2, 4),
+        ),
+        (
+            "(f32[8]{0}, f32[8]{0}) collective-permute-start(%a), channel_id=3, "
+            "source_target_pairs={{0,1},{1,2},{2,3},{3,0}}",
+            Collective("collective-permute", 8 * 4, 32),
+        ),
+        (
+            "(f32[8]{0:T(256)S(1)}, f32[8]{0:T(256)S(1)}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%a), "
+            "channel_id=3, source_target_pairs={{0,1},{1,0}}",
+            Collective("collective-permute", 8 * 4, 32),
+        ),
+        (
+            "f32[8]{0} all-reduce-start(%a), channel_id=4, replica_groups=[1,4]<=[4], use_global_device_ids=true, "
+            "to_apply=%add",
+            Collective("all-reduce", 8 * 4, 4),
+        ),
+        (
+            "(f32[8]{0}, f32[32]{0}, f32[2]{0}) all-reduce-start(%a, %b, %c), channel_id=5, replica_groups={{0,1,2,3}}, "
+            "use_global_device_ids=true, to_apply=%add",
+            Collective("all-reduce", (8 + 32 + 2) * 4, 4),
+        ),
+        (
+            '((f32[32]{0}), f32[8]{0}) reduce-scatter-start(%c), async_execution_thread="parallel", channel_id=6, '
+            "replica_groups=[1,4]<=[4], use_global_device_ids=true, dimensions={0}, to_apply=%add",
+            Collective("reduce-scatter", 8 * 4, 4),
+        ),
+        (
+            "((f32[32]{0}, f32[16]{0}), (f32[8]{0}, f32[4]{0}), u32[]) reduce-scatter-start(%c, %d), channel_id=7, "
+            "replica_groups=[1,4]<=[4], use_global_device_ids=true, dimensions={0}, to_apply=%add",
+            Collective("reduce-scatter", 12 * 4, 4),
+        ),
+        (
+            "((f32[32]{0}), f32[32]{0}) all-to-all-start(%c), channel_id=8, replica_groups=[1,4]<=[4], dimensions={0}",
+            Collective("all-to-all", 32 * 4, 4),
+        ),
+        (
+            "((f32[2]{0}, f32[2]{0}, f32[2]{0}, f32[2]{0}, f32[2]{0}, /*index=5*/f32[2]{0}), (f32[8]{0}, f32[8]{0}, "
+            "f32[8]{0}, f32[8]{0}, f32[8]{0}, /*index=5*/f32[8]{0})) all-gather-start(%a, %b, %c, %d, %e, "
+            "/*index=5*/%f), replica_groups=[1,4]<=[4], dimensions={0}",
+            Collective("all-gather", 6 * 8 * 4, 4),
+        ),
+    ],
+    ids=lambda value: getattr(value, "operation", None),
+)
+def test_of_what_starts_a_collective_the_result_alone_is_counted(line, expected):
+    """An asynchronous operation has its operands in its shape too, and its end, a line of its own, counts no more."""
+    done = f"  %done = f32[8]{{0}} {expected.operation}-done(%start)"
+    program = f"ENTRY %main (a: f32[8]) -> f32[8] {{\n  %start = {line}\n{done}\n}}\n"
+    assert collectives(program, 32) == [expected]
+
+
+def test_a_collective_in_a_computation_that_is_started_counts_once():
+    program = """
+%async_wrapped (p: f32[32]) -> f32[8] {
+  %p = f32[32]{0} parameter(0)
+  ROOT %reduce-scatter = f32[8]{0} reduce-scatter(%p), replica_groups=[1,4]<=[4], dimensions={0}, to_apply=%add
+}, execution_thread="parallel"
+
+ENTRY %main (c: f32[32]) -> f32[8] {
+  %start = ((f32[32]{0}), f32[8]{0}) async-start(%c), async_execution_thread="parallel", calls=%async_wrapped
+  ROOT %done = f32[8]{0} async-done(%start)
+}
+"""
+    assert collectives(program, 4) == [Collective("reduce-scatter", 32, 4)]
+
+
 def test_what_is_sent_follows_the_ring():
     assert Collective("all-reduce", 800, 8).sent == 1400
     assert Collective("all-gather", 800, 8).sent == 700

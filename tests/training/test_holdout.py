@@ -1,15 +1,20 @@
 """What is held out: every class once over the folds, by class, domain or data set; and what cannot be is said."""
 
 import csv
+import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
 
 import fewshot_jax as fsj
-from fewshot_jax.applications.table import score_of
-from fewshot_jax.training.generalisation import ScoredPart, summary
+from fewshot_jax.applications.table import build_application, score_of
+from fewshot_jax.training import generalisation as module
+from fewshot_jax.training.episode_scores import EPISODE_SCORES, write_episode_scores
+from fewshot_jax.training.generalisation import ScoredPart, generalisation, summary
 from fewshot_jax.training.holdout import Part, parts_of
+from fewshot_jax.training.run_directory import RunDirectory
 from tests.small_run import RUN, config_of, merged
 
 CLASSES = [f"{domain}{number}" for domain in "abcd" for number in range(6)]
@@ -42,9 +47,24 @@ def test_each_class_is_tested_once_over_the_folds_of_a_seed(tmp_path):
     assert [part.name for part in parts] == [f"fold_{fold}_seed_{seed}" for seed in (0, 5) for fold in range(4)]
     for of_seed in (parts[:4], parts[4:]):
         assert sorted(name for part in of_seed for name in part.tested) == CLASSES
-    assert {part.tested for part in parts[:4]} != {part.tested for part in parts[4:]}, "each seed divides anew"
+    assert [part.tested for part in parts[:4]] == [part.tested for part in parts[4:]], "the same folds for all seeds"
+    assert len({part.group for part in parts}) == 4
     assert [part.config.seed for part in parts] == [0] * 4 + [5] * 4
     assert all(part.held_out == part.tested for part in parts)
+
+
+def test_the_config_says_how_folds_are_dealt(tmp_path):
+    tested = []
+    for split_seed in (0, 1):
+        parts = parts_of(of_file(tmp_path, split_seed=split_seed), by="class", folds=4, seeds=(0, 5))
+        assert {part.config.data.split_seed for part in parts} == {split_seed}
+        tested.append([part.tested for part in parts])
+    assert tested[0] != tested[1]
+
+
+def test_folds_of_data_that_each_seed_generates_anew_are_folds_of_their_own():
+    parts = parts_of(config_of(RUN, data={"groups": 12}), by="domain", folds=3, seeds=(0, 1))
+    assert len({part.group for part in parts}) == 6
 
 
 def test_one_domain_left_out_at_a_time(tmp_path):
@@ -63,7 +83,7 @@ def test_without_folds_each_seed_holds_out_a_share(tmp_path):
     parts = parts_of(of_file(tmp_path), by="class", seeds=range(3))
     assert [part.name for part in parts] == ["seed_0", "seed_1", "seed_2"]
     assert {len(part.tested) for part in parts} == {6}
-    assert len({part.tested for part in parts}) == 3
+    assert len({part.tested for part in parts}) == len({part.group for part in parts}) == 3
 
 
 def test_a_given_class_split_stays_unless_something_is_to_be_held_out(tmp_path):
@@ -131,3 +151,74 @@ def test_scores_are_put_together_over_parts_and_paired_within():
     assert gain.mean == pytest.approx(0.2)
     assert 0 <= gain.low < 0.2 < gain.high <= 0.4, "paired: only the parts differ, by 0 to 0.4"
     assert not summary(tested[:4]).bootstrapped
+    assert (result.over, result.groups) == ("seeds", 5)
+
+
+def parts_of_folds(folds, seeds):
+    base = config_of(RUN)
+    return [
+        Part(f"{fold} {seed}", dataclasses.replace(base, seed=seed, data=data), (f"class {fold}",), (f"class {fold}",))
+        for seed in range(seeds)
+        for fold in range(folds)
+        for data in [dataclasses.replace(base.data, folds=folds, fold=fold)]
+    ]
+
+
+def test_seeds_of_a_fold_are_one_group_and_its_episodes_come_together():
+    parts = parts_of_folds(5, 3)
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3, 5, 8))
+    result = summary([ScoredPart(p, {"protonet": {1: v}}) for p, v in zip(parts, values.reshape(15, 8), strict=True)])
+    assert (result.over, result.groups, len(result.parts)) == ("folds", 5, 15)
+    together = [ScoredPart(p, {"protonet": {1: values[:, fold].ravel()}}) for fold, p in enumerate(parts[:5])]
+    assert result.scores == summary(together).scores
+    told = result.to_json()
+    assert (told["over"], told["groups"], told["interval"]) == ("folds", 5, "hierarchical bootstrap")
+    few = summary([ScoredPart(part, {"protonet": {1: rng.normal(size=8)}}) for part in parts_of_folds(4, 3)])
+    assert not few.bootstrapped, "twelve trainings on four folds are four draws of what is held out"
+
+
+def test_intervals_over_folds_cover_the_mean_whatever_the_number_of_seeds():
+    """Effects of five folds with deviation 1, shared by three seeds; 0.3 of a training, and 1 inside, 10 episodes.
+
+    Fifteen groups, as if each training had held out other classes, cover it in fewer than 85 of 100 cases.
+    """
+    rng, trials, covered, as_if = np.random.default_rng(1), 200, 0, 0
+    parts = parts_of_folds(5, 3)
+    alone = [Part(part.name, config_of(RUN)) for part in parts]
+    for _ in range(trials):
+        centres = rng.normal(0, 1, 5) + rng.normal(0, 0.3, (3, 5))
+        values = rng.normal(centres.ravel()[:, None], 1, (15, 10))
+        for of, counts in ((parts, True), (alone, False)):
+            tested = [ScoredPart(part, {"protonet": {1: v}}) for part, v in zip(of, values, strict=True)]
+            found = summary(tested).scores["protonet"][1]
+            if counts:
+                covered += found.low <= 0 <= found.high
+            else:
+                as_if += found.low <= 0 <= found.high
+    assert abs(covered / trials - 0.95) < 3.5 * math.sqrt(0.95 * 0.05 / trials)
+    assert as_if / trials < 0.85
+
+
+def finished(part, folder):
+    """The run of a part as training and evaluation leave it, but for a checkpoint."""
+    run, application = RunDirectory(folder / part.name), build_application(part.config)
+    run.start(application, application.fingerprint())
+    run.write("result.json", {"best_step": 1})
+    scores = {part.config.learner.name: {1: np.linspace(0, 1, 4)}}
+    write_episode_scores(run.path / EPISODE_SCORES, scores, score="accuracy", step=1)
+
+
+def test_scores_of_finished_parts_are_kept_only_while_their_texts_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "train", lambda *arguments, **more: pytest.fail("trained again"))
+    config = of_file(tmp_path)
+    parts = parts_of(config, by="class", folds=2)
+    for part in parts:
+        finished(part, tmp_path / "runs")
+    assert generalisation(parts, tmp_path / "runs", quiet=True).scores["protonet"][1].mean == pytest.approx(0.5)
+    file = tmp_path / "data.csv"
+    file.write_text(file.read_text().replace("text 3 of c2", "another text of c2"))
+    again = parts_of(config, by="class", folds=2)
+    assert [part.tested for part in again] == [part.tested for part in parts], "the names of classes are the same"
+    with pytest.raises(fsj.UserError, match=r"fold_0_seed_0: the data has changed since .* start a new run"):
+        generalisation(again, tmp_path / "runs", quiet=True)
