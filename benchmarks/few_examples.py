@@ -8,7 +8,7 @@ would, and compares what was claimed by cross-validation with the accuracy on al
 saved model and of both candidates. --start takes another encoder in the place of 'default'.
 
 Times are those of whole processes, with the compilation cache as it is (--cold: with an empty one). Texts per second
-are of `predict` on 10,000 texts of at most 16 tokens, after a first call. Results go into
+are of `predict` on --texts texts of at most 16 tokens, after a first call. Results go into
 benchmarks/results/few_examples.json.
 """
 
@@ -31,7 +31,7 @@ import fewshot_jax as fsj
 from fewshot_jax.versions import versions
 
 ROOT = Path(__file__).parents[1]
-CLASSES, SHOTS, TEXTS = 10, 16, 10_000
+CLASSES, SHOTS = 10, 16
 MODELS = {"adapted": "adapted", "simple": "TF-IDF + logistic regression"}
 
 
@@ -87,15 +87,15 @@ def one_draw(clinc150: Path, number: int, folder: Path, cache: str, start: str) 
     }
 
 
-def texts_per_second(model: Path, texts: list[str]) -> list[float]:
+def texts_per_second(model: Path, texts: list[str], count: int) -> list[float]:
     loaded = fsj.load(model)
-    many = (texts * (TEXTS // len(texts) + 1))[:TEXTS]
+    many = (texts * (count // len(texts) + 1))[:count]
     loaded.predict(many)
     rates = []
     for _ in range(5):
         started = time.perf_counter()
         loaded.predict(many)
-        rates.append(TEXTS / (time.perf_counter() - started))
+        rates.append(count / (time.perf_counter() - started))
     return rates
 
 
@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--clinc150", type=Path, required=True)
     parser.add_argument("--start", default="default", help="what is adapted: 'default', or a Hugging Face directory")
     parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--texts", type=int, default=10_000, help="labelled to measure texts per second")
     parser.add_argument("--cold", action="store_true", help="an empty compilation cache for each draw")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/few_examples.json")
     parser.add_argument("--write", type=Path, help="write the examples of the first draw there, as a CSV file, and end")
@@ -120,7 +121,7 @@ def main() -> None:
             if not rates:
                 texts = [row["text"] for row in draw(arguments.clinc150, number)[1]]
                 short = [text for text in texts if len(text.split()) <= 12]  # at most 16 tokens, with few exceptions
-                rates = {row: texts_per_second(folder / name, short) for name, row in MODELS.items()}
+                rates = {row: texts_per_second(folder / name, short, arguments.texts) for name, row in MODELS.items()}
     result = {
         "start": Path(arguments.start).name,
         "draws": draws,

@@ -54,7 +54,7 @@ class Arguments:
 
 @dataclass(frozen=True, kw_only=True)
 class InnerArguments:
-    """Judge a trained run on validation tasks at each inner rate and number of steps of a grid, in one program.
+    """Judge a trained run on validation tasks at each inner rate and number of steps of a grid, and at its own.
 
     Attributes:
         run: run directory of 'fewshot-jax train'.
@@ -184,7 +184,7 @@ def _print_study(result: "StudyResult") -> None:
 
 
 def _print_grid(found: "InnerGrid") -> None:
-    """Print the grid, and its best point."""
+    """Print the grid, its best point, and the run's own."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -204,9 +204,12 @@ def _print_grid(found: "InnerGrid") -> None:
         table.add_row(f"{one:.4g}", *cells)
     console.print(table)
     shots = ", ".join(map(str, found.shots))
+    difference = "-" if found.difference is None else found.difference.text(percent=score.percent, sign=True)
     console.print(
         f"* the best: rate {rate:.4g}{unit}, {counted(steps, 'step')}, {_score(best, score)}; the run's own: rate "
-        f"{found.own[0]:.4g}{unit}, {counted(found.own[1], 'step')}\n"
+        f"{found.own[0]:.4g}{unit}, {counted(found.own[1], 'step')}, {_score(found.own_score, score)}\n"
+        f"the best minus the run's own, paired over the episodes, with its 95% interval: {difference}\n"
+        "this is optimistic: the best was chosen on these episodes\n"
         f"{found.episodes} validation episodes at each number of shots ({shots})",
         highlight=False,
     )

@@ -1,6 +1,7 @@
 """Inner rates and numbers of steps of a trained run: the whole grid in one compiled program."""
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from fewshot_jax.applications.table import build_application
 from fewshot_jax.config import WITHOUT_A_LOOP, Config
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.evaluation.episodic import Judge, evaluate_episodes, over_episodes
+from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.training.evaluate import restore_best_of
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
@@ -27,6 +29,7 @@ from fewshot_jax.whole_file import whole_file
 
 INNER_GRID = "inner_grid.json"  # in the run's directory
 GRID_CHUNK = 8  # points at once: memory grows with it
+Point = tuple[float, int]  # a rate and a number of steps
 
 
 class InnerGrid(NamedTuple):
@@ -42,6 +45,9 @@ class InnerGrid(NamedTuple):
         episodes: at each number of shots.
         scores: ``[rates, steps]``.
         own: rate and steps of the run's evaluation.
+        own_score: at those, on the same episodes.
+        difference: the score of the best point minus that of the run's own, paired over the episodes, with its 95%
+            interval; None where one of them diverged. It is optimistic: the best is chosen on these very episodes.
     """
 
     run: str
@@ -52,19 +58,20 @@ class InnerGrid(NamedTuple):
     shots: tuple[int, ...]
     episodes: int
     scores: np.ndarray
-    own: tuple[float, int]
+    own: Point
+    own_score: float
+    difference: Estimate | None
 
     @property
     def best(self) -> tuple[float, int, float]:
         """Rate, steps and score of the best point; the first of equals. One that diverged is none."""
-        sign = 1 if self.score.larger_is_better else -1
-        values = np.where(np.isfinite(self.scores), sign * self.scores, -np.inf)
-        rate, steps = np.unravel_index(values.argmax(), values.shape)
+        rate, steps = np.unravel_index(_best(self.scores, self.score), self.scores.shape)
         return self.rates[int(rate)], self.steps[int(steps)], float(self.scores[rate, steps])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and numbers; null for what diverged."""
+        """Plain lists and numbers; null for what diverged, and for the interval of a single episode."""
         rate, steps, score = self.best
+        difference = None if self.difference is None else self.difference._asdict()
         return {
             "run": self.run,
             "score": self.score.name,
@@ -74,10 +81,21 @@ class InnerGrid(NamedTuple):
             "steps": list(self.steps),
             "shots": list(self.shots),
             "episodes": self.episodes,
-            "scores": [[value if math.isfinite(value) else None for value in row] for row in self.scores.tolist()],
-            "own": {"rate": self.own[0], "steps": self.own[1]},
-            "best": {"rate": rate, "steps": steps, "score": score if math.isfinite(score) else None},
+            "scores": [[_finite(value) for value in row] for row in self.scores.tolist()],
+            "own": {"rate": self.own[0], "steps": self.own[1], "score": _finite(self.own_score)},
+            "best": {"rate": rate, "steps": steps, "score": _finite(score), "chosen_on_these_episodes": True},
+            "best_minus_own": difference and {name: _finite(value) for name, value in difference.items()},
         }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _best(scores: np.ndarray, score: Score) -> int:
+    """Index into the flattened scores of the best, the first of equals; what diverged comes last."""
+    sign = 1 if score.larger_is_better else -1
+    return int(np.where(np.isfinite(scores), sign * scores, -np.inf).argmax())
 
 
 def grid_scores(
@@ -91,9 +109,6 @@ def grid_scores(
 ) -> Callable[..., PyTree]:
     """Compile ``(meta_params, episodes, rng, first) -> scores [T, rates, steps]`` of a learner.
 
-    The points of the grid are traced rates and numbers of steps, vmapped a chunk at a time; each takes as many steps
-    as the most of them, of which those beyond its own change nothing.
-
     Args:
         learner: without dropout, built for at least as many steps as the most of the grid.
         judge: of the outputs of its ``predict``; one number a task.
@@ -102,11 +117,33 @@ def grid_scores(
         grid_chunk: how many points are vmapped at once, in as few chunks of one size as that allows.
         task_chunk: how many tasks are vmapped at once; None for all.
     """
-    points = len(rates) * len(steps)
-    chunk = -(-points // -(-points // grid_chunk))
-    padding = -points % chunk
-    rate_of = np.pad(np.repeat(np.asarray(rates, np.float32), len(steps)), (0, padding), mode="edge")
-    steps_of = np.pad(np.tile(np.asarray(steps, np.int32), len(rates)), (0, padding), mode="edge")
+    points = list(itertools.product(rates, steps))
+    of_points = point_scores(learner, judge, points, grid_chunk=grid_chunk, task_chunk=task_chunk)
+
+    @jax.jit
+    def scores(*arguments: Any) -> jax.Array:
+        return of_points(*arguments).reshape(-1, len(rates), len(steps))
+
+    return scores
+
+
+def point_scores(
+    learner: MetaLearner,
+    judge: Judge,
+    points: Sequence[Point],
+    *,
+    grid_chunk: int = GRID_CHUNK,
+    task_chunk: int | None = None,
+) -> Callable[..., PyTree]:
+    """Compile ``(meta_params, episodes, rng, first) -> scores [T, points]``; the arguments are those of `grid_scores`.
+
+    The points are traced rates and numbers of steps, vmapped a chunk at a time; each takes as many steps as the most
+    of them, of which those beyond its own change nothing.
+    """
+    chunk = -(-len(points) // -(-len(points) // grid_chunk))
+    padded = [*points, *[points[-1]] * (-len(points) % chunk)]
+    rate_of = np.array([rate for rate, _ in padded], np.float32)
+    steps_of = np.array([count for _, count in padded], np.int32)
 
     def one(meta_params: MetaParams, episode: Episode, key: Key) -> jax.Array:
         def at(point: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -118,8 +155,7 @@ def grid_scores(
             adapted = learner.adapt(start, episode.support, key, inner_steps=count, **overrides)
             return judge(learner.predict(adapted, episode.query, query_key(key)), episode)
 
-        values = jax.lax.map(at, (jnp.asarray(rate_of), jnp.asarray(steps_of)), batch_size=chunk)
-        return values[:points].reshape(len(rates), len(steps))
+        return jax.lax.map(at, (jnp.asarray(rate_of), jnp.asarray(steps_of)), batch_size=chunk)[: len(points)]
 
     return over_episodes(one, task_chunk=task_chunk)
 
@@ -133,7 +169,7 @@ def tune_inner(
     episodes: int | None = None,
     grid_chunk: int = GRID_CHUNK,
 ) -> InnerGrid:
-    """Judge a trained run on validation tasks at each inner rate and number of steps of a grid.
+    """Judge a trained run on validation tasks at each inner rate and number of steps of a grid, and at its own.
 
     Args:
         run_dir: of the run.
@@ -154,8 +190,8 @@ def tune_inner(
     config = run.config()
     name, evaluation = config.learner.name, config.evaluation
     require(name not in WITHOUT_A_LOOP, f"{run.path}: {name} has no inner loop, so no rates and steps to tune")
-    own = (config.inner.rate, max(1, evaluation_steps(config)))
-    counts = sorted({1, 2, 4, 8, own[1]} if steps is None else set(steps))
+    own_steps = evaluation_steps(config)
+    counts = sorted({1, 2, 4, 8, max(1, own_steps)} if steps is None else set(steps))
     for flag, values in (("rates", rates), ("steps", steps), ("shots", shots)):
         require(values is None or (len(values) > 0 and min(values) > 0), f"--{flag}: expected positive numbers")
     require(all(math.isfinite(rate) for rate in rates or ()), "--rates: expected finite numbers")
@@ -166,13 +202,14 @@ def tune_inner(
     functions = application.functions(training=False)
     meta_params = restore_best_of(run, application.functions(training=True))
     learned = RATES in meta_params
-    unit = 1.0 if learned else own[0]
-    tried = tuple(float(rate) for rate in (rates or [unit * 2.0**power for power in range(-3, 4)]))
-    compiled = grid_scores(
-        build_learner(functions, _of_steps(config, counts[-1]), training=False),
+    own = (1.0 if learned else config.inner.rate, own_steps)
+    tried = tuple(float(rate) for rate in (rates or [own[0] * 2.0**power for power in range(-3, 4)]))
+    grid = list(itertools.product(tried, counts))
+    points = grid if own in grid else [*grid, own]
+    compiled = point_scores(
+        build_learner(functions, _of_steps(config, max(counts[-1], own_steps)), training=False),
         application.score.of,
-        rates=tried,
-        steps=counts,
+        points,
         grid_chunk=grid_chunk,
         task_chunk=config.learner.task_chunk,
     )
@@ -187,13 +224,15 @@ def tune_inner(
                 episodes=count,
                 tasks=min(evaluation.tasks, count),
                 rng=run_keys(config.seed).evaluation,
-            ).mean(0)
+            )
             for k in numbers
         ]
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(f"{run.path}: out of memory; lower --grid-chunk {grid_chunk}") from error
+    means = np.asarray(np.mean(values, axis=0, dtype=np.float64))  # [episodes, points], over numbers of shots
+    of_own, in_grid = means[:, points.index(own)], means[:, : len(grid)]
     found = InnerGrid(
         run=run.path.resolve().name,
         score=application.score,
@@ -202,12 +241,26 @@ def tune_inner(
         steps=tuple(counts),
         shots=numbers,
         episodes=count,
-        scores=np.asarray(np.mean(values, axis=0, dtype=np.float64)),
-        own=(unit, own[1]),
+        scores=in_grid.mean(0).reshape(len(tried), len(counts)),
+        own=own,
+        own_score=float(of_own.mean()),
+        difference=difference_of(in_grid, of_own, application.score),
     )
     with whole_file(run.path / INNER_GRID) as partial:
         partial.write_text(json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return found
+
+
+def difference_of(points: np.ndarray, own: np.ndarray, score: Score) -> Estimate | None:
+    """The score of the point that is best on the mean minus the run's own, paired over episodes; None if one diverged.
+
+    Args:
+        points: ``[episodes, points]``.
+        own: ``[episodes]``, the same.
+        score: that they are of.
+    """
+    best = points[:, _best(points.mean(0), score)]
+    return estimate(best - own) if np.isfinite(best).all() and np.isfinite(own).all() else None
 
 
 def _of_steps(config: Config, most: int) -> Config:

@@ -4,7 +4,7 @@ What reads and writes texts has the format already. The text encoder of our own 
 norms before the layers and BERT with norms after them. What stands around it has no counterpart and is left out.
 """
 
-import os
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -32,6 +32,8 @@ from fewshot_jax.training.evaluate import restore_best_of
 from fewshot_jax.training.run_directory import RunDirectory, check_writable
 from fewshot_jax.types import MetaParams, Params
 
+EXPORT = "fewshot_jax_export.json"  # in an exported directory: the names of all that was written there
+
 
 class Exported(NamedTuple):
     """A run's model.
@@ -52,7 +54,7 @@ def export(run_dir: str | Path, output: str | Path, *, force: bool = False) -> l
         run_dir: of 'fewshot-jax train' (its best checkpoint: the meta-learned initialisation) or of
             'fewshot-jax pretrain'.
         output: the directory, written whole or not at all.
-        force: replace a model that is there.
+        force: replace a model that `export` wrote there, if nothing else is in its directory.
 
     Returns:
         What is left out, and how the model's texts are to be written.
@@ -63,17 +65,18 @@ def export(run_dir: str | Path, output: str | Path, *, force: bool = False) -> l
     output = Path(output)
     _check_output(output, force)
     model, notes = exported(RunDirectory(run_dir))
+    place = output.resolve()  # a link to a directory stays one
     try:
-        output.absolute().parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.absolute().parent))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     except OSError as error:
         raise UserError(f"{output}: cannot write here ({error}); see --output") from None
     try:
         save_pretrained(partial, model)
+        (partial / EXPORT).write_text(json.dumps({"files": _names(partial)}, indent=2) + "\n", encoding="utf-8")
         partial.chmod(0o755)
-        if output.exists():
-            shutil.rmtree(output)
-        os.replace(partial, output)
+        _check_output(output, force)  # again: what came meanwhile is not replaced either
+        _swap(partial, place)
     except OSError as error:
         raise UserError(f"{output}: cannot write here ({error}); see --output") from None
     finally:
@@ -82,13 +85,48 @@ def export(run_dir: str | Path, output: str | Path, *, force: bool = False) -> l
 
 
 def _check_output(output: Path, force: bool) -> None:
-    """Raise a UserError unless a model can be written as a directory; what is no model is never replaced."""
+    """Raise a UserError unless a model can be written as a directory; only what `export` wrote is ever replaced."""
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         if not force:
             raise UserError(f"{output}: is there already; give another --output, or --force to replace it")
-        if not (output / "config.json").is_file() or (output / "config.yaml").exists():
-            raise UserError(f"{output}: is no exported model (config.json), and is not replaced; give another --output")
+        try:
+            written = {EXPORT, *json.loads((output / EXPORT).read_text(encoding="utf-8"))["files"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{output}: was not written by export ({EXPORT} is not there, or says nothing), and is not replaced; "
+                "give another --output"
+            ) from None
+        if others := [name for name in _names(output) if name not in written]:
+            raise UserError(
+                f"{output}: holds what export did not write ({', '.join(others[:3])}{', ...' if others[3:] else ''}), "
+                "and is not replaced; move that away, or give another --output"
+            )
     check_writable(output, flag="--output")
+
+
+def _names(directory: Path) -> list[str]:
+    """All that is in a directory, folders too, by their paths in it."""
+    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*"))
+
+
+def _swap(new: Path, place: Path) -> None:
+    """Rename a directory to a place; what is there stays beside it until the new one has its name.
+
+    Whenever the machine stops, a whole directory has either the name of the place or that of the new one with an
+    ending ``.replaced``.
+    """
+    if not place.exists():
+        new.rename(place)
+        return
+    aside = new.with_name(f"{new.name}.replaced")
+    place.rename(aside)
+    try:
+        new.rename(place)
+    except BaseException:
+        if not place.exists():
+            aside.rename(place)
+        raise
+    shutil.rmtree(aside)
 
 
 def exported(run: RunDirectory) -> Exported:

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -181,23 +183,107 @@ def test_what_is_left_out_is_said(translation, classification, tmp_path, capsys)
     assert "has no counterpart: 'fewshot-jax adapt' keeps all of it" in capsys.readouterr().err
 
 
-def test_an_output_that_is_there_is_kept_without_force_and_what_is_no_model_even_with_it(translation, capsys, tmp_path):
-    run, out = translation
-    again = tmp_path / "out"
-    arguments = ["export", str(run), "--output", str(again)]
-    assert main(arguments) == 0
-    (again / "mine.txt").write_text("mine")
+@pytest.fixture
+def given(tmp_path):
+    """A run of the smallest model, and where it was exported to."""
+    made = new_model("decoder", vocab_size=20, width=8, layers=1, heads=1, mlp_width=8)
+    fsj.save_pretrained(tmp_path / "run" / "model", made)
+    assert main(["export", str(tmp_path / "run"), "--output", str(tmp_path / "out")]) == 0
+    return tmp_path / "run", tmp_path / "out"
+
+
+def contents(directory):
+    """Every file of a directory by its path in it; the old model is told from a new one by its bytes."""
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+def test_an_export_says_what_it_wrote_and_is_replaced_with_force_alone(given, capsys):
+    run, out = given
+    first = contents(out)
+    assert set(json.loads(first["fewshot_jax_export.json"])["files"]) == first.keys() - {"fewshot_jax_export.json"}
+    arguments = ["export", str(run), "--output", str(out)]
+    (out / "config.json").write_text("an older one")
     assert main(arguments) == 2
-    assert f"{again}: is there already; give another --output, or --force" in capsys.readouterr().err
-    assert (again / "mine.txt").exists()
+    assert f"{out}: is there already; give another --output, or --force" in capsys.readouterr().err
+    assert (out / "config.json").read_text() == "an older one"
     assert main([*arguments, "--force"]) == 0
-    assert not (again / "mine.txt").exists()
-    assert json.loads((again / "config.json").read_text()) == json.loads((out / "config.json").read_text())
-    for other in (run, tmp_path):
+    assert contents(out) == first
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out", "run"], "nothing stays beside it"
+
+
+def test_what_export_did_not_write_is_never_removed(given, tmp_path, capsys):
+    run, out = given
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "thesis.tex").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    marked = tmp_path / "marked"
+    marked.mkdir()
+    (marked / "fewshot_jax_export.json").write_text("[]")
+    for other in (folder, run, run / "model", tmp_path / "file", marked):
+        before = contents(tmp_path)
         assert main(["export", str(run), "--output", str(other), "--force"]) == 2
-        assert "is not replaced" in capsys.readouterr().err
-    assert (run / "config.yaml").exists()
-    assert not list(tmp_path.glob(".out*")), "nothing half-written stays"
+        assert f"{other}: was not written by export" in capsys.readouterr().err
+        assert contents(tmp_path) == before
+    (out / "notes").mkdir()
+    (out / "notes" / "mine.txt").write_text("mine")
+    before = contents(tmp_path)
+    assert main(["export", str(run), "--output", str(out), "--force"]) == 2
+    assert "holds what export did not write (notes, notes/mine.txt)" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+def test_an_old_model_stays_where_a_new_one_cannot_take_its_place(given, monkeypatch, capsys):
+    run, out = given
+    before, rename = contents(out), Path.rename
+
+    def failing(path, target):
+        if Path(target) == out and not path.name.endswith(".replaced"):
+            raise OSError("the disk is gone")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    assert main(["export", str(run), "--output", str(out), "--force"]) == 2
+    assert f"{out}: cannot write here (the disk is gone)" in capsys.readouterr().err
+    assert contents(out) == before
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out", "run"]
+
+
+def test_at_no_moment_of_a_replacement_is_there_no_whole_model(given, monkeypatch):
+    """The old model is whole somewhere until the new one has its name, and is removed after that."""
+    run, out = given
+    (out / "config.json").write_text("an older one")
+    old, seen = contents(out), []
+
+    def looking(name, function):
+        def call(*arguments, **keywords):
+            result = function(*arguments, **keywords)
+            kept = [path for path in out.parent.glob("*out*") if contents(path) == old]
+            seen.append((name, bool(kept), out.exists() and contents(out) != old))
+            return result
+
+        return call
+
+    monkeypatch.setattr(Path, "rename", looking("rename", Path.rename))
+    monkeypatch.setattr(shutil, "rmtree", looking("rmtree", shutil.rmtree))
+    assert main(["export", str(run), "--output", str(out), "--force"]) == 0
+    assert [one for one in seen if one[0] == "rename"] == [("rename", True, False), ("rename", True, True)]
+    assert all(old_is_whole or new_is_there for _, old_is_whole, new_is_there in seen)
+    assert seen[2][0] == "rmtree" and (out / "config.json").read_text() != "an older one"
+
+
+def test_an_empty_directory_or_a_link_to_one_is_written_to(given, tmp_path):
+    run, out = given
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    assert main(["export", str(run), "--output", str(tmp_path / "link")]) == 0
+    assert (tmp_path / "link").is_symlink()
+    assert contents(tmp_path / "empty") == contents(out)
+    assert main(["export", str(run), "--output", str(tmp_path / "link"), "--force"]) == 0
+    assert (tmp_path / "link").is_symlink() and contents(tmp_path / "empty") == contents(out)
 
 
 def test_what_cannot_be_exported_is_refused_with_the_reason(tmp_path, capsys):

@@ -5,11 +5,16 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 import yaml
 
+from fewshot_jax.applications.application import Score
 from fewshot_jax.cli.main import main
 from fewshot_jax.config_file import read_config
+from fewshot_jax.evaluation.statistics import Estimate
+from fewshot_jax.search import inner_grid
+from fewshot_jax.search.inner_grid import InnerGrid
 from fewshot_jax.search.study_files import StudyFiles
 from tests.small_run import RUN, merged
 
@@ -84,6 +89,33 @@ def test_the_same_command_finds_the_study_done_and_prints_json(study, files):
     assert printed["best"]["score"] == max(row["score"] for row in printed["trials"])
     run = study[0] / "trials" / printed["best"]["run"]
     assert printed["evaluation"] == json.loads((run / "evaluation.json").read_text())
+
+
+def test_the_grid_says_its_best_the_runs_own_and_how_far_to_trust_the_difference(monkeypatch):
+    found = InnerGrid(
+        run="r",
+        score=Score("accuracy", lambda outputs, episode: 0.0),
+        rates=(0.1, 0.4),
+        learned=False,
+        steps=(1, 2),
+        shots=(1, 5),
+        episodes=30,
+        scores=np.array([[0.25, 0.5], [0.75, np.nan]]),
+        own=(0.2, 3),
+        own_score=0.625,
+        difference=Estimate(0.125, 0.05),
+    )
+    monkeypatch.setattr(inner_grid, "tune_inner", lambda *_, **__: found)
+    code, out, err = call("tune", "runs/r", "--inner")
+    assert code == 0, err
+    assert "* the best: rate 0.4, 1 step, 75.0; the run's own: rate 0.2, 3 steps, 62.5" in out
+    assert "the best minus the run's own, paired over the episodes, with its 95% interval: +12.5 ± 5.0" in out
+    assert "this is optimistic: the best was chosen on these episodes" in out
+    code, out, err = call("tune", "runs/r", "--inner", "--json")
+    printed = json.loads(out)
+    assert printed["best"] == {"rate": 0.4, "steps": 1, "score": 0.75, "chosen_on_these_episodes": True}
+    assert printed["own"] == {"rate": 0.2, "steps": 3, "score": 0.625}
+    assert printed["best_minus_own"] == {"mean": 0.125, "half_width": 0.05}
 
 
 def assert_mistake(*arguments, words):

@@ -1,18 +1,20 @@
 """The grid of inner rates and steps: one program gives what single evaluations give."""
 
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import fewshot_jax as fsj
 from fewshot_jax.applications.application import Score
 from fewshot_jax.config import InnerConfig
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
-from fewshot_jax.search.inner_grid import InnerGrid, grid_scores, tune_inner
+from fewshot_jax.search.inner_grid import InnerGrid, difference_of, grid_scores, tune_inner
 from fewshot_jax.training.learners import inner_optimizer
 from fewshot_jax.training.loop import train
 from fewshot_jax.types import Episode
@@ -106,12 +108,51 @@ def test_the_best_point_is_none_that_diverged():
         "shots": (1,),
         "episodes": 2,
         "own": (1.0, 1),
+        "own_score": np.nan,
+        "difference": None,
     }
     scores = np.array([[3.0, 2.0, 4.0], [np.nan, 5.0, 1.0], [-np.inf, np.inf, np.nan]])
     less = InnerGrid(score=ERROR, scores=scores, **fields)
     assert less.best == (0.2, 4, 1.0)
     assert less._replace(score=ERROR._replace(larger_is_better=True)).best == (0.2, 2, 5.0)
-    assert less.to_json()["scores"] == [[3.0, 2.0, 4.0], [None, 5.0, 1.0], [None, None, None]]
+    found = less.to_json()
+    assert found["scores"] == [[3.0, 2.0, 4.0], [None, 5.0, 1.0], [None, None, None]]
+    assert found["own"]["score"] is None and found["best_minus_own"] is None
+
+
+@pytest.mark.parametrize("larger_is_better", [False, True])
+def test_the_difference_is_that_of_a_paired_t_interval(larger_is_better):
+    """Against scipy's t-test of paired samples, for the point that is best on the mean."""
+    rng = np.random.default_rng(0)
+    own = rng.normal(size=30)
+    points = own[:, None] + np.array([0.1, -0.5, 0.6]) + 0.3 * rng.normal(size=(30, 3))
+    points[3, 2 if larger_is_better else 1] = np.nan  # what would have been the best diverged once
+    score = ERROR._replace(larger_is_better=larger_is_better)
+    found = difference_of(points, own, score)
+    expected = stats.ttest_rel(points[:, 0], own).confidence_interval(0.95)
+    assert found.mean - found.half_width == pytest.approx(expected.low)
+    assert found.mean + found.half_width == pytest.approx(expected.high)
+    assert difference_of(points, np.where(np.arange(30) == 7, np.inf, own), score) is None
+    assert difference_of(np.full((30, 3), np.nan), own, score) is None
+
+
+def test_of_one_episode_there_is_a_difference_and_no_interval():
+    difference = difference_of(np.array([[1.0, 3.0]]), np.array([2.0]), ERROR)
+    found = InnerGrid(
+        run="r",
+        score=ERROR,
+        rates=(0.1,),
+        learned=False,
+        steps=(1, 2),
+        shots=(1,),
+        episodes=1,
+        scores=np.array([[1.0, 3.0]]),
+        own=(0.2, 1),
+        own_score=2.0,
+        difference=difference,
+    ).to_json()
+    assert found["best_minus_own"] == {"mean": -1.0, "half_width": None}
+    assert found["own"] == {"rate": 0.2, "steps": 1, "score": 2.0}
 
 
 @pytest.mark.slow
@@ -129,6 +170,11 @@ def test_a_trained_run_is_judged_as_its_own_validation_judges_it(tmp_path):
 
     own = RunDirectory(tmp_path / "run").result()["validation_accuracy"]
     assert found.scores[1, 1] == pytest.approx(own, abs=1e-6)
-    assert found.own == (0.4, 2) and (tmp_path / "run" / "inner_grid.json").exists()
+    assert found.own == (0.4, 2) and found.own_score == found.scores[1, 1]
+    assert json.loads((tmp_path / "run" / "inner_grid.json").read_text()) == found.to_json()
+    assert found.difference.mean == pytest.approx(found.best[2] - found.own_score, abs=1e-9)
+    outside = tune_inner(tmp_path / "run", rates=[0.1], steps=[1])
+    assert outside.scores.shape == (1, 1) and outside.own_score == pytest.approx(own, abs=1e-6), "outside of the grid"
+    assert outside.difference.mean == pytest.approx(outside.scores[0, 0] - own, abs=1e-6)
     with pytest.raises(UserError, match="--rates: expected positive numbers"):
         tune_inner(tmp_path / "run", rates=[-1.0])

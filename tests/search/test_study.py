@@ -2,6 +2,8 @@
 
 import collections
 import csv
+import errno
+import fcntl
 import math
 import os
 import signal
@@ -12,9 +14,11 @@ from pathlib import Path
 import optuna
 import pytest
 
+from fewshot_jax.applications.application import Score
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import from_dict, read_config
 from fewshot_jax.errors import UserError
+from fewshot_jax.search.results import TrialRow, write_trials
 from fewshot_jax.search.study import tune
 from fewshot_jax.search.study_files import StudyFiles
 
@@ -220,3 +224,40 @@ def test_a_directory_of_another_study_is_refused(tmp_path):
     (tmp_path / "s" / "journal.log").write_text('{"op_code"\n{}\n')
     with pytest.raises(UserError, match=r"journal.log: cannot read the study"):
         quick(REGRESSION, GRID, tmp_path / "s")
+
+
+def test_a_file_system_without_locks_serves_a_process_that_is_alone(tmp_path, monkeypatch):
+    def without(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    found = tune(REGRESSION, GRID, tmp_path / "s", trials=2, objective=product, quiet=True)
+    assert [row.state for row in found.trials] == ["complete"] * 2
+
+
+def test_a_lock_that_cannot_be_written_is_one_message(tmp_path):
+    tune(REGRESSION, GRID, tmp_path / "s", trials=1, objective=product, quiet=True)
+    (tmp_path / "s" / "locks" / "study").unlink()
+    (tmp_path / "s" / "locks" / "study").mkdir()
+    with pytest.raises(UserError, match=r"locks/study: cannot write the study \(.*\); see --study"):
+        tune(REGRESSION, GRID, tmp_path / "s", trials=1, objective=product, quiet=True)
+
+
+def test_no_cell_of_the_trials_is_a_formula_to_a_spreadsheet(tmp_path):
+    row = TrialRow(
+        number=0,
+        state="failed",
+        values={"=field": "=HYPERLINK(1)", "model.pretrained": "@cmd", "inner.rate": -0.5},
+        score=-1.5,
+        steps=1,
+        seconds=2.0,
+        run="-run",
+        why="+1 failed",
+    )
+    score = Score("loss", lambda outputs, episode: 0.0)
+    write_trials([row], list(row.values), score, tmp_path / "trials.csv")
+    with (tmp_path / "trials.csv").open(newline="") as file:
+        header, cells = csv.reader(file)
+    assert header[2:5] == ["'=field", "model.pretrained", "inner.rate"]
+    assert cells[2:6] == ["'=HYPERLINK(1)", "'@cmd", "-0.5", "-1.5"]
+    assert cells[-2:] == ["'-run", "'+1 failed"]

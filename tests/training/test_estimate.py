@@ -123,8 +123,8 @@ ENTRY %main (a: f32[4]) -> f32[4] {
             Collective("all-reduce", 8 * 4, 4),
         ),
         (
-            "(f32[8]{0}, f32[32]{0}, f32[2]{0}) all-reduce-start(%a, %b, %c), channel_id=5, replica_groups={{0,1,2,3}}, "
-            "use_global_device_ids=true, to_apply=%add",
+            "(f32[8]{0}, f32[32]{0}, f32[2]{0}) all-reduce-start(%a, %b, %c), channel_id=5, "
+            "replica_groups={{0,1,2,3}}, use_global_device_ids=true, to_apply=%add",
             Collective("all-reduce", (8 + 32 + 2) * 4, 4),
         ),
         (
