@@ -73,6 +73,8 @@ def save_model(
         described = {**record, **({} if config is None else {"config": to_dict(config)}), "versions": versions()}
         (partial / "model.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         partial.chmod(0o755)
+        for path in partial.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # the weights' writer gives them to their owner alone
         if directory.exists():
             directory.rmdir()
         os.replace(partial, directory)

@@ -1,5 +1,6 @@
 """Which model a few labelled texts deserve, by cross-validation, with rates chosen inside each fold."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -209,8 +210,10 @@ def select(start: Start, data: TextSplit, *, folds: int = FOLDS, repeats: int = 
     found: dict[str, list[np.ndarray]] = {name: [] for name in (ADAPTED, SIMPLE)}
     predicted: dict[str, list[np.ndarray]] = {name: [] for name in (ADAPTED, SIMPLE, MAJORITY)}
     choices: list[Choice] = []
+    began = time.monotonic()
     for number, (train, test) in enumerate(divisions, 1):
-        tell(f"fold {number} of {len(divisions)}")
+        left = (time.monotonic() - began) / (number - 1) * (len(divisions) - number + 1) if number > 1 else None
+        tell(f"fold {number} of {len(divisions)}{'' if left is None else f', about {left:.0f} s left'}")
         choices.append(choose(adaptations, label, train, INNER_FOLDS))
         factor, steps = choices[-1]
         simple = SimpleClassifier.fit([data.texts[i] for i in train], label[train], data.classes)

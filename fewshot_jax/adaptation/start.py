@@ -1,6 +1,7 @@
 """What adaptation starts from: a run, a pretrained model, or the encoder that ships with the package."""
 
 import dataclasses
+import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -178,10 +179,25 @@ def earlier(model: Path) -> tuple[Path, list[Record]]:
         ) from None
 
 
+def check_named(model: str | Path) -> None:
+    """Raise a UserError if what a user names is not there."""
+    if str(model) != DEFAULT and not Path(model).expanduser().exists():
+        meant = " (did you mean 'default'?)" if difflib.get_close_matches(str(model), [DEFAULT]) else ""
+        raise UserError(
+            f"{model}: no such directory{meant}; give 'default', a run of 'fewshot-jax train', a Hugging Face "
+            "directory, or a model that adapt made"
+        )
+
+
 def start_of(model: str | Path) -> Start:
-    """The start that a user names, see the module."""
+    """The start that a user names, see the module.
+
+    Raises:
+        UserError: there is no such thing, or it cannot be used.
+    """
     if str(model) == DEFAULT:
         return start_of_default()
+    check_named(model)
     return start_of_pretrained(model) if is_pretrained(model) else start_of_run(model)
 
 
@@ -227,8 +243,13 @@ def scaled(meta_params: MetaParams, factor: float | jax.Array, rate: float) -> t
 
 
 def known_share(tokenizer: "Tokenizer", texts: Sequence[str]) -> float:
-    """Share of the tokens of some texts that a tokenizer knows; special tokens do not count."""
+    """Share of the words of some texts that a tokenizer knows: not as an unknown token, nor letter by letter."""
     token = getattr(tokenizer.model, "unk_token", None)
     unknown = None if token is None else tokenizer.token_to_id(token)
-    ids = [i for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False) for i in encoding.ids]
-    return 1 - sum(i == unknown for i in ids) / max(len(ids), 1)
+    words = [word for text in texts for word in text.split()]
+    encodings = tokenizer.encode_batch(words, add_special_tokens=False)
+    known = [
+        unknown not in encoding.ids and len(encoding.ids) <= max(2, len(word) / 2)
+        for word, encoding in zip(words, encodings, strict=True)
+    ]
+    return sum(known) / max(len(known), 1)

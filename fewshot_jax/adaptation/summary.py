@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fewshot_jax.adaptation.folds import rare_classes
-from fewshot_jax.adaptation.selection import ADAPTED, Selection, accuracy, confusions, macro_f1
+from fewshot_jax.adaptation.selection import ADAPTED, MAJORITY, Selection, accuracy, confusions, macro_f1
 from fewshot_jax.adaptation.simple import NAME as SIMPLE
 from fewshot_jax.adaptation.start import Start
 from fewshot_jax.evaluation.statistics import Estimate
@@ -138,6 +138,9 @@ def verdict(record: dict[str, Any]) -> str:
             f"The {which} model is better: the adapted one's accuracy minus the simple one's is {difference} points."
         )
         words += "" if sure else unsure
+    most = record["scores"][MAJORITY]["accuracy"]["mean"]
+    if max(record["scores"][name]["accuracy"]["mean"] for name in (ADAPTED, SIMPLE)) <= most:
+        words += f" Neither is better than always saying the most frequent label ({100 * most:.1f}%): do not use it."
     saved = "adapted model" if record["saved"] == ADAPTED else f"simple one, {SIMPLE}"
     return f"{words} Saved: the {saved}."
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fewshot_jax.config import Config
     from fewshot_jax.data.records import Record
 
-LITTLE_KNOWN = 0.7  # share of known tokens below which a warning is due
+LITTLE_KNOWN = 0.85  # share of known words below which a warning is due
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +65,14 @@ def run(arguments: Sequence[str]) -> None:
             f"--folds {parsed.folds} --repeats {parsed.repeats}: expected at least 2 folds (or 0) and 1 repeat"
         )
     from fewshot_jax.adaptation.saving import check_output
-    from fewshot_jax.adaptation.start import DEFAULT, earlier, is_pretrained
+    from fewshot_jax.adaptation.start import DEFAULT, check_named, earlier, is_pretrained
     from fewshot_jax.config import WRITES
     from fewshot_jax.data.detect import detect_application
     from fewshot_jax.data.files import read_records
     from fewshot_jax.training.run_directory import RunDirectory
 
     check_output(parsed.output)
+    check_named(parsed.model)
     model, before = earlier(parsed.model)
     if str(model) != DEFAULT and not is_pretrained(model):
         config = RunDirectory(model).config()
@@ -128,7 +129,12 @@ def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
                 f"'{rare[0]}'{' and more' if len(rare) > 1 else ''}",
                 file=sys.stderr,
             )
-    elif parsed.folds:
+    elif not parsed.folds:
+        print(
+            "note: without folds nothing is known of how well the model does, and its probabilities are not calibrated",
+            file=sys.stderr,
+        )
+    else:
         print(
             "note: nothing is cross-validated, and nothing known of how well the model does: at least two classes need "
             "two examples each, one to hold out",
@@ -153,8 +159,8 @@ def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
         )
         classifier.save(parsed.output, files, start=start_name)
         print(
-            f"adapted to {counted(len(records), 'example')} of {len(data.classes)} classes, of which it labels {right} "
-            f"right; saved in {parsed.output}"
+            f"adapted to {counted(len(records), 'example')} of {len(data.classes)} classes, and labels {right} of them "
+            f"right, which it has seen; saved in {parsed.output}"
         )
         return
     record = record_of(selection, start, data.texts, kept)

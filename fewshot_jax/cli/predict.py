@@ -31,8 +31,8 @@ class Arguments:
     Attributes:
         model: directory of 'fewshot-jax adapt'.
         input: CSV, TSV or JSONL with a text in each row (questions have a question and a context, or stand in
-            SQuAD's JSON; dialogues are JSONL with turns), or plain text with one text per line; '-' for stdin, JSONL or
-            plain text.
+            SQuAD's JSON; dialogues are JSONL with turns), or plain text with one text per line; '-' for stdin, which
+            may be JSONL, CSV or plain text.
         output: .csv, .tsv or .jsonl file to write; '-' for JSONL on stdout.
         text_field: column or field of the text.
         threshold: a text whose most probable label is less probable than this, 0 to 1, is labelled 'none of these'.
@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> None:
     from fewshot_jax.data.files import read_texts
 
     model = load(parsed.model)
-    with _given(parsed.input) as path:
+    with _given(parsed.input, parsed.text_field) as path:
         if isinstance(model, Writer):
             refuse_fields(parsed, model.config)
             if parsed.threshold:
@@ -106,17 +106,21 @@ def _check(parsed: Arguments) -> None:
 
 
 @contextlib.contextmanager
-def _given(path: Path) -> Iterator[Path]:
-    """The file of the input; what stdin holds becomes one."""
+def _given(path: Path, text_field: str) -> Iterator[Path]:
+    """The file of the input; what stdin holds becomes one: JSONL, CSV with the text's field in its header, or texts."""
     if path != STREAM:
         yield path
         return
     content = sys.stdin.buffer.read()
     with tempfile.TemporaryDirectory() as folder:
-        suffix = ".jsonl" if content.lstrip().startswith(b"{") else ".txt"
+        header = content.decode("utf-8", "replace").lstrip("\ufeff").partition("\n")[0].strip().split(",")
+        suffix = ".jsonl" if content.lstrip().startswith(b"{") else ".csv" if text_field in header else ".txt"
         file = Path(folder) / f"stdin{suffix}"
         file.write_bytes(content)
-        yield file
+        try:
+            yield file
+        except UserError as error:
+            raise UserError(str(error).replace(str(file), "stdin")) from None
 
 
 def _check_free(path: Path, rows: list[dict[str, Any]], added: set[str]) -> None:

@@ -222,6 +222,14 @@ def test_the_summary_says_what_was_found(selection, start):
     json.dumps(record)
 
 
+def test_a_model_that_the_most_frequent_label_beats_is_not_recommended(selection, start):
+    record = record_of(selection, start.with_loop(*selection.choice), DATA.texts, SIMPLE)
+    assert "do not use it" not in verdict(record)
+    for scores in record["scores"].values():
+        scores["accuracy"]["mean"] = 0.3
+    assert "Neither is better than always saying the most frequent label (30.0%): do not use it." in verdict(record)
+
+
 def test_confusions_are_counted_and_have_an_example(selection):
     logits = np.eye(3)[[0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 1, 1]].astype(float)
     folds = [(np.arange(0), np.arange(12))]

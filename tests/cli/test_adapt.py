@@ -138,10 +138,33 @@ def test_fields_that_the_output_adds_are_looked_for_in_every_row(folder, tmp_pat
     assert code == 2 and "predicted_label" in err
 
 
+def test_csv_on_stdin_is_read_as_such_and_mistakes_name_stdin(folder, capsys, monkeypatch):
+    for given, wanted in (("id,text\n7,money back\n", 0), ('{"txt": "money back"}\n', 2)):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+        code, _, err = call(["predict", folder / "model"], capsys)
+        assert code == wanted
+    assert err.startswith("error: stdin, line 1")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"id,text\n7,money back\n")))
+    assert json.loads(call(["predict", folder / "model"], capsys)[1])["id"] == "7"
+
+
+def test_a_language_that_is_read_letter_by_letter_is_told(tmp_path, capsys):
+    (tmp_path / "de.csv").write_text(
+        "text,label\nbitte überweisen Sie fünfzig,geld\nKontostand überprüfen,konto\nÜberweisung,geld\nGuthaben,konto\n"
+    )
+    given = ["--data", tmp_path / "de.csv", "--output", tmp_path / "m", "--folds", "0"]
+    code, _, err = call(["adapt", "default", *given], capsys)
+    assert code == 0 and "of the words of these texts" in err and "not calibrated" in err
+
+
+def test_everyone_who_reads_the_model_reads_its_weights(folder):
+    assert {oct(path.stat().st_mode & 0o777) for path in (folder / "model").iterdir()} == {"0o644"}
+
+
 def test_wrong_models_and_files_are_named(folder, tmp_path, capsys):
     (tmp_path / "pairs.csv").write_text("source,target\na,b\n")
     for model, data, message in (
-        ("defualt", folder / "examples.csv", "defualt"),
+        ("defualt", folder / "examples.csv", "did you mean 'default'?"),
         ("default", tmp_path / "pairs.csv", "has the columns of translation"),
         (tmp_path, folder / "examples.csv", str(tmp_path)),
     ):
