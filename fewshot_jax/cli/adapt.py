@@ -245,8 +245,10 @@ def tell_cut(writer: "Writer") -> None:
 
 def tell_too_long(reader: Any, texts: Sequence[str]) -> None:
     """Say how many texts a classifier reads in part."""
-    most = reader.config.tokenizer.max_length
-    if hasattr(reader, "cut") and (count := reader.cut(texts)):
+    from fewshot_jax.adaptation.readers import HeadReader
+
+    if isinstance(reader, HeadReader) and (count := reader.cut(texts)):
+        most = reader.config.tokenizer.max_length
         print(f"note: {counted(count, 'text')} longer than {most} tokens; the rest is not read", file=sys.stderr)
 
 

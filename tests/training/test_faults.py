@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -105,8 +106,9 @@ def test_the_command_ends_with_its_own_code(tmp_path):
     write_config(config(outer={"steps": 100_000}, evaluation={"every": 100_000}), path)
     command = [sys.executable, "-m", "fewshot_jax", "train", str(path), "--run-dir", str(run)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (run / "metrics.jsonl").exists():
-        pass
+    metrics = run / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.05)
     process.terminate()
     _, told = process.communicate(timeout=120)
     assert process.returncode == 75, told
