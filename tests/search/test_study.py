@@ -57,7 +57,7 @@ def test_a_grid_tries_every_point_once(tmp_path):
     assert again.trials == found.trials, "nothing is left to do"
 
 
-@pytest.mark.parametrize("sampler", ["tpe", pytest.param("gp", marks=pytest.mark.parity)])
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("gp", marks=[pytest.mark.parity, pytest.mark.slow])])
 def test_a_sampler_learns_where_the_least_of_a_bowl_is(tmp_path, sampler):
     if sampler == "gp":
         pytest.importorskip("torch")
