@@ -11,18 +11,19 @@ from fewshot_jax.adaptation.folds import Fold, over_folds, stratified
 from fewshot_jax.adaptation.scaling import nats, temperature_of
 from fewshot_jax.adaptation.simple import NAME as SIMPLE
 from fewshot_jax.adaptation.simple import SimpleClassifier
-from fewshot_jax.adaptation.start import Start, scaled
+from fewshot_jax.adaptation.start import Start
 from fewshot_jax.applications.application import Functions
 from fewshot_jax.applications.classification import Features, classification
 from fewshot_jax.applications.text_classification import with_label_names
 from fewshot_jax.data.splits import TextSplit
 from fewshot_jax.evaluation.statistics import Estimate
+from fewshot_jax.evaluation.tuning import with_rates
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.state import run_keys
 from fewshot_jax.types import Batch, MetaParams
 
 ADAPTED, MAJORITY = "adapted", "most frequent label"
-FOLDS, REPEATS, INNER_FOLDS = 5, 1, 2
+INNER_FOLDS = 2  # inside the training texts of a fold
 Choice = tuple[float, int]  # factor of the inner rate, number of inner steps
 Tell = Callable[[str], None]
 
@@ -37,7 +38,6 @@ class Selection(NamedTuple):
         logits: for each model and fold ``[held out, N]``, of the texts held out.
         predicted: their labels; of the most frequent label too.
         choice: of the inner loop, on all texts.
-        of_folds: that of each fold, inside its training texts.
         diverged: the adapted model had logits that are not finite in some fold.
     """
 
@@ -47,7 +47,6 @@ class Selection(NamedTuple):
     logits: dict[str, list[np.ndarray]]
     predicted: dict[str, list[np.ndarray]]
     choice: Choice
-    of_folds: list[Choice]
     diverged: bool = False
 
     def scores(self, score: Callable[[np.ndarray, np.ndarray], float]) -> dict[str, Estimate]:
@@ -141,7 +140,7 @@ class Adaptations:
 
         @jax.jit
         def logits(meta_params: Any, support: Any, query: Any, factor: jax.Array) -> list[jax.Array]:
-            given, overrides = scaled(meta_params, factor, rate)
+            given, overrides = with_rates(meta_params, factor, rate)
             adapted = [learner.adapt(given, support, key, inner_steps=count, **overrides) for count in start.steps]
             return [learner.predict(task, query, key) for task in adapted]
 
@@ -156,7 +155,7 @@ class Adaptations:
 
     def head(self, factor: float, steps: int) -> Any:
         """The head that is adapted to all texts, of a start whose head alone adapts."""
-        given, overrides = scaled(self._meta_params, factor, self.start.config.inner.rate)
+        given, overrides = with_rates(self._meta_params, factor, self.start.config.inner.rate)
         index = np.arange(len(self._label))
         key, adapt = run_keys(self.start.config.seed).evaluation, self._learner.adapt
         adapted = jax.jit(lambda given, support: adapt(given, support, key, inner_steps=steps, **overrides))
@@ -193,7 +192,7 @@ def choose(adaptations: Adaptations, label: np.ndarray, train: np.ndarray, folds
     return max(scores, key=lambda choice: scores[choice])
 
 
-def select(start: Start, data: TextSplit, *, folds: int = FOLDS, repeats: int = REPEATS, tell: Tell) -> Selection:
+def select(start: Start, data: TextSplit, *, folds: int = 5, repeats: int = 1, tell: Tell) -> Selection:
     """Cross-validate an adapted model and a simple one on the same folds.
 
     Args:
@@ -209,13 +208,11 @@ def select(start: Start, data: TextSplit, *, folds: int = FOLDS, repeats: int = 
     adaptations = Adaptations(start, data, support=len(label), query=max(held_out))
     found: dict[str, list[np.ndarray]] = {name: [] for name in (ADAPTED, SIMPLE)}
     predicted: dict[str, list[np.ndarray]] = {name: [] for name in (ADAPTED, SIMPLE, MAJORITY)}
-    choices: list[Choice] = []
     began = time.monotonic()
     for number, (train, test) in enumerate(divisions, 1):
         left = (time.monotonic() - began) / (number - 1) * (len(divisions) - number + 1) if number > 1 else None
         tell(f"fold {number} of {len(divisions)}{'' if left is None else f', about {left:.0f} s left'}")
-        choices.append(choose(adaptations, label, train, INNER_FOLDS))
-        factor, steps = choices[-1]
+        factor, steps = choose(adaptations, label, train, INNER_FOLDS)
         simple = SimpleClassifier.fit([data.texts[i] for i in train], label[train], data.classes)
         logits = {
             ADAPTED: adaptations.after(train, test, factor)[start.steps.index(steps)],
@@ -228,7 +225,7 @@ def select(start: Start, data: TextSplit, *, folds: int = FOLDS, repeats: int = 
     tell("choosing the rate on all texts")
     whole = choose(adaptations, label, np.arange(len(label)), INNER_FOLDS)
     diverged = not all(np.isfinite(given).all() for given in found[ADAPTED])
-    return Selection(list(data.classes), label, divisions, found, predicted, whole, choices, diverged)
+    return Selection(list(data.classes), label, divisions, found, predicted, whole, diverged)
 
 
 def confusions(

@@ -9,17 +9,13 @@ import numpy as np
 
 from fewshot_jax.adaptation.saving import save_model
 from fewshot_jax.adaptation.scaling import Prediction, most_probable, softmax
+from fewshot_jax.evaluation.baselines import ANALYSERS
 
 NAME = "TF-IDF + logistic regression"
 KIND = "tfidf"
 TERMS = "terms.json"
 STRENGTH = 10.0  # C of the regression, the inverse of its regularisation
 MOST_TERMS = 50_000  # of words, and of characters: the most frequent ones
-# Words and pairs of them; parts of words of three to five characters. With those of `evaluation.baselines`.
-ANALYSERS: dict[str, dict[str, Any]] = {
-    "words": {"ngram_range": (1, 2)},
-    "characters": {"analyzer": "char", "ngram_range": (3, 5)},
-}
 
 
 class SimpleClassifier:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fewshot_jax.adaptation.readers import HeadReader
@@ -22,6 +21,7 @@ from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.tokenization import load_tokenizer
 from fewshot_jax.errors import UserError, first_line
+from fewshot_jax.evaluation.tuning import with_rates
 from fewshot_jax.training.evaluate import restore_best_of
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import MetaParams
@@ -75,7 +75,7 @@ class Start:
 
     def with_loop(self, factor: float, steps: int) -> "Start":
         """The same with one choice made, of rates that are learned too."""
-        meta_params, _ = scaled(self.meta_params, factor, self.config.inner.rate)
+        meta_params, _ = with_rates(self.meta_params, factor, self.config.inner.rate)
         inner = dataclasses.replace(self.config.inner, rate=factor * self.config.inner.rate, test_steps=steps)
         config = dataclasses.replace(self.config, inner=inner)
         return dataclasses.replace(self, config=config, meta_params=meta_params, factors=(1.0,), steps=(steps,))
@@ -211,35 +211,19 @@ def with_choices(start: Start, examples: int) -> Start:
         start: as it was trained.
         examples: that it will adapt to.
     """
-    config, inner = start.config, start.config.inner
+    if start.config.learner.name in WITHOUT_A_LOOP:
+        learner = dataclasses.replace(start.config.learner, name="proto_maml")
+        inner = dataclasses.replace(start.config.inner, optimizer="adam", rate=HEAD_RATE, steps=1, params=HEAD)
+        start = dataclasses.replace(start, config=dataclasses.replace(start.config, learner=learner, inner=inner))
+    usual: int
     steps: tuple[int, ...]
-    if config.learner.name in WITHOUT_A_LOOP:
-        learner = dataclasses.replace(config.learner, name="proto_maml")
-        inner = dataclasses.replace(
-            inner, optimizer="adam", rate=HEAD_RATE, steps=1, test_steps=HEAD_STEPS[1], params=HEAD
-        )
-        config = dataclasses.replace(config, learner=learner)
-        start, steps = dataclasses.replace(start, config=dataclasses.replace(config, inner=inner)), HEAD_STEPS
-    elif start.on_features:
-        steps, inner = HEAD_STEPS, dataclasses.replace(inner, test_steps=HEAD_STEPS[1])
-    else:
-        own = max(evaluation_steps(config), 1)
-        steps, inner = (own, 2 * own, 4 * own), dataclasses.replace(inner, test_steps=own)
+    inner, own = start.config.inner, max(evaluation_steps(start.config), 1)
+    usual, steps = (HEAD_STEPS[1], HEAD_STEPS) if start.on_features else (own, (own, 2 * own, 4 * own))
     if examples > MANY and inner.batch_size is None and not start.on_features:
         inner = dataclasses.replace(inner, batch_size=MANY // 2)
-        steps = tuple(4 * number for number in steps)
-        inner = dataclasses.replace(inner, test_steps=4 * (inner.test_steps or 1))
-    config = dataclasses.replace(config, inner=inner)
+        usual, steps = 4 * usual, tuple(4 * number for number in steps)
+    config = dataclasses.replace(start.config, inner=dataclasses.replace(inner, test_steps=usual))
     return dataclasses.replace(start, config=config, factors=FACTORS, steps=steps)
-
-
-def scaled(meta_params: MetaParams, factor: float | jax.Array, rate: float) -> tuple[MetaParams, dict[str, Any]]:
-    """Meta-parameters and overrides of ``adapt`` for inner rates multiplied by a factor, learned or not."""
-    from fewshot_jax.algorithms.gradient_based import RATES
-
-    if RATES in meta_params:
-        return {**meta_params, RATES: jax.tree.map(lambda own: factor * own, meta_params[RATES])}, {}
-    return meta_params, {"inner_rate": jnp.asarray(factor * rate)}
 
 
 def known_share(tokenizer: "Tokenizer", texts: Sequence[str]) -> float:

@@ -9,7 +9,7 @@ from fewshot_jax.adaptation.folds import rare_classes
 from fewshot_jax.adaptation.selection import ADAPTED, MAJORITY, Selection, accuracy, confusions, macro_f1
 from fewshot_jax.adaptation.simple import NAME as SIMPLE
 from fewshot_jax.adaptation.start import Start
-from fewshot_jax.evaluation.statistics import Estimate
+from fewshot_jax.evaluation.statistics import Estimate, plain
 from fewshot_jax.versions import versions
 
 _CARD = """# {title}
@@ -70,8 +70,8 @@ def record_of(selection: Selection, start: Start, texts: Sequence[str], kept: st
         "examples": len(texts),
         "classes": {name: int((selection.label == i).sum()) for i, name in enumerate(selection.labels)},
         "folds": len(selection.folds),
-        "scores": {model: {name: _plain(of_models[name][model]) for name in scores} for model in of_models["accuracy"]},
-        "gain of the adapted model": _plain(gain),
+        "scores": {model: {name: plain(of_models[name][model]) for name in scores} for model in of_models["accuracy"]},
+        "gain of the adapted model": plain(gain),
         "inner loop": {"rate": start.config.inner.rate, "steps": start.steps[0]},
         "per class": per_class(selection, kept),
         "confusions": [
@@ -95,10 +95,6 @@ def per_class(selection: Selection, model: str) -> dict[str, dict[str, float]]:
         selection.labels[one]: {"precision": float(precision[i]), "recall": float(recall[i]), "F1": float(f1[i])}
         for i, one in enumerate(judged)
     }
-
-
-def _plain(value: Estimate) -> dict[str, float | None]:
-    return {"mean": value.mean, "half_width": value.half_width if np.isfinite(value.half_width) else None}
 
 
 def _text(value: dict[str, Any], sign: bool = False) -> str:

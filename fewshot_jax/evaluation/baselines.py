@@ -19,6 +19,13 @@ from fewshot_jax.types import Episode
 TFIDF, PIXELS, SUPPORT_MEAN, CHANCE = "TF-IDF centroid", "pixel centroid", "mean of the support set", "chance"
 
 
+# Of TF-IDF: words and pairs of them; parts of words, of three to five characters.
+ANALYSERS: dict[str, dict[str, Any]] = {
+    "words": {"ngram_range": (1, 2)},
+    "characters": {"analyzer": "char", "ngram_range": (3, 5)},
+}
+
+
 def tfidf(fit_texts: Sequence[str], texts: Sequence[str]) -> Any:
     """TF-IDF vectors of texts, a sparse ``[n, F]``.
 
@@ -33,7 +40,7 @@ def tfidf(fit_texts: Sequence[str], texts: Sequence[str]) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_union
 
-    union = make_union(TfidfVectorizer(ngram_range=(1, 2)), TfidfVectorizer(analyzer="char", ngram_range=(3, 5)))
+    union = make_union(*(TfidfVectorizer(**options) for options in ANALYSERS.values()))
     union.fit(fit_texts)
     return union.transform(texts)
 

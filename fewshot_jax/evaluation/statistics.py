@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,16 @@ class Estimate(NamedTuple):
         scale, digits = (100, 1) if percent else (1, 3)
         plus = "+" if sign else ""
         return f"{scale * self.mean:{plus}.{digits}f} ± {scale * self.half_width:.{digits}f}"
+
+
+def finite(number: float) -> float | None:
+    """A number for JSON: None for what is not finite."""
+    return number if math.isfinite(number) else None
+
+
+def plain(value: Any) -> dict[str, float | None]:
+    """A tuple of named numbers, such as an `Estimate`, for JSON."""
+    return {name: finite(number) for name, number in value._asdict().items()}
 
 
 def estimate(values: Sequence[float] | np.ndarray) -> Estimate:

@@ -61,6 +61,21 @@ def fine_tuned(functions: Functions, judge: Judge) -> AfterSteps:
     return after
 
 
+def with_rates(
+    meta_params: MetaParams, factor: float | jax.Array, rate: float
+) -> tuple[MetaParams, dict[str, jax.Array]]:
+    """Inner rates multiplied by a factor: meta-parameters and overrides of a learner's ``adapt``.
+
+    Args:
+        meta_params: of the learner; rates among them are multiplied.
+        factor: of the rates.
+        rate: the inner rate where none is learned.
+    """
+    if RATES in meta_params:
+        return {**meta_params, RATES: jax.tree.map(lambda own: factor * own, meta_params[RATES])}, {}
+    return meta_params, {"inner_rate": jnp.asarray(factor * rate)}
+
+
 def adapted(learner: MetaLearner, judge: Judge, *, rate: float) -> AfterSteps:
     """A learner's own inner loop, its rates multiplied by a factor.
 
@@ -72,11 +87,7 @@ def adapted(learner: MetaLearner, judge: Judge, *, rate: float) -> AfterSteps:
 
     def after(steps: tuple[int, ...]) -> Callable[..., PyTree]:
         def one(meta_params: MetaParams, episode: Episode, key: Key, factor: jax.Array) -> PyTree:
-            overrides = {}
-            if RATES in meta_params:
-                meta_params = {**meta_params, RATES: jax.tree.map(lambda own: factor * own, meta_params[RATES])}
-            else:
-                overrides = {"inner_rate": factor * rate}
+            meta_params, overrides = with_rates(meta_params, factor, rate)
 
             def judged(count: int) -> PyTree:
                 task = learner.adapt(meta_params, episode.support, key, inner_steps=count, **overrides)

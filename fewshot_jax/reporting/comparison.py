@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fewshot_jax.evaluation.statistics import Estimate
+from fewshot_jax.evaluation.statistics import Estimate, plain
 from fewshot_jax.reporting.curves import over_shots
 from fewshot_jax.reporting.figures import Picture
 from fewshot_jax.reporting.page import Section, gallery, missing, paragraph
 from fewshot_jax.reporting.record import Rows, RunRecord, is_chance
-from fewshot_jax.reporting.sections import plain, score_table
+from fewshot_jax.reporting.sections import score_table
 from fewshot_jax.training.rows import MULTI_TASK, PRETRAINED, UNTRAINED
 
 _OF_A_RUN = (UNTRAINED, PRETRAINED, MULTI_TASK)  # what the floors start from that depend on the run's model

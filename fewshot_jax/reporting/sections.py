@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fewshot_jax.evaluation.baselines import CHANCE
-from fewshot_jax.evaluation.statistics import Estimate, estimate
+from fewshot_jax.evaluation.statistics import Estimate, estimate, finite, plain
 from fewshot_jax.reporting.curves import (
     LOSS,
     VALIDATION,
@@ -20,11 +20,6 @@ from fewshot_jax.reporting.curves import (
 from fewshot_jax.reporting.page import Section, gallery, missing, paragraph, table
 from fewshot_jax.reporting.probe import Probe, fewest_and_most
 from fewshot_jax.reporting.record import RunRecord, is_chance, rows_of
-
-
-def plain(value: Estimate) -> dict[str, float | None]:
-    """As JSON has it: null for what is not finite."""
-    return {name: number if math.isfinite(number) else None for name, number in value._asdict().items()}
 
 
 def cell(value: Estimate | None, *, percent: bool, exact: bool = False, sign: bool = False) -> str:
@@ -196,12 +191,12 @@ def episodes(record: RunRecord, probe: Probe) -> Section:
             continue
         pictures.append(over_episodes(record, values, k))
         for name, of in values.items():
-            finite = of[np.isfinite(of)]
-            spread = record.scale * np.quantile(finite, [0, 0.25, 0.5, 0.75, 1])
+            those = of[np.isfinite(of)]
+            spread = record.scale * np.quantile(those, [0, 0.25, 0.5, 0.75, 1])
             digits = 1 if record.score.percent else 3
-            mean = cell(estimate(finite), percent=record.score.percent)
+            mean = cell(estimate(those), percent=record.score.percent)
             rows.append([f"{name}, {record.at(k)}", str(len(of)), mean, *(f"{value:.{digits}f}" for value in spread)])
-            kept = [float(value) if math.isfinite(value) else None for value in of]
+            kept = [finite(float(value)) for value in of]
             numbers.setdefault(name, {})[str(k)] = kept
     whence = (
         "The episodes of the evaluation (episode_scores.json)."

@@ -19,7 +19,8 @@ from fewshot_jax.applications.table import build_application
 from fewshot_jax.config import WITHOUT_A_LOOP, Config
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.evaluation.episodic import Judge, evaluate_episodes, over_episodes
-from fewshot_jax.evaluation.statistics import Estimate, estimate
+from fewshot_jax.evaluation.statistics import Estimate, estimate, finite, plain
+from fewshot_jax.evaluation.tuning import with_rates
 from fewshot_jax.training.evaluate import restore_best_of
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
@@ -71,7 +72,6 @@ class InnerGrid(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers; null for what diverged, and for the interval of a single episode."""
         rate, steps, score = self.best
-        difference = None if self.difference is None else self.difference._asdict()
         return {
             "run": self.run,
             "score": self.score.name,
@@ -81,15 +81,11 @@ class InnerGrid(NamedTuple):
             "steps": list(self.steps),
             "shots": list(self.shots),
             "episodes": self.episodes,
-            "scores": [[_finite(value) for value in row] for row in self.scores.tolist()],
-            "own": {"rate": self.own[0], "steps": self.own[1], "score": _finite(self.own_score)},
-            "best": {"rate": rate, "steps": steps, "score": _finite(score), "chosen_on_these_episodes": True},
-            "best_minus_own": difference and {name: _finite(value) for name, value in difference.items()},
+            "scores": [[finite(value) for value in row] for row in self.scores.tolist()],
+            "own": {"rate": self.own[0], "steps": self.own[1], "score": finite(self.own_score)},
+            "best": {"rate": rate, "steps": steps, "score": finite(score), "chosen_on_these_episodes": True},
+            "best_minus_own": None if self.difference is None else plain(self.difference),
         }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _best(scores: np.ndarray, score: Score) -> int:
@@ -148,10 +144,7 @@ def point_scores(
     def one(meta_params: MetaParams, episode: Episode, key: Key) -> jax.Array:
         def at(point: tuple[jax.Array, jax.Array]) -> jax.Array:
             rate, count = point
-            start, overrides = meta_params, {"inner_rate": rate}
-            if RATES in meta_params:
-                start = {**meta_params, RATES: jax.tree.map(lambda own: rate * own, meta_params[RATES])}
-                overrides = {}
+            start, overrides = with_rates(meta_params, rate, 1.0)
             adapted = learner.adapt(start, episode.support, key, inner_steps=count, **overrides)
             return judge(learner.predict(adapted, episode.query, query_key(key)), episode)
 

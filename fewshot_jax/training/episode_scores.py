@@ -1,7 +1,6 @@
 """The score of every row in every episode of an evaluation, kept so that runs can be compared episode by episode."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fewshot_jax.errors import UserError
+from fewshot_jax.evaluation.statistics import finite
 from fewshot_jax.whole_file import whole_file
 
 EPISODE_SCORES = "episode_scores.json"  # in the directory of a run
@@ -26,7 +26,7 @@ def write_episode_scores(path: Path, scores: EpisodeScores, *, score: str, step:
     """
 
     def plain(values: np.ndarray) -> list[float | None]:
-        return [value if math.isfinite(value) else None for value in np.asarray(values, np.float64).tolist()]
+        return [finite(value) for value in np.asarray(values, np.float64).tolist()]
 
     rows = {row: {str(shots): plain(values) for shots, values in of.items()} for row, of in scores.items()}
     with whole_file(path) as partial:

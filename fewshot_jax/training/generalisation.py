@@ -12,7 +12,7 @@ from fewshot_jax.applications.table import build_application, score_of
 from fewshot_jax.config_file import differences
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.bootstrap import LEAST_GROUPS, Interval, interval_over
-from fewshot_jax.evaluation.statistics import Estimate, estimate
+from fewshot_jax.evaluation.statistics import Estimate, estimate, plain
 from fewshot_jax.training.episode_scores import EpisodeScores, read_episode_scores, scored_step
 from fewshot_jax.training.holdout import Part
 from fewshot_jax.training.loop import train
@@ -70,14 +70,8 @@ class Generalisation(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers, shares as fractions; null for what is not finite."""
 
-        def plain(rows: dict[str, Any]) -> dict[str, Any]:
-            return {name: of_shots(row) for name, row in rows.items()}
-
         def of_shots(row: dict[int, Any]) -> dict[str, Any]:
-            return {
-                str(shots): {name: v if np.isfinite(v) else None for name, v in value._asdict().items()}
-                for shots, value in row.items()
-            }
+            return {str(shots): plain(value) for shots, value in row.items()}
 
         return {
             "learner": self.learner,
@@ -88,8 +82,8 @@ class Generalisation(NamedTuple):
             "interval": "hierarchical bootstrap" if self.bootstrapped else "Student's t over episodes",
             "over": self.over,
             "groups": self.groups,
-            "scores": plain(self.scores),
-            "gain": plain(self.gains),
+            "scores": {name: of_shots(row) for name, row in self.scores.items()},
+            "gain": {name: of_shots(row) for name, row in self.gains.items()},
             "parts": [
                 {
                     "name": tested.part.name,

@@ -1,6 +1,5 @@
 """What an evaluation found."""
 
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ import numpy as np
 
 from fewshot_jax.applications.application import Score
 from fewshot_jax.evaluation.confusion import Confusion
-from fewshot_jax.evaluation.statistics import Estimate
+from fewshot_jax.evaluation.statistics import Estimate, plain
 from fewshot_jax.evaluation.text_metrics import signatures
 from fewshot_jax.evaluation.tuning import Choice
 from fewshot_jax.versions import versions
@@ -71,11 +70,8 @@ class Evaluation(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers, shares as fractions; null for what is not finite."""
 
-        def finite(value: Any) -> dict[str, Any]:
-            return {name: number if math.isfinite(number) else None for name, number in value._asdict().items()}
-
-        def plain(rows: dict[str, dict[int, Any]]) -> dict[str, dict[str, Any]]:
-            return {name: {str(shots): finite(value) for shots, value in row.items()} for name, row in rows.items()}
+        def plain_rows(rows: dict[str, dict[int, Any]]) -> dict[str, dict[str, Any]]:
+            return {name: {str(shots): plain(value) for shots, value in row.items()} for name, row in rows.items()}
 
         signed = self.signatures()
         confusion = {str(shots): one.to_json() for shots, one in self.confusion.items()}
@@ -84,13 +80,13 @@ class Evaluation(NamedTuple):
             "learner": self.learner,
             "score": self.score.name,
             "larger_is_better": self.score.larger_is_better,
-            self.score.name.replace(" ", "_"): plain(self.scores),
-            "gain": plain(self.gains),
+            self.score.name.replace(" ", "_"): plain_rows(self.scores),
+            "gain": plain_rows(self.gains),
             "more": {
-                one.score.name.replace(" ", "_"): {"scores": plain(one.scores), "gain": plain(one.gains)}
+                one.score.name.replace(" ", "_"): {"scores": plain_rows(one.scores), "gain": plain_rows(one.gains)}
                 for one in self.more
             },
-            "choices": plain(self.choices),
+            "choices": plain_rows(self.choices),
             "ways": self.ways,
             "episodes": self.episodes,
             "checkpoint_step": self.step,
