@@ -356,7 +356,7 @@ def test_evaluate_and_adapt_of_what_is_no_run(tmp_path):
     assert_mistake(["evaluate", tmp_path / "absent"], "absent", "does not exist")
     (tmp_path / "examples.csv").write_text(EXAMPLES)
     flags = ["--data", tmp_path / "examples.csv", "--output", tmp_path / "model"]
-    assert_mistake(["adapt", tmp_path / "absent", *flags], "absent", "does not exist")
+    assert_mistake(["adapt", tmp_path / "absent", *flags], "absent", "no such directory", "'default'")
 
 
 def test_adapt_warns_of_unknown_words_and_of_an_unfinished_run(trained, tmp_path):
@@ -366,7 +366,7 @@ def test_adapt_warns_of_unknown_words_and_of_an_unfinished_run(trained, tmp_path
     arguments = ["--data", tmp_path / "strange.csv", "--output", tmp_path / "model"]
     code, out, err = call(["adapt", tmp_path / "run", *arguments])
     assert code == 0
-    assert re.search(r"2 examples of 2 classes, of which it labels [012] right", out)
+    assert re.search(r"2 examples of 2 classes, and labels [012] of them right", out)
     assert "is unfinished" in err
     assert "knows 0% of the words" in err
 
