@@ -72,8 +72,11 @@ def resumable() -> Iterator[None]:
     """Say, when a run is interrupted, how it goes on."""
     try:
         yield
-    except KeyboardInterrupt:
-        print("the same command goes on from the last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(
+            f"{str(error) + '; ' if str(error) else ''}the same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
         raise
 
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from fewshot_jax.config import ParallelConfig, RecoveryConfig
 from fewshot_jax.errors import Terminated, UserError
-from fewshot_jax.parallel.mesh import host_values, make_mesh, place, shard_tasks
+from fewshot_jax.parallel.mesh import host_values, local_copy, make_mesh, place, shard_tasks
 from fewshot_jax.parallel.processes import is_first
 from fewshot_jax.parallel.rules import shardings
 from fewshot_jax.training.checkpoints import Checkpoints, Judge
@@ -160,7 +160,8 @@ def fit(job: Fit, run: RunFiles, *, quiet: bool = False, wandb: str | None = Non
         values = host_values(metrics)
         watch.step()
         if values["in_a_row"]:
-            skipped(step, values)
+            # Divided over processes, none of which can name the tasks of another.
+            skipped(step, host_values(local_copy(metrics)))
         scalars = {name: float(value) for name, value in values.items() if np.ndim(value) == 0 and name not in GUARD}
         recent.append(scalars if not values["in_a_row"] else {})
         progress.update(step, {"loss": scalars["loss"]})

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from fewshot_jax.config_file import flat
-from fewshot_jax.errors import UserError
+from fewshot_jax.errors import Terminated, UserError
 from fewshot_jax.parallel.processes import barrier, check_agreement, is_first
 from fewshot_jax.training.pretraining_directory import PretrainingDirectory
 from fewshot_jax.training.run_directory import LOCK, RunDirectory
@@ -87,9 +87,13 @@ def locked(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def termination() -> Iterator[Callable[[], bool]]:
-    """``with termination() as asked:`` ``asked()``, once a step, says in all processes at once that SIGTERM came.
+    """``with termination() as asked:`` ``asked()``, once a step, says in all processes at once that an end is due.
 
-    One that came too late to be asked about is sent again at the end, and does what it does elsewhere.
+    It is after a SIGTERM, and in a run of one process after Ctrl-C (SIGINT), which twice ends it at once. What comes
+    too late to be asked about is sent again at the end, and does what it does elsewhere.
+
+    Raises:
+        KeyboardInterrupt: for `Terminated`, where Ctrl-C asked for it.
     """
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
@@ -100,15 +104,24 @@ def termination() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
         yield lambda: False
         return
-    told = threading.Event()
+    told: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        told.set()
+        if number == signal.SIGINT:
+            if number in told:
+                raise KeyboardInterrupt
+            os.write(2, b"\nends after this step, which is saved; Ctrl-C once more ends at once\n")
+        told.append(number)
 
-    before = signal.signal(signal.SIGTERM, handle)
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield told.is_set
+        yield lambda: bool(told)
+    except Terminated as error:
+        if signal.SIGTERM in told:
+            raise
+        raise KeyboardInterrupt(str(error)) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
-    if told.is_set():
-        signal.raise_signal(signal.SIGTERM)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if told:
+        signal.raise_signal(signal.SIGTERM if signal.SIGTERM in told else signal.SIGINT)

@@ -227,7 +227,7 @@ def _validation(application: Application) -> Callable[[MetaParams], float]:
 
 
 def _not_finite(metrics: dict[str, Any]) -> str:
-    """Say where a loss or gradient is not finite; of several processes each knows its own tasks alone."""
+    """Say where a loss or gradient is not finite."""
     tasks = np.flatnonzero(~np.isfinite(metrics["task_loss"])).tolist()
     where = f"the loss of tasks {tasks}" if tasks else "the meta-gradient"
     if "support_loss" in metrics:

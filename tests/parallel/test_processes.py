@@ -36,7 +36,7 @@ def free_port():
         return one.getsockname()[1]
 
 
-def launch(arguments, count, *, devices=1, each=lambda number: []):
+def launch(arguments, count, *, devices=1, each=lambda number: [], program=("-m", "fewshot_jax")):
     """Start so many processes of the command."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
@@ -44,7 +44,7 @@ def launch(arguments, count, *, devices=1, each=lambda number: []):
     return [
         subprocess.Popen(
             [
-                *(sys.executable, "-m", "fewshot_jax", *arguments),
+                *(sys.executable, *program, *arguments),
                 *("--coordinator", f"localhost:{port}", "--processes", str(count), "--process", str(number)),
                 *each(number),
             ],
@@ -134,6 +134,17 @@ def test_one_signal_saves_in_all_processes(tmp_path):
     assert [code for code, _, _ in found] == [75, 75], found[0][2] + found[1][2]
     saved = [int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit()]
     assert len(saved) == 1
+
+
+def test_the_first_process_names_a_bad_task_of_another(tmp_path):
+    poisoned = (
+        "import types; from fewshot_jax.cli.main import main; from tests.training.test_faults import poisoned\n"
+        "poisoned(types.SimpleNamespace(setattr=setattr), [1], task=3); main()\n"
+    )
+    path, run = tmp_path / "config.yaml", tmp_path / "run"
+    write_config(config(evaluation={"at_end": False}), path)
+    found = ends(launch(["train", str(path), "--run-dir", str(run)], 2, program=("-c", poisoned)))
+    assert "step 1: the loss of tasks [3] is not finite; the update is skipped" in found[0][2], found[1][2]
 
 
 def test_a_coordinator_that_cannot_be_reached_is_named():

@@ -68,17 +68,28 @@ def at_step(patch, number, act):
     patch.setattr(TextClassification, "training_stream", disturbed)
 
 
-def test_a_signal_that_comes_too_late_to_stop_the_steps_is_not_lost():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_too_late_to_stop_the_steps_is_not_lost(number):
     came = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    before = signal.signal(number, lambda number, frame: came.append(number))
     try:
         with termination() as asked:
             assert not asked()
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(number)
+            assert asked()
             assert not came
-        assert came == [signal.SIGTERM]
+        assert came == [number]
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
+
+
+def test_ctrl_c_once_asks_and_twice_ends():
+    with pytest.raises(KeyboardInterrupt), termination() as asked:
+        signal.raise_signal(signal.SIGINT)
+        assert asked()
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second one did nothing")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_the_same_seed_gives_the_same_bits(undisturbed, tmp_path):
@@ -86,14 +97,23 @@ def test_the_same_seed_gives_the_same_bits(undisturbed, tmp_path):
     assert_identical(undisturbed, final(RunDirectory(tmp_path / "run")))
 
 
-def test_a_run_that_is_told_to_end_saves_and_goes_on_to_the_same_bits(undisturbed, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "error", "usual"),
+    [
+        (signal.SIGTERM, Terminated, signal.SIG_DFL),
+        (signal.SIGINT, KeyboardInterrupt, signal.default_int_handler),
+    ],
+)
+def test_a_run_that_is_told_to_end_saves_and_goes_on_to_the_same_bits(
+    undisturbed, tmp_path, monkeypatch, number, error, usual
+):
     run = RunDirectory(tmp_path / "run")
     with monkeypatch.context() as patch:
         # Batches are made ahead: the signal comes before the step that it was sent at.
-        at_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Terminated, match=r"told to end, saved at step \d of 6"):
+        at_step(patch, 3, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(error, match=r"told to end, saved at step \d of 6"):
             fsj.train(config(), run.path, quiet=True)
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(number) is usual
     saved = max(int(path.name) for path in run.checkpoints.glob("*"))
     assert saved < STEPS and run.result() is None
     fsj.train(config(), run.path, quiet=True)
@@ -122,7 +142,7 @@ def test_checkpoints_between_validations_change_nothing(undisturbed, tmp_path):
     assert_identical(undisturbed, final(run))
 
 
-def poisoned(patch, steps):
+def poisoned(patch, steps, task=1):
     """Make the loss of one task NaN, and the gradient, at some steps."""
     meta_gradient = loop.meta_gradient
 
@@ -133,7 +153,7 @@ def poisoned(patch, steps):
             factor = jnp.where(bad, jnp.nan, 1.0)
             metrics = {
                 **metrics,
-                "task_loss": metrics["task_loss"].at[1].multiply(factor),
+                "task_loss": metrics["task_loss"].at[task].multiply(factor),
                 "loss": metrics["loss"] * factor,
             }
             return jax.tree.map(lambda leaf: leaf * factor, grads), metrics
