@@ -1,5 +1,6 @@
 """Which model a few labelled texts deserve, by cross-validation, with rates chosen inside each fold."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -134,24 +135,30 @@ class Adaptations:
         self._all = {name: np.asarray(leaf) for name, leaf in batch.items()}
         self._names = np.arange(len(data.label), len(texts))
         self._label = np.concatenate([data.label, np.arange(len(self._names))]).astype(np.int32)
-        self._sizes = support + len(self._names), query
+        most = start.reader(len(data.classes)).batch_size  # that go through the model at once, however many there are
+        parts = -(-query // most)
+        self._sizes = support + len(self._names), (parts, -(-query // parts))
         learner = build_learner(functions, start.config, training=False)
         rate, key = start.config.inner.rate, run_keys(start.config.seed).evaluation
 
         @jax.jit
-        def logits(meta_params: Any, support: Any, query: Any, factor: jax.Array) -> list[jax.Array]:
+        def logits(meta_params: Any, support: Any, queries: Any, factor: jax.Array) -> list[jax.Array]:
             given, overrides = with_rates(meta_params, factor, rate)
             adapted = [learner.adapt(given, support, key, inner_steps=count, **overrides) for count in start.steps]
-            return [learner.predict(task, query, key) for task in adapted]
+            return [
+                jax.lax.map(lambda query, task=task: learner.predict(task, query, key), queries) for task in adapted
+            ]
 
         self._logits, self._learner = logits, learner
 
     def after(self, train: np.ndarray, test: np.ndarray, factor: float) -> np.ndarray:
         """Logits ``[choices of steps, test, N]`` of some texts, after adapting to others."""
         support = self._taken(np.concatenate([train, self._names]), self._sizes[0])
-        query = self._taken(test, self._sizes[1])
-        outputs = self._logits(self._meta_params, support, query, np.float32(factor))
-        return np.stack([np.asarray(leaf, np.float64)[: len(test)] for leaf in outputs])
+        query = self._taken(test, math.prod(self._sizes[1]))
+        queries = {name: leaf.reshape(*self._sizes[1], *leaf.shape[1:]) for name, leaf in query.items()}
+        outputs = self._logits(self._meta_params, support, queries, np.float32(factor))
+        ways = outputs[0].shape[-1]
+        return np.stack([np.asarray(leaf, np.float64).reshape(-1, ways)[: len(test)] for leaf in outputs])
 
     def head(self, factor: float, steps: int) -> Any:
         """The head that is adapted to all texts, of a start whose head alone adapts."""

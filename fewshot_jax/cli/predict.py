@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -18,6 +18,9 @@ from fewshot_jax.data.spreadsheet import safe_cell
 from fewshot_jax.errors import UserError
 from fewshot_jax.whole_file import whole_file
 
+if TYPE_CHECKING:
+    from fewshot_jax.adaptation.scaling import Prediction
+
 STREAM = Path("-")  # stdin, stdout
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 
@@ -26,7 +29,8 @@ SUFFIXES = (".csv", ".tsv", ".jsonl")
 class Arguments:
     """Label, answer, translate or reply to the rows of a file with an adapted model.
 
-    The output has the rows of the input with predicted_label and probability, or with what was written.
+    The output has the rows of the input with predicted_label and probability, or with what was written. A row whose
+    text is blank gets no label.
 
     Attributes:
         model: directory of 'fewshot-jax adapt'.
@@ -70,15 +74,16 @@ def run(arguments: Sequence[str]) -> None:
             tell_cut(model)
             said = f"wrote to {counted(len(made), 'row')}"
         else:
-            rows, texts = read_texts(path, text=parsed.text_field)
+            rows, texts = read_texts(path, text=parsed.text_field, blanks=True)
+            _tell_blank(path, parsed.text_field, texts)
             if isinstance(model, Classifier):
                 tell_too_long(model.reader, texts)
             _check_free(path, rows, {"predicted_label", "probability"})
+            labelled = iter(model.predict([text for text in texts if text], threshold=parsed.threshold))
             made = [
-                {**row, "predicted_label": one.label, "probability": round(one.probability, 4)}
-                for row, one in zip(rows, model.predict(texts, threshold=parsed.threshold), strict=True)
+                {**row, **_columns(next(labelled) if text else None)} for row, text in zip(rows, texts, strict=True)
             ]
-            said = f"labelled {counted(len(texts), 'text')}"
+            said = f"labelled {counted(sum(map(bool, texts)), 'text')}"
     if parsed.output == STREAM:
         sys.stdout.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in made)
         return
@@ -113,7 +118,8 @@ def _given(path: Path, text_field: str) -> Iterator[Path]:
         return
     content = sys.stdin.buffer.read()
     with tempfile.TemporaryDirectory() as folder:
-        header = content.decode("utf-8", "replace").lstrip("\ufeff").partition("\n")[0].strip().split(",")
+        first = content.decode("utf-8", "replace").lstrip("\ufeff").partition("\n")[0].strip()
+        header = [column.strip('"') for column in first.split("," if "," in first else ";")]
         suffix = ".jsonl" if content.lstrip().startswith(b"{") else ".csv" if text_field in header else ".txt"
         file = Path(folder) / f"stdin{suffix}"
         file.write_bytes(content)
@@ -121,6 +127,28 @@ def _given(path: Path, text_field: str) -> Iterator[Path]:
             yield file
         except UserError as error:
             raise UserError(str(error).replace(str(file), "stdin")) from None
+
+
+def _tell_blank(path: Path, field: str, texts: list[str]) -> None:
+    """Say how many texts are blank, which get no label.
+
+    Raises:
+        UserError: all are.
+    """
+    if not any(texts):
+        raise UserError(f"{path}: '{field}' is empty in every row; fill it in, or see --text-field")
+    if count := texts.count(""):
+        print(
+            f"note: {counted(count, 'text')} empty, the first in row {texts.index('') + 1}: without a label",
+            file=sys.stderr,
+        )
+
+
+def _columns(prediction: "Prediction | None") -> dict[str, Any]:
+    """What the output adds to a row."""
+    if prediction is None:
+        return {"predicted_label": None, "probability": None}
+    return {"predicted_label": prediction.label, "probability": round(prediction.probability, 4)}
 
 
 def _check_free(path: Path, rows: list[dict[str, Any]], added: set[str]) -> None:

@@ -49,7 +49,8 @@ def detect_application(path: str | PurePath, *, text: str = "text", label: str =
         )
     raise UserError(
         f"{path}, line {_first_line(path)}: its columns are {listed(columns)}, which fit no application: "
-        f"{_needed(needs)}.{_near(columns, needs)} Rename them in the file, or give --text-field and --label-field."
+        f"{_needed(needs)}.{_near(columns, needs)} Rename them in the file, whose first row names the columns, "
+        "or give --text-field and --label-field."
     )
 
 

@@ -42,7 +42,8 @@ def read_records(
     """Read labelled texts from a `.jsonl`, `.csv` or `.tsv` file, or a `.gz` of one.
 
     Texts, labels and groups are stripped. Integer labels become strings. Blank lines are
-    skipped. CSV and TSV files start with a header and quote as spreadsheets do.
+    skipped. CSV and TSV files start with a header and quote as spreadsheets do; a CSV file
+    whose header has semicolons and no comma is divided by those.
 
     Args:
         path: the file.
@@ -98,17 +99,18 @@ def note(problems: Problems | None, error: UserError) -> None:
 
 
 def read_texts(
-    path: str | PurePath, *, text: str = "text", option: str = _TEXT
+    path: str | PurePath, *, text: str = "text", option: str = _TEXT, blanks: bool = False
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Read the input of a prediction: what `read_records` reads, or `.txt`.
 
-    A `.txt` file holds one text per line; its blank lines are refused, save the last
-    ones, so that predictions stay aligned with the lines.
+    A `.txt` file holds one text per line; its blank lines are rows as well, save the
+    last ones, so that predictions stay aligned with the lines.
 
     Args:
         path: the file.
         text: the field or column of the text; for `.txt`, the key the rows get.
         option: that names it, for messages.
+        blanks: take a row whose text is blank, or null, as one of "", where it would be refused.
 
     Returns:
         (rows, texts): the rows with all their fields as they stand in the file, to be
@@ -119,8 +121,13 @@ def read_texts(
     """
     path = Path(path).expanduser()
     numbered = list(read_rows(path, {option: text}, plain=True))
-    texts = [string(f"{path}, line {line}", text, row[text]) for line, row in numbered]
-    return [row for _, row in numbered], texts
+
+    def given(line: int, value: Any) -> str:
+        if blanks and (value is None or (isinstance(value, str) and not value.strip())):
+            return ""
+        return string(f"{path}, line {line}", text, value)
+
+    return [row for _, row in numbered], [given(line, row[text]) for line, row in numbered]
 
 
 def read_rows(
@@ -153,8 +160,14 @@ def read_rows(
         (field,) = fields.values()
         rows = ((line, {field: text}) for line, text in plain_lines(content))
     else:
-        rows = _delimited_rows(path, content, fields, _DELIMITERS[suffix], problems)
+        rows = _delimited_rows(path, content, fields, _delimiter(suffix, content), problems)
     return rows
+
+
+def _delimiter(suffix: str, content: str) -> str:
+    """Return what divides the columns of a file: of CSV, in a country that writes 0,5, semicolons."""
+    header = content.lstrip().splitlines()[0]
+    return ";" if suffix == ".csv" and ";" in header and "," not in header else _DELIMITERS[suffix]
 
 
 def suffix_of(path: PurePath) -> str:

@@ -11,6 +11,7 @@ from scipy.stats import ttest_1samp
 import fewshot_jax as fsj
 from fewshot_jax.adaptation.adapt import adapt_start, distinct
 from fewshot_jax.adaptation.folds import over_folds, rare_classes, stratified
+from fewshot_jax.adaptation.readers import HeadReader
 from fewshot_jax.adaptation.scaling import NONE, most_probable, nats, softmax, temperature_of
 from fewshot_jax.adaptation.selection import ADAPTED, Adaptations, choose, confusions, macro_f1, select
 from fewshot_jax.adaptation.simple import NAME as SIMPLE
@@ -130,10 +131,12 @@ def selection(start):
     return select(with_choices(start, len(DATA.label)), DATA, folds=2, tell=lambda text: None)
 
 
-def test_a_part_adapted_to_by_the_shared_program_is_what_adapting_to_it_alone_gives(start):
+@pytest.mark.parametrize("at_once", [256, 4])
+def test_a_part_adapted_to_by_the_shared_program_is_what_adapting_to_it_alone_gives(start, at_once, monkeypatch):
+    monkeypatch.setattr(HeadReader, "batch_size", at_once)
     chosen = with_choices(start, len(DATA.label))
     adaptations = Adaptations(chosen, DATA, support=10, query=8)
-    train, test = np.arange(0, 12, 2), np.array([1, 5, 9])
+    train, test = np.arange(0, 12, 2), np.array([1, 3, 5, 7, 9])
     factor, steps = chosen.factors[-1], chosen.steps[-1]
     given = adaptations.after(train, test, factor)[chosen.steps.index(steps)]
     part = text_split([RECORDS[i] for i in train])

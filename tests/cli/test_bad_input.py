@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import csv
 import io
 import json
 import re
@@ -37,7 +38,6 @@ REFUSED = {
     "a cell too many": ("a.csv", GOOD + "please, cancel,cancelling\n", ["line 6", "3 columns", "double quotes around"]),
     "a misspelt column": ("a.csv", GOOD.replace("label", "lable"), ["'lable'", "'label'", "--label-field"]),
     "no header": ("a.csv", FOUR, ["'book tickets', 'booking'", "text", "label"]),
-    "semicolons": ("a.csv", GOOD.replace(",", ";"), ["line 1", "one column", "';'", "','"]),
     "tabs in a CSV": ("a.csv", GOOD.replace(",", "\t"), ["line 1", "one column", ".tsv"]),
     "one class": ("a.csv", "text,label\na,b\nc,b\nd,b\n", ["one label only ('b')", "two"]),
     "one example": ("a.csv", "text,label\na,b\n", ["one label only ('b')", "two"]),
@@ -95,6 +95,14 @@ TAKEN = {
         [TEXTS[0], "=cmd|' /C calc'!A0", *TEXTS[2:]],
         ["booking", "booking", "@SUM(A1)", "@SUM(A1)"],
     ),
+    "semicolons": ("a.csv", GOOD.replace(",", ";"), TEXTS, LABELS),
+    "semicolons and commas": (
+        "a.csv",
+        GOOD.replace(",", ";").replace("book maps", "maps, please"),
+        [TEXTS[0], "maps, please", *TEXTS[2:]],
+        LABELS,
+    ),
+    "quotes and semicolons": ("a.csv", '\n"text";"label"\n' + GOOD.replace(",", ";").partition("\n")[2], TEXTS, LABELS),
     "old Mac newlines": ("a.csv", GOOD.replace("\n", "\r"), TEXTS, LABELS),
     "upper case": ("A.CSV", GOOD, TEXTS, LABELS),
 }
@@ -203,13 +211,33 @@ NO_LABELS = ("label", "one class", "one example", "translation", "JSON array")
 def test_a_malformed_file_to_predict_is_refused(case, model, tmp_path):
     name, content, words = REFUSED[case]
     path, output = written(tmp_path, name, content), tmp_path / "out.csv"
-    if case in ("a misspelt column", "no type", "a huge number"):
+    if case in ("a misspelt column", "an empty text", "no type", "a huge number"):
         words = {"no type": ["''"], "a huge number": ["line 5", "broken JSON"]}.get(case)
         if words is None:
-            return  # its text is there
+            return  # its text is there, or need not be
     elif case == "no header":
         words = ["no column 'text'", "Rename"]
     assert_refused(["predict", model, "--input", path, "--output", output], *words)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_row_without_a_text_gets_no_label(suffix, model, tmp_path):
+    path, output = written(tmp_path, "a.csv", "id;text\n1;book it\n2; \n3;cancel it\n4;\n"), tmp_path / f"out.{suffix}"
+    code, _, err = call("predict", model, "--input", path, "--output", output)
+    assert code == 0
+    assert err == "note: 2 texts empty, the first in row 2: without a label\n"
+    if suffix == "csv":
+        rows = list(csv.DictReader(output.open(encoding="utf-8")))
+    else:
+        rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert [row["id"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["predicted_label"] in ("booking", "cancelling") for row in rows] == [True, False, True, False]
+    empty = "" if suffix == "csv" else None
+    assert {(row["predicted_label"], row["probability"]) for row in rows[1::2]} == {(empty, empty)}
+    output.unlink()
+    written(tmp_path, "a.csv", "id,text\n1, \n2,\n")
+    assert_refused(["predict", model, "--input", path, "--output", output], path, "empty in every row", "--text-field")
     assert not output.exists()
 
 

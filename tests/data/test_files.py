@@ -150,5 +150,9 @@ def test_prediction_input_keeps_every_field_beside_its_text(write):
 def test_prediction_input_stays_aligned_with_its_lines(write):
     with pytest.raises(UserError, match=r"a\.txt, line 2: 'text' is empty"):
         read_texts(write("a.txt", "hi\n\nbye\n"))
+    assert read_texts(write("a.txt", "hi\n\nbye\n"), blanks=True)[1] == ["hi", "", "bye"]
+    assert read_texts(write("a.jsonl", '{"text": null}\n{"text": " "}\n'), blanks=True)[1] == ["", ""]
+    with pytest.raises(UserError, match="'text' is a number"):
+        read_texts(write("a.jsonl", '{"text": 5}\n'), blanks=True)
     with pytest.raises(UserError, match=r"a\.doc: cannot read files of type '\.doc'.*\.txt"):
         read_texts(write("a.doc", "hi"))

@@ -83,12 +83,17 @@ def test_a_signal_that_comes_too_late_to_stop_the_steps_is_not_lost(number):
         signal.signal(number, before)
 
 
-def test_ctrl_c_once_asks_and_twice_ends():
-    with pytest.raises(KeyboardInterrupt), termination() as asked:
-        signal.raise_signal(signal.SIGINT)
+def twice(number):
+    with termination() as asked:
+        signal.raise_signal(number)
         assert asked()
-        signal.raise_signal(signal.SIGINT)
-        pytest.fail("the second one did nothing")
+        signal.raise_signal(number)
+    pytest.fail("the second one did nothing")
+
+
+def test_ctrl_c_once_asks_and_twice_ends():
+    with pytest.raises(KeyboardInterrupt):
+        twice(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
