@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fewshot_jax.models.huggingface.load import load_pretrained
     from fewshot_jax.models.huggingface.peft import load_adapter, save_adapter
     from fewshot_jax.models.huggingface.save import save_pretrained
+    from fewshot_jax.search.study import tune
     from fewshot_jax.training.evaluate import evaluate
     from fewshot_jax.training.loop import train
     from fewshot_jax.training.plan import plan
@@ -75,6 +76,7 @@ __all__ = [
     "save_adapter",
     "save_pretrained",
     "train",
+    "tune",
 ]
 
 __version__ = "0.1.0"
@@ -93,6 +95,7 @@ _LAZY = {
     "save_adapter": "fewshot_jax.models.huggingface.peft",
     "save_pretrained": "fewshot_jax.models.huggingface.save",
     "train": "fewshot_jax.training.loop",
+    "tune": "fewshot_jax.search.study",
 }
 
 

@@ -71,6 +71,9 @@ def run(arguments: Sequence[str]) -> None:
 def _compare(parsed: Arguments) -> None:
     if len(parsed.runs) != 2:
         raise UserError(f"--compare takes two runs, not {len(parsed.runs)}: fewshot-jax evaluate RUN OTHER --compare")
+    one, other = (path.resolve() for path in parsed.runs)
+    if one == other:
+        raise UserError(f"--compare: {parsed.runs[0]} and {parsed.runs[1]} are one run; give two")
     from fewshot_jax.cli.generalisation_table import print_comparison
     from fewshot_jax.training.compare import compare
 

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 
 from fewshot_jax.applications.application import Application
-from fewshot_jax.applications.classification import ACCURACY
+from fewshot_jax.applications.classification import ACCURACY, MACRO_F1
 from fewshot_jax.applications.image_classification import ImageClassification
 from fewshot_jax.applications.regression import SQUARED_ERROR, Regression
 from fewshot_jax.applications.text_classification import TextClassification
 from fewshot_jax.applications.writing import Writing
 from fewshot_jax.config import WRITES
 from fewshot_jax.data.episodes import EpisodeSampler, Items
+from fewshot_jax.evaluation.classification_metrics import macro_f1
 from fewshot_jax.evaluation.written import judge_written, written_floors
 from fewshot_jax.types import Episode
 
@@ -55,26 +56,30 @@ class NearestCentroid:
     def __init__(self, vectors: Any):
         self._vectors = vectors
 
-    def accuracy(self, episode: Episode) -> float:
-        """Query accuracy of one episode of `Items` (support ``[S]``, query ``[Q]``)."""
+    def predict(self, episode: Episode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of one episode of `Items` (support ``[S]``, query ``[Q]``): true and predicted labels ``[Q]``, and classes.
+
+        Padded queries are left out.
+        """
         support, query = (_real(items) for items in episode)
-        ways = int(support.label.max()) + 1
-        centroids = np.zeros((ways, self._vectors.shape[1]))
-        vectors = self._vectors[support.position]
-        for label in range(ways):
-            centroids[label] = np.asarray(vectors[support.label == label].mean(0))
+        classes, vectors = np.unique(support.label), self._vectors[support.position]
+        centroids = np.stack([np.asarray(vectors[support.label == label].mean(0)).reshape(-1) for label in classes])
         centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
         similarity = self._vectors[query.position] @ centroids.T
-        return float((similarity.argmax(1) == query.label).mean())
+        return query.label, classes[similarity.argmax(1)], classes
 
-    def accuracies(self, sampler: EpisodeSampler, *, episodes: int, tasks: int) -> np.ndarray:
-        """Accuracies ``[episodes]`` over the same stream as `episodic.evaluate_episodes`.
+    def scores(self, sampler: EpisodeSampler, *, episodes: int, tasks: int) -> dict[str, np.ndarray]:
+        """Accuracy and macro F1, each ``[episodes]``, over the same stream as `episodic.evaluate_episodes`.
 
         Args:
             sampler: of the episodes.
             episodes, tasks: how many episodes, and how many in a batch.
         """
-        return np.array([self.accuracy(sampler.task(*divmod(i, tasks))) for i in range(episodes)])
+        judged = [self.predict(sampler.task(*divmod(i, tasks))) for i in range(episodes)]
+        return {
+            ACCURACY.name: np.array([(true == given).mean() for true, given, _ in judged]),
+            MACRO_F1.name: np.array([macro_f1(*one) for one in judged]),
+        }
 
 
 def _real(items: Items) -> Items:
@@ -94,8 +99,7 @@ def _of_classes(application: Any, split: str, name: str, vectors: Any) -> Floors
 
     def find(shots: int, episodes: int, tasks: int) -> dict[str, dict[str, np.ndarray]]:
         sampler = application.sampler(split, shots)
-        accuracies = centroid.accuracies(sampler, episodes=episodes, tasks=tasks)
-        return {name: {ACCURACY.name: accuracies}, CHANCE: {ACCURACY.name: guess}}
+        return {name: centroid.scores(sampler, episodes=episodes, tasks=tasks), CHANCE: {ACCURACY.name: guess}}
 
     return find
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
+Values = Sequence[Any] | np.ndarray
 
-def confusion(labels: Sequence[Any], predictions: Sequence[Any], classes: Sequence[Any]) -> np.ndarray:
+
+def confusion(labels: Values, predictions: Values, classes: Values) -> np.ndarray:
     """Counts ``[N, N]`` int64: row ``i``, column ``j`` are items of ``classes[i]`` predicted as ``classes[j]``.
 
     Args:
@@ -30,7 +32,7 @@ def confusion(labels: Sequence[Any], predictions: Sequence[Any], classes: Sequen
     return np.bincount(pairs, minlength=len(classes) ** 2).reshape(len(classes), len(classes))
 
 
-def macro_f1(labels: Sequence[Any], predictions: Sequence[Any], classes: Sequence[Any]) -> float:
+def macro_f1(labels: Values, predictions: Values, classes: Values) -> float:
     """F1 averaged over classes, 0 to 1; that of a class with neither items nor predictions is 0.
 
     Args and errors as for `confusion`.

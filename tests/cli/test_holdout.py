@@ -128,6 +128,7 @@ def test_what_is_evaluated_again_is_what_an_evaluation_kept(folds, tmp_path):
 def test_runs_that_cannot_be_compared(folds, pair):
     assert_mistake(["evaluate", pair[0], "--compare"], "--compare takes two runs, not 1")
     assert_mistake(["evaluate", *pair, pair[0], "--compare"], "--compare takes two runs, not 3")
+    assert_mistake(["evaluate", pair[0], pair[0] / ".", "--compare"], pair[0], "are one run")
     other_fold = folds[0] / "runs" / "fold_1_seed_3"
     assert_mistake(["evaluate", pair[0], other_fold, "--compare"], "its test episodes are not those of", "data.fold")
     data = json.loads((pair[1] / "data.json").read_text())

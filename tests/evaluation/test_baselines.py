@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, f1_score
 
 from fewshot_jax.data.episodes import EpisodeSampler, Items
 from fewshot_jax.evaluation.baselines import NearestCentroid, chance, tfidf
@@ -50,13 +51,18 @@ def nearest_centroid(vectors, support, query):
     return (cosine.argmax(1) == query.label).mean()
 
 
+def accuracy(centroid, episode):
+    true, predicted, _ = centroid.predict(episode)
+    return (true == predicted).mean()
+
+
 def test_accuracy_is_that_of_a_dense_implementation():
     fit_texts, texts = make_texts(30, 0), make_texts(60, 1)
     centroid = NearestCentroid(tfidf(fit_texts, texts))
     vectors = np.hstack([dense_tfidf(fit_texts, texts, ngrams) for ngrams in (word_ngrams, char_ngrams)])
     sampler = EpisodeSampler(np.repeat(np.arange(6), 10), ways=3, shots=2, queries=5, seed=0)
     episodes = [sampler.task(step, 0) for step in range(30)]
-    ours = [centroid.accuracy(episode) for episode in episodes]
+    ours = [accuracy(centroid, episode) for episode in episodes]
     assert ours == pytest.approx([nearest_centroid(vectors, *episode) for episode in episodes])
     assert len(set(ours)) > 3, "the episodes differ in difficulty"
 
@@ -71,7 +77,7 @@ def test_a_word_absent_from_the_training_texts_has_no_effect(known, expected):
     # Nothing but the unseen word tells the classes apart; ties go to label 0.
     texts = ["book qqq", "book zzz", "book zzz", "book qqq"]
     centroid = NearestCentroid(tfidf(["book table", f"book lunch{known}"], texts))
-    assert centroid.accuracy(Episode(items([0, 1], [0, 1]), items([2, 3], [1, 0]))) == expected
+    assert accuracy(centroid, Episode(items([0, 1], [0, 1]), items([2, 3], [1, 0]))) == expected
 
 
 def test_padded_items_do_not_count():
@@ -82,16 +88,19 @@ def test_padded_items_do_not_count():
         items([0, 1, 0, 0], [0, 1, 0, 0], [True, True, False, False]),
         items([2, 3, 4, 0], [0, 1, 1, 0], [True, True, True, False]),
     )
-    assert centroid.accuracy(padded) == centroid.accuracy(real) == pytest.approx(2 / 3)
+    assert accuracy(centroid, padded) == accuracy(centroid, real) == pytest.approx(2 / 3)
 
 
-def test_accuracies_follow_the_stream_and_the_last_batch_is_cut():
+def test_scores_follow_the_stream_and_are_those_of_scikit_learn():
     texts = make_texts(60, 1)
     centroid = NearestCentroid(tfidf(make_texts(30, 0), texts))
     sampler = EpisodeSampler(np.repeat(np.arange(6), 10), ways=3, shots=2, queries=5, seed=0)
-    values = centroid.accuracies(sampler, episodes=10, tasks=4)
-    one_by_one = [centroid.accuracy(sampler.task(i // 4, i % 4)) for i in range(10)]
-    assert values.tolist() == one_by_one
+    values = centroid.scores(sampler, episodes=10, tasks=4)
+    one_by_one = [centroid.predict(sampler.task(i // 4, i % 4)) for i in range(10)]
+    assert values["accuracy"].tolist() == [accuracy_score(*judged[:2]) for judged in one_by_one]
+    assert values["macro F1"].tolist() == pytest.approx(
+        [f1_score(*judged[:2], average="macro") for judged in one_by_one]
+    )
 
 
 def test_chance():
