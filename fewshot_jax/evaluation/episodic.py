@@ -5,33 +5,54 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.algorithms.meta_batch import task_keys
 from fewshot_jax.applications.application import Score, Stream
+from fewshot_jax.parallel.mesh import TASK, task_mesh
 from fewshot_jax.types import Episode, Key, MetaLearner, MetaParams, PyTree
 
 TaskScores = Callable[[MetaParams, Episode, Key], PyTree]
 Judge = Callable[[PyTree, Episode], PyTree]  # (outputs, episode) -> scores of one task
 BatchScores = Callable[[MetaParams, Episode, Key, int], PyTree]
+WHOLE, DIVIDED = PartitionSpec(), PartitionSpec(TASK)  # on each device; by the task axis
+
+
+def local_mesh(tasks: int) -> Mesh:
+    """As many of this process's devices as divide a number of tasks evenly."""
+    devices = jax.local_devices()
+    shards = next(n for n in range(len(devices), 0, -1) if tasks % n == 0)
+    return task_mesh(devices[:shards])
 
 
 def over_episodes(of_task: Callable[..., PyTree], *, task_chunk: int | None = None) -> Callable[..., PyTree]:
     """Compile ``(meta_params, episodes, rng, first, *more) -> scores [T, ...]`` of a function for one task.
 
-    Task ``i`` uses the key ``fold_in(rng, first + i)``.
+    Task ``i`` uses the key ``fold_in(rng, first + i)``. The tasks are divided over this process's devices, see
+    `local_mesh`, which have nothing to tell each other.
 
     Args:
         of_task: ``(meta_params, episode, key, *more) -> scores``.
-        task_chunk: how many tasks are vmapped at once; None for all.
+        task_chunk: how many tasks of a device are vmapped at once; None for all.
     """
+
+    def on_one_device(meta_params: MetaParams, tasks: PyTree, more: tuple[Any, ...]) -> PyTree:
+        here = jax.tree.leaves(tasks)[0].shape[0]
+        chunk = here if task_chunk is None else min(task_chunk, here)
+        return jax.lax.map(lambda task: of_task(meta_params, *task, *more), tasks, batch_size=chunk)
 
     @jax.jit
     def scores(meta_params: MetaParams, episodes: Episode, rng: Key, first: int, *more: Any) -> PyTree:
         tasks = jax.tree.leaves(episodes)[0].shape[0]
-        keys = task_keys(rng, tasks, first)
-        chunk = tasks if task_chunk is None else min(task_chunk, tasks)
-        return jax.lax.map(lambda task: of_task(meta_params, *task, *more), (episodes, keys), batch_size=chunk)
+        divided = jax.shard_map(
+            on_one_device,
+            mesh=local_mesh(tasks),
+            in_specs=(WHOLE, DIVIDED, WHOLE),
+            out_specs=DIVIDED,
+            check_vma=False,  # of reductions between devices, of which there are none
+        )
+        return divided(meta_params, (episodes, task_keys(rng, tasks, first)), more)
 
     return scores
 
@@ -87,8 +108,12 @@ def evaluate_episodes(
         tasks: episodes in a batch.
         rng: key of the evaluation.
     """
-    steps = -(-episodes // tasks)
-    values = [scores(meta_params, stream(step, tasks), rng, step * tasks, *more) for step in range(steps)]
+    mesh = local_mesh(tasks)
+    meta_params, divided = jax.device_put(meta_params, NamedSharding(mesh, WHOLE)), NamedSharding(mesh, DIVIDED)
+    values = [
+        scores(meta_params, jax.device_put(stream(step, tasks), divided), rng, step * tasks, *more)
+        for step in range(-(-episodes // tasks))
+    ]
     return jax.tree.map(lambda *parts: _joined([np.asarray(part) for part in parts])[:episodes], *values)
 
 

@@ -3,10 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import fewshot_jax as fsj
 from fewshot_jax.applications.classification import ACCURACY
+from fewshot_jax.evaluation import episodic
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
+from fewshot_jax.parallel.mesh import task_mesh
+from fewshot_jax.training.collectives import collectives
 from fewshot_jax.types import Episode, MetaLearner
 
 
@@ -66,13 +71,48 @@ def test_the_last_batch_is_cut():
     seen = []
 
     def accuracies(meta_params, batch, rng, first):
-        seen.append((meta_params, batch, first))
+        seen.append((int(meta_params), batch.tolist(), first))
         return jnp.arange(first, first + 4, dtype=jnp.float32)
 
-    stream = lambda step, tasks: f"batch {step} of {tasks}"  # noqa: E731
-    values = evaluate_episodes(accuracies, "meta", stream, episodes=10, tasks=4, rng=KEY)
+    values = evaluate_episodes(
+        accuracies, np.float32(7), lambda step, tasks: np.full(tasks, step), episodes=10, tasks=4, rng=KEY
+    )
     assert values.tolist() == list(range(10))
-    assert seen == [("meta", f"batch {step} of 4", 4 * step) for step in range(3)]
+    assert seen == [(7, [step] * 4, 4 * step) for step in range(3)]
+
+
+@pytest.mark.parametrize(("tasks", "devices", "task_chunk"), [(16, 8, None), (20, 5, 3)])
+def test_tasks_are_divided_over_devices_that_have_nothing_to_tell_each_other(tasks, devices, task_chunk, monkeypatch):
+    """A task's score depends on its key and on parameters that it has adapted to itself alone."""
+
+    def loss_fn(params, batch, rng):
+        noise = jax.random.normal(rng, batch["y"].shape)
+        return jnp.mean((batch["x"] @ params["w"] + 0.1 * noise - batch["y"]) ** 2), {}
+
+    learner = fsj.maml(
+        loss_fn,
+        inner_optimizer=optax.sgd(0.1),
+        inner_steps=3,
+        output_fn=lambda params, batch, rng: batch["x"] @ params["w"],
+    )
+    x, y = jax.random.normal(KEY, (tasks, 6, 3)), jax.random.normal(jax.random.key(1), (tasks, 6))
+    batch = Episode({"x": x[:, :4], "y": y[:, :4]}, {"x": x[:, 4:], "y": y[:, 4:]})
+    judge = lambda outputs, episode: jnp.mean((outputs - episode.query["y"]) ** 2)  # noqa: E731
+    meta_params = learner.init({"w": jnp.ones(3)}, KEY)
+    given = {"episodes": 2 * tasks, "tasks": tasks, "rng": KEY}
+
+    def scored():
+        return evaluate_episodes(
+            episode_scores(learner, judge, task_chunk=task_chunk), meta_params, lambda step, tasks: batch, **given
+        )
+
+    compiled = episode_scores(learner, judge, task_chunk=task_chunk).lower(meta_params, batch, KEY, 0).compile()
+    assert len(compiled.output_shardings.device_set) == devices
+    assert collectives(compiled.as_text(), devices) == []
+    divided = scored()
+    monkeypatch.setattr(episodic, "local_mesh", lambda tasks: task_mesh(jax.local_devices()[:1]))
+    np.testing.assert_allclose(divided, scored(), rtol=1e-5)
+    assert len(set(divided.tolist())) == 2 * tasks
 
 
 def test_texts_of_batches_in_different_buckets_are_padded():
@@ -80,7 +120,7 @@ def test_texts_of_batches_in_different_buckets_are_padded():
         width = 3 if first == 0 else 5
         return {"score": np.arange(2.0) + first, "ids": np.full((2, 1, 4, width), 7)}
 
-    values = evaluate_episodes(scores, {}, lambda step, tasks: None, episodes=3, tasks=2, rng=KEY)
+    values = evaluate_episodes(scores, {}, lambda step, tasks: (), episodes=3, tasks=2, rng=KEY)
     assert values["score"].tolist() == [0, 1, 2]
     assert values["ids"].shape == (3, 1, 4, 5)
     assert (values["ids"][:2, ..., 3:] == -1).all() and (values["ids"][2] == 7).all()
