@@ -126,7 +126,8 @@ def fish_script(summaries: Mapping[str, str], flags: Mapping[str, Sequence[str]]
     def quoted(text: str) -> str:
         return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
-    lines = [f"complete -c fewshot-jax -n __fish_use_subcommand -a {n} -d {quoted(s)}" for n, s in summaries.items()]
+    # -f: no files there.
+    lines = [f"complete -c fewshot-jax -f -n __fish_use_subcommand -a {n} -d {quoted(s)}" for n, s in summaries.items()]
     for name, words in flags.items():
         seen = "; and ".join(f"__fish_seen_subcommand_from {word}" for word in name.split())
         for word in words:
@@ -134,5 +135,6 @@ def fish_script(summaries: Mapping[str, str], flags: Mapping[str, Sequence[str]]
             lines.append(f"complete -c fewshot-jax -n {quoted(seen)} {kind} {word.lstrip('-')}")
     for name, parts in PARTS.items():
         seen = f"__fish_seen_subcommand_from {name}"
-        lines.append(f"complete -c fewshot-jax -n {quoted(seen)} -a {quoted(' '.join(parts))}")
+        none = f"{seen}; and not __fish_seen_subcommand_from {' '.join(parts)}"
+        lines.append(f"complete -c fewshot-jax -f -n {quoted(none)} -a {quoted(' '.join(parts))}")
     return "\n".join(lines)

@@ -88,6 +88,23 @@ def test_other_shells_get_every_command_and_accept_their_script(shell, tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+def test_fish_completes_commands_parts_and_flags(tmp_path):
+    path = tmp_path / "script"
+    path.write_text(output_of("completion", "fish"), encoding="utf-8")
+
+    def offered(line):
+        asked = f"source {shlex.quote(str(path))}; complete -C {shlex.quote(line)}"
+        done = subprocess.run(["fish", "-c", asked], capture_output=True, text=True, check=True, cwd=tmp_path)
+        return {choice.split("\t")[0] for choice in done.stdout.splitlines()}
+
+    assert offered("fewshot-jax tr") == {"train"}
+    assert offered("fewshot-jax data ") == set(PARTS_OF_DATA)
+    assert offered("fewshot-jax train --inner.st") == {"--inner.steps"}
+    assert offered("fewshot-jax data validate --te") == {"--text-field"}
+    assert offered("fewshot-jax adapt scr") == {"script"}
+
+
 @pytest.mark.parametrize("command", [*COMMANDS, *(f"data {part}" for part in PARTS_OF_DATA)])
 def test_the_help_of_every_command_ends_with_an_example(command):
     last = output_of(*command.split(), "--help").rstrip().splitlines()[-1]
