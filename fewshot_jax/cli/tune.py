@@ -173,7 +173,7 @@ def _print_study(result: "StudyResult") -> None:
         console.print(f"  {name} explains {100 * share:.0f}% of the variance of the score", highlight=False)
     if result.best is not None:
         console.print(
-            f"{result.directory}: trials.csv, best.yaml, history.png\n"
+            f"{result.directory}: trials.csv, best.yaml, history.png{', importance.png' if result.importance else ''}\n"
             f"the best, trial {result.best.number}, is the run {result.directory / 'trials' / result.best.run}",
             highlight=False,
         )

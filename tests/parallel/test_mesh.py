@@ -111,7 +111,9 @@ def test_the_gradient_of_every_learner_is_that_of_one_device(name, counts, enabl
         check_meshes(name, "float64", 1e-10, counts)
 
 
-@pytest.mark.parametrize("name", ["maml", "protonet"])
+@pytest.mark.parametrize(
+    "name", [name if name in ("maml", "protonet") else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_in_single_precision_it_differs_by_rounding(name):
     check_meshes(name, "float32", 2e-5, (8,))
 
