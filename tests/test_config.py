@@ -85,7 +85,7 @@ OTHER = {
         "first_order_share": 0.4,
     },
     "inner": {"optimizer": "adam", "rate": 0.01, "steps": 1, "test_steps": 9, "params": "head", "batch_size": 5},
-    "outer": {"steps": 10, "tasks": 2, "rate": 0.5, "warmup": 0.0, "weight_decay": 0.0, "clip": 9.0},
+    "outer": {"steps": 10, "tasks": 2, "rate": 0.5, "warmup": 0.0, "weight_decay": 0.0, "clip": 9.0, "params": "head"},
     "evaluation": {
         "every": 2,
         "validation_episodes": 3,

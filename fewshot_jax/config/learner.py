@@ -7,6 +7,15 @@ from typing import Literal
 
 from fewshot_jax.errors import UserError, require
 
+
+def check_pattern(field: str, pattern: str | None) -> None:
+    """Raise a UserError if a field's regular expression is none."""
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise UserError(f"{field}={pattern!r}: not a regular expression ({error})") from None
+
+
 Learner = Literal[
     "maml",
     "fomaml",
@@ -115,10 +124,7 @@ class InnerConfig:
     def __post_init__(self) -> None:
         require(0 < self.rate < math.inf, f"inner.rate={self.rate}: expected a positive number")
         require(self.steps >= 0, f"inner.steps={self.steps}: expected zero or more")
-        try:
-            re.compile(self.params or "")
-        except re.error as error:
-            raise UserError(f"inner.params={self.params!r}: not a regular expression ({error})") from None
+        check_pattern("inner.params", self.params)
         require(
             self.test_steps is None or self.test_steps >= 0,
             f"inner.test_steps={self.test_steps}: expected zero or more",

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fewshot_jax.config.learner import check_pattern
 from fewshot_jax.errors import require
 
 
@@ -72,6 +73,8 @@ class OuterConfig:
         warmup: share of the steps that warm up.
         weight_decay: of AdamW, decoupled.
         clip: global norm that the meta-gradient is clipped to.
+        params: regular expression on the paths of the leaves that are meta-learned, such as "lora_|head"; None for all.
+            The others are frozen: they have no gradient and no optimizer state, and no inner loop adapts them.
     """
 
     steps: int = 1000
@@ -80,8 +83,10 @@ class OuterConfig:
     warmup: float = 0.06
     weight_decay: float = 0.01
     clip: float = 1.0
+    params: str | None = None
 
     def __post_init__(self) -> None:
+        check_pattern("outer.params", self.params)
         for name in ("steps", "tasks"):
             require(getattr(self, name) >= 1, f"outer.{name}={getattr(self, name)}: expected at least 1")
         check_adamw(self, "outer")

@@ -128,6 +128,10 @@ def check_learner(config: "Config") -> None:
             f"evaluation.{field}={value}: {name} has no inner loop; leave it out",
         )
     require(
+        config.outer.params is None or name != "boil",
+        f"outer.params={config.outer.params}: boil adapts the whole body; leave it out, or take maml",
+    )
+    require(
         config.inner.params is None or name not in ("anil", "boil"),
         f"inner.params: {name} chooses itself what adapts; leave it out, or take maml",
     )

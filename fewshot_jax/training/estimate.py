@@ -17,11 +17,12 @@ from fewshot_jax.errors import UserError, require
 from fewshot_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
 from fewshot_jax.parallel.rules import shardings
 from fewshot_jax.training.collectives import collectives
+from fewshot_jax.training.frozen import trained_leaves
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.matmul_cost import matmul_flops
 from fewshot_jax.training.state import initial_state, outer_optimizer
 from fewshot_jax.training.step import meta_gradient, step_on_mesh
-from fewshot_jax.types import PyTree
+from fewshot_jax.types import MetaParams, PyTree
 
 MACHINE = 8  # devices that the fast links join
 
@@ -142,6 +143,12 @@ def estimates(config: Config, *, chip: str, memory: float | None, network: float
     return found
 
 
+def _trained(meta_params: MetaParams, pattern: str | None) -> int:
+    """How many numbers the outer loop trains."""
+    pairs = zip(*map(jax.tree.leaves, (meta_params, trained_leaves(meta_params, pattern))), strict=True)
+    return sum(leaf.size for leaf, used in pairs if used)
+
+
 def _read(
     compiled: Any,
     config: Config,
@@ -177,7 +184,7 @@ def _read(
         mesh=dict(mesh.shape),
         tasks=config.outer.tasks,
         at_once=at_once,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.meta_params)),
+        parameters=_trained(state.meta_params, config.outer.params),
         state_bytes=here,
         device_bytes=held,
         flops=flops,

@@ -17,13 +17,16 @@ from fewshot_jax.algorithms.meta_sgd import meta_sgd
 from fewshot_jax.algorithms.metaicl import metaicl
 from fewshot_jax.algorithms.metric import protonet
 from fewshot_jax.algorithms.multi_task import multi_task
+from fewshot_jax.algorithms.partition import Selector
 from fewshot_jax.algorithms.proto_maml import proto_maml
 from fewshot_jax.algorithms.r2d2 import r2d2
 from fewshot_jax.algorithms.reptile import reptile
 from fewshot_jax.applications.application import Functions, evaluation_steps
 from fewshot_jax.config import Config, InnerConfig
+from fewshot_jax.training.frozen import Adapting, frozen_paths, leaving_out, taking_frozen
 from fewshot_jax.types import BatchFn, MetaLearner
 
+CHOOSE_THEMSELVES = ("anil", "boil", "cavia")  # what adapts, where inner.params says nothing
 Build = Callable[[Functions, Config, int], MetaLearner]
 
 
@@ -52,6 +55,14 @@ def rate_of_each_layer(path: str, leaf: jax.Array) -> tuple[int, ...]:
     return (leaf.shape[0], *(1,) * (leaf.ndim - 1)) if "/blocks/" in path else ()
 
 
+def _adapting(functions: Functions, config: Config) -> Selector:
+    """The leaves that adapt: none that are frozen; None where a learner chooses itself."""
+    frozen = frozen_paths(functions, config.outer.params)
+    if not frozen or (config.inner.params is None and config.learner.name in CHOOSE_THEMSELVES):
+        return config.inner.params
+    return Adapting(config.inner.params, frozen)
+
+
 def _loop(functions: Functions, config: Config, steps: int) -> LearnerOptions:
     """What every learner with an inner loop takes from the config."""
     return {
@@ -60,7 +71,7 @@ def _loop(functions: Functions, config: Config, steps: int) -> LearnerOptions:
         "keep": config.learner.keep,
         "keep_blocks": config.learner.keep_blocks,
         "share_first_step": config.learner.share_first_step,
-        "inner_params": config.inner.params,
+        "inner_params": _adapting(functions, config),
         "task_init_fn": functions.task_init_fn,
         "output_fn": functions.output_fn,
         "inner_batch_size": config.inner.batch_size,
@@ -204,6 +215,16 @@ def build_learner(functions: Functions, config: Config, *, training: bool, name:
         config: of the run.
         training: with ``inner.steps``; otherwise with ``inner.test_steps``.
         name: another learner than the config's, over the same functions.
+
+    Returns:
+        The learner. Its ``grad`` is zero at the leaves that ``outer.params`` leaves out.
+
+    Raises:
+        ValueError: ``outer.params`` or ``inner.params`` selects no leaf, or the learner does not suit the application.
     """
     steps = config.inner.steps if training else evaluation_steps(config)
-    return LEARNERS[config.learner.name if name is None else name](functions, config, steps)
+    build = LEARNERS[config.learner.name if name is None else name]
+    frozen = frozen_paths(functions, config.outer.params)
+    if not (training and frozen):
+        return build(functions, config, steps)
+    return leaving_out(build(taking_frozen(functions, frozen), config, steps), frozen)

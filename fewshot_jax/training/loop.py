@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from fewshot_jax.applications.application import Application
+from fewshot_jax.applications.classification import JOINT
 from fewshot_jax.applications.table import build_application
 from fewshot_jax.config import BaselineConfig, Config, InnerConfig, LearnerConfig
 from fewshot_jax.config_file import from_dict, read_config, to_dict
@@ -106,13 +107,16 @@ def _train_and_evaluate(
 def multi_task_of(config: Config) -> Config:
     """The config of the multi-task baseline of a run.
 
-    Words keep their meaning, which a classifier of all classes needs; and there is no evaluation at the end.
-    Its validation fine-tunes as the table does: Adam on all parameters, here with a middle rate and the most steps.
+    Words keep their meaning, which a classifier of all classes needs; and there is no evaluation at the end. What the
+    run freezes is frozen here too. Its validation fine-tunes as the table does: Adam, with a middle rate and the most
+    steps.
     """
     baselines = config.baselines
     middle = sorted(baselines.rates)[len(baselines.rates) // 2]
+    trained = config.outer.params and f"({config.outer.params})|^{JOINT}"
     return dataclasses.replace(
         config,
+        outer=dataclasses.replace(config.outer, params=trained),
         learner=LearnerConfig(name="multi_task", task_chunk=config.learner.task_chunk),
         episodes=dataclasses.replace(config.episodes, token_remap=0.0),
         inner=InnerConfig(optimizer="adam", rate=middle, steps=baselines.steps),

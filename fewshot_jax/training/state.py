@@ -12,6 +12,7 @@ from fewshot_jax.algorithms.partition import leaf_path
 from fewshot_jax.applications.application import Functions
 from fewshot_jax.config import Config, OuterConfig
 from fewshot_jax.config.pretraining import OptimizerConfig
+from fewshot_jax.training.frozen import trained_leaves
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.types import MetaParams
 
@@ -82,8 +83,11 @@ def learned_rates(params: MetaParams) -> MetaParams:
 
 
 def outer_optimizer(config: OuterConfig | OptimizerConfig) -> optax.GradientTransformation:
-    """AdamW after clipping to a global norm; only kernels and embeddings decay, and learned rates stop at zero."""
-    return optax.chain(
+    """AdamW after clipping to a global norm; only kernels and embeddings decay, and learned rates stop at zero.
+
+    It has no state for leaves that are not trained (``outer.params``), and their gradient of zero is their update.
+    """
+    optimizer = optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.adamw(
             learning_rate(config),
@@ -92,6 +96,8 @@ def outer_optimizer(config: OuterConfig | OptimizerConfig) -> optax.GradientTran
         ),
         optax.masked(optax.keep_params_nonnegative(), learned_rates),
     )
+    pattern = config.params if isinstance(config, OuterConfig) else None
+    return optimizer if pattern is None else optax.masked(optimizer, lambda params: trained_leaves(params, pattern))
 
 
 class RunKeys(NamedTuple):

@@ -1,0 +1,131 @@
+"""A base that is not meta-learned: which leaves it has, and a learner whose gradient leaves them out.
+
+``outer.params`` names the leaves that the outer loop trains, such as a LoRA and a head. The others, the base, are part
+of a run's meta-parameters as they are of its model, so that checkpoints, evaluation and adaptation need to know nothing
+of them. For the gradient alone the two are parted: the base is passed as ``frozen=``, one copy for all tasks.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fewshot_jax.algorithms.partition import leaf_path
+from fewshot_jax.applications.application import Functions
+from fewshot_jax.types import Episode, Key, MetaLearner, MetaParams, Params, PyTree
+
+
+def is_trained(path: str, pattern: str | None) -> bool:
+    """Whether the outer loop trains a leaf of meta-parameters: the chosen ones of the model, all of the learner's own.
+
+    Args:
+        path: such as "params/head/kernel".
+        pattern: ``outer.params``; None for all.
+    """
+    part, _, rest = path.partition("/")
+    return pattern is None or part != "params" or re.search(pattern, rest) is not None
+
+
+def trained_leaves(meta_params: MetaParams, pattern: str | None) -> PyTree:
+    """True at the leaves that the outer loop trains."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: is_trained(leaf_path(path), pattern), meta_params)
+
+
+def frozen_paths(functions: Functions, pattern: str | None) -> frozenset[str]:
+    """The paths of the base, relative to the parameters.
+
+    Raises:
+        ValueError: nothing is trained; the message lists the leaves there are.
+    """
+    if pattern is None:
+        return frozenset()
+    shapes = jax.eval_shape(functions.init_params, jax.random.key(0))
+    paths = [leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
+    frozen = frozenset(path for path in paths if not is_trained(f"params/{path}", pattern))
+    if len(frozen) == len(paths):
+        raise ValueError(f"outer.params={pattern!r} selects no leaf; the leaves are: {', '.join(paths)}")
+    return frozen
+
+
+@dataclass(frozen=True)
+class Adapting:
+    """A selector of the leaves of an inner loop: none of the base.
+
+    Attributes:
+        pattern: ``inner.params``; None for all.
+        frozen: paths of the base.
+    """
+
+    pattern: str | None
+    frozen: frozenset[str]
+
+    def __call__(self, path: str, leaf: Any) -> bool:
+        return path not in self.frozen and (self.pattern is None or re.search(self.pattern, path) is not None)
+
+    def __repr__(self) -> str:
+        return f"{self.pattern!r}, among the leaves that outer.params selects,"
+
+
+def without(params: Params, frozen: frozenset[str]) -> Params:
+    """The parameters with None at the base."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: None if leaf_path(path) in frozen else leaf, params)
+
+
+def only(params: Params, frozen: frozenset[str]) -> Params:
+    """The base, with None elsewhere."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf if leaf_path(path) in frozen else None, params)
+
+
+def joined(params: Params, base: Params) -> Params:
+    """Parameters with the base in the places that it has; the parameters may have leaves more, a task's own head."""
+    if not isinstance(base, dict):
+        return params if base is None else base
+    return {**params, **{name: joined(params[name], part) for name, part in base.items()}}
+
+
+def taking_frozen(functions: Functions, frozen: frozenset[str]) -> Functions:
+    """The functions of an application, of parameters without the base, which they take as ``frozen=``."""
+
+    def whole(fn: Callable[..., Any] | None) -> Any:
+        if fn is None:
+            return None
+        return lambda params, *args, frozen=None: fn(joined(params, frozen), *args)
+
+    def start(fn: Callable[..., Any] | None) -> Any:
+        if fn is None:
+            return None
+        return lambda params, *args, frozen=None: without(fn(joined(params, frozen), *args), paths)
+
+    paths = frozen
+    return functions._replace(
+        loss_fn=whole(functions.loss_fn),
+        output_fn=whole(functions.output_fn),
+        joint_loss_fn=whole(functions.joint_loss_fn),
+        embed_fn=whole(functions.embed_fn),
+        write_fn=whole(functions.write_fn),
+        task_init_fn=start(functions.task_init_fn),
+        prototype_init_fn=start(functions.prototype_init_fn),
+    )
+
+
+def leaving_out(learner: MetaLearner, frozen: frozenset[str]) -> MetaLearner:
+    """A learner whose ``grad`` takes whole meta-parameters, and is zero at the base.
+
+    Args:
+        learner: of functions that are `taking_frozen`.
+        frozen: paths of the base.
+    """
+
+    def grad(
+        meta_params: MetaParams, episodes: Episode, rng: Key, **keywords: Any
+    ) -> tuple[MetaParams, dict[str, Any]]:
+        params = meta_params["params"]
+        trained = {**meta_params, "params": without(params, frozen)}
+        grads, metrics = learner.grad(trained, episodes, rng, frozen=only(params, frozen), **keywords)
+        zeros = jax.tree.map(jnp.zeros_like, only(params, frozen))
+        return {**grads, "params": joined(grads["params"], zeros)}, metrics
+
+    return learner._replace(grad=grad)
