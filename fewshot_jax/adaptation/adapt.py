@@ -10,11 +10,11 @@ import numpy as np
 
 from fewshot_jax.adaptation.classifier import Classifier
 from fewshot_jax.adaptation.readers import NameReader, Reader
+from fewshot_jax.adaptation.saving import finite
 from fewshot_jax.adaptation.scaling import NONE
-from fewshot_jax.adaptation.selection import Adaptations
+from fewshot_jax.adaptation.selection import Adaptations, Selection
 from fewshot_jax.adaptation.start import Start, start_of_run
 from fewshot_jax.adaptation.writer import Writer, adapt_writer
-from fewshot_jax.applications.application import evaluation_steps
 from fewshot_jax.applications.label_scoring import one_task
 from fewshot_jax.applications.language_model import language_model
 from fewshot_jax.applications.text_classification import with_label_names
@@ -93,19 +93,27 @@ def distinct(records: Sequence[Record]) -> tuple[list[Record], int, str | None]:
     return kept, len(records) - len(kept), unclear
 
 
-def adapt_start(start: Start, data: TextSplit) -> Classifier:
+def adapt_start(start: Start, data: TextSplit, selection: Selection | None = None) -> Classifier:
     """Adapt a text classifier, by its config's learner, to all texts of some classes.
 
     Args:
         start: see `start.start_of`.
         data: the texts.
+        selection: what cross-validation of the same start and texts has found; None to take the start's usual loop.
+
+    Raises:
+        UserError: it diverged.
     """
+    factor, steps = start.usual if selection is None else selection.choice
     if start.on_features:
-        count = evaluation_steps(start.config)
-        fixed = dataclasses.replace(start, steps=(count,))
-        head = Adaptations(fixed, data, support=len(data.label), query=1).head(1.0, count)
-        adapted = jax.device_get({**start.meta_params["params"], "head": head})
-        return Classifier(adapted, data.classes, start.config, start.reader(len(data.classes)))
+        if selection is None:
+            one = dataclasses.replace(start, steps=(steps,))
+            encoded = Adaptations(one, data, support=len(data.label), query=1)
+        else:
+            encoded = selection.adaptations
+        adapted = finite({**start.meta_params["params"], "head": encoded.head(factor, steps)})
+        return Classifier(adapted, data.classes, start.with_loop(factor, steps).config, start.reader(len(data.classes)))
+    start = start.with_loop(factor, steps)
     texts = with_label_names(start.config, data)
     names = np.arange(len(texts) - len(data.texts), dtype=np.int32)
     reader = start.reader(len(data.classes))
@@ -137,4 +145,4 @@ def _adapted(
 ) -> Classifier:
     learner = build_learner(reader.functions, config, training=False)
     adapted = jax.jit(learner.adapt)(meta_params, support, run_keys(config.seed).evaluation)
-    return Classifier(jax.device_get(adapted), labels, config, reader)
+    return Classifier(finite(adapted), labels, config, reader)

@@ -17,6 +17,8 @@ from fewshot_jax.errors import UserError, first_line
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.types import PyTree
 
+FEW = 16  # texts that are not worth a whole batch
+
 
 class Classifier:
     """A learner adapted to one task, with its label names and what reads its texts.
@@ -59,10 +61,12 @@ class Classifier:
         return most_probable(self.labels, self.predict_proba(texts), threshold)
 
     def _batches(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
-        """Batches of one size and few lengths, so that nothing is compiled twice."""
+        """Batches of two sizes and few lengths, so that nothing is compiled twice."""
         if isinstance(texts, str):
             raise TypeError("predict takes a list of texts, not one string")
         size = self.reader.batch_size
+        if len(texts) <= FEW:
+            size = min(FEW, size)
         for start in range(0, len(texts), size):
             chunk = list(texts[start : start + size])
             yield np.asarray(self._logits(self.adapted, self.reader.batch(chunk, size)))[: len(chunk)]

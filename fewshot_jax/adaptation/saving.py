@@ -16,6 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -32,6 +34,19 @@ def check_output(directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory}: exists and is not an empty directory; give another --output")
     check_writable(directory, flag="--output")
+
+
+def finite(adapted: PyTree) -> PyTree:
+    """What a learner adapted, on the host.
+
+    Raises:
+        UserError: it diverged.
+    """
+    adapted = jax.device_get(adapted)
+    numbers = (leaf for leaf in jax.tree.leaves(adapted) if jnp.issubdtype(leaf.dtype, jnp.floating))
+    if not all(np.isfinite(leaf).all() for leaf in numbers):
+        raise UserError("adapting to these examples diverged: lower inner.rate in the config of the run")
+    return adapted
 
 
 def save_model(
@@ -72,9 +87,10 @@ def save_model(
             (partial / name).write_text(text, encoding="utf-8")
         described = {**record, **({} if config is None else {"config": to_dict(config)}), "versions": versions()}
         (partial / "model.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-        partial.chmod(0o755)
-        for path in partial.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # the weights' writer gives them to their owner alone
+        # As the user makes files: the weights' writer, and mkdtemp, give theirs to their owner alone.
+        os.umask(mask := os.umask(0))
+        for path in [partial, *partial.rglob("*")]:
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
         if directory.exists():
             directory.rmdir()
         os.replace(partial, directory)

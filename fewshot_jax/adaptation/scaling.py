@@ -37,15 +37,16 @@ def nats(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
     return -log_softmax(logits, axis=-1)[np.arange(len(label)), label]
 
 
-def temperature_of(logits: np.ndarray, label: np.ndarray) -> float:
+def temperature_of(logits: np.ndarray, label: np.ndarray, texts: int | None = None) -> float:
     """The temperature that makes the true classes of some held-out texts most probable.
 
     Args:
         logits: ``[n, N]``, of models that have not seen the texts.
         label: ``[n]``, their true classes.
+        texts: how many different texts there are, ``m``; None for all.
 
     Returns:
-        That of least mean nats, from 1/20 to 20. The true classes have the probability ``(n + 1) / (n + 2)``, the rest
+        That of least mean nats, from 1/20 to 20. The true classes have the probability ``(m + 1) / (m + 2)``, the rest
         of it is of all classes alike: where all texts are right, a few of them do not make a model sure of itself.
 
     References:
@@ -55,7 +56,7 @@ def temperature_of(logits: np.ndarray, label: np.ndarray) -> float:
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
-    other, bound = 1 / (len(label) + 2), np.log(20.0)
+    other, bound = 1 / ((len(label) if texts is None else texts) + 2), np.log(20.0)
 
     def lost(log: float) -> float:
         scaled = log_softmax(logits * np.exp(-log), axis=-1)

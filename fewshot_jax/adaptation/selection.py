@@ -12,7 +12,7 @@ from fewshot_jax.adaptation.folds import Fold, over_folds, stratified
 from fewshot_jax.adaptation.scaling import nats, temperature_of
 from fewshot_jax.adaptation.simple import NAME as SIMPLE
 from fewshot_jax.adaptation.simple import SimpleClassifier
-from fewshot_jax.adaptation.start import Start
+from fewshot_jax.adaptation.start import MANY, Start
 from fewshot_jax.applications.application import Functions
 from fewshot_jax.applications.classification import Features, classification
 from fewshot_jax.applications.text_classification import with_label_names
@@ -25,6 +25,7 @@ from fewshot_jax.types import Batch, MetaParams
 
 ADAPTED, MAJORITY = "adapted", "most frequent label"
 INNER_FOLDS = 2  # inside the training texts of a fold
+ROUNDING = 1e-9  # differences of mean accuracies below it are none
 Choice = tuple[float, int]  # factor of the inner rate, number of inner steps
 Tell = Callable[[str], None]
 
@@ -39,6 +40,7 @@ class Selection(NamedTuple):
         logits: for each model and fold ``[held out, N]``, of the texts held out.
         predicted: their labels; of the most frequent label too.
         choice: of the inner loop, on all texts.
+        adaptations: the texts as the start reads them.
         diverged: the adapted model had logits that are not finite in some fold.
     """
 
@@ -48,6 +50,7 @@ class Selection(NamedTuple):
     logits: dict[str, list[np.ndarray]]
     predicted: dict[str, list[np.ndarray]]
     choice: Choice
+    adaptations: "Adaptations"
     diverged: bool = False
 
     def scores(self, score: Callable[[np.ndarray, np.ndarray], float]) -> dict[str, Estimate]:
@@ -69,15 +72,14 @@ class Selection(NamedTuple):
     @property
     def best(self) -> str:
         """The model of the larger accuracy; of equals the simple one, and where the other diverged."""
-        if self.diverged:
-            return SIMPLE
-        scores = self.scores(accuracy)
-        return ADAPTED if scores[ADAPTED].mean > scores[SIMPLE].mean else SIMPLE
+        return ADAPTED if not self.diverged and self.gain(accuracy).mean > ROUNDING else SIMPLE
 
     def temperature(self, model: str) -> float:
-        """Of a model, on texts that were held out."""
+        """Of a model, on texts that were held out; 1 of one that diverged."""
+        if model == ADAPTED and self.diverged:
+            return 1.0
         logits, held_out = self.pooled(model)
-        return temperature_of(logits, self.label[held_out])
+        return temperature_of(logits, self.label[held_out], texts=len(np.unique(held_out)))
 
     def pooled(self, model: str) -> tuple[np.ndarray, np.ndarray]:
         """Logits of all texts while they were held out, and the numbers of the texts: in each repeat once."""
@@ -126,9 +128,10 @@ class Adaptations:
         start: with choices of its inner loop.
         data: the texts.
         support, query: most texts that are adapted to, and that are labelled.
+        fewer: another size of what is adapted to, with a program of its own; None for one size.
     """
 
-    def __init__(self, start: Start, data: TextSplit, *, support: int, query: int):
+    def __init__(self, start: Start, data: TextSplit, *, support: int, query: int, fewer: int | None = None):
         self.start = start
         texts = with_label_names(start.config, data)
         functions, batch, self._meta_params = encoded(start, texts, len(data.classes))
@@ -137,7 +140,8 @@ class Adaptations:
         self._label = np.concatenate([data.label, np.arange(len(self._names))]).astype(np.int32)
         most = start.reader(len(data.classes)).batch_size  # that go through the model at once, however many there are
         parts = -(-query // most)
-        self._sizes = support + len(self._names), (parts, -(-query // parts))
+        self._query = parts, -(-query // parts)
+        self._support = [size + len(self._names) for size in (fewer, support) if size is not None]
         learner = build_learner(functions, start.config, training=False)
         rate, key = start.config.inner.rate, run_keys(start.config.seed).evaluation
 
@@ -153,9 +157,10 @@ class Adaptations:
 
     def after(self, train: np.ndarray, test: np.ndarray, factor: float) -> np.ndarray:
         """Logits ``[choices of steps, test, N]`` of some texts, after adapting to others."""
-        support = self._taken(np.concatenate([train, self._names]), self._sizes[0])
-        query = self._taken(test, math.prod(self._sizes[1]))
-        queries = {name: leaf.reshape(*self._sizes[1], *leaf.shape[1:]) for name, leaf in query.items()}
+        given = np.concatenate([train, self._names])
+        support = self._taken(given, next(size for size in self._support if size >= len(given)))
+        query = self._taken(test, math.prod(self._query))
+        queries = {name: leaf.reshape(*self._query, *leaf.shape[1:]) for name, leaf in query.items()}
         outputs = self._logits(self._meta_params, support, queries, np.float32(factor))
         ways = outputs[0].shape[-1]
         return np.stack([np.asarray(leaf, np.float64).reshape(-1, ways)[: len(test)] for leaf in outputs])
@@ -210,9 +215,12 @@ def select(start: Start, data: TextSplit, *, folds: int = 5, repeats: int = 1, t
     """
     label = np.asarray(data.label)
     divisions = stratified(label, most=folds, repeats=repeats, seed=start.config.seed)
-    # One size for all parts, so that one program serves them; a part held out of all texts is at most a half of them.
-    held_out = [len(test) for _, test in [*divisions, *stratified(label, most=INNER_FOLDS, seed=1)]]
-    adaptations = Adaptations(start, data, support=len(label), query=max(held_out))
+    # One size for all parts, so that one program serves them; of many texts two, so that fewer are computed in vain.
+    trained = [*(train for train, _ in divisions), np.arange(len(label))]
+    inner = [fold for train in trained for fold in stratified(label[train], most=INNER_FOLDS, seed=1)]
+    held_out = max(len(test) for _, test in [*divisions, *inner])
+    fewer = max((len(train) for train, _ in inner), default=0) if len(label) > MANY else 0
+    adaptations = Adaptations(start, data, support=len(label), query=held_out, fewer=fewer or None)
     found: dict[str, list[np.ndarray]] = {name: [] for name in (ADAPTED, SIMPLE)}
     predicted: dict[str, list[np.ndarray]] = {name: [] for name in (ADAPTED, SIMPLE, MAJORITY)}
     began = time.monotonic()
@@ -232,7 +240,7 @@ def select(start: Start, data: TextSplit, *, folds: int = 5, repeats: int = 1, t
     tell("choosing the rate on all texts")
     whole = choose(adaptations, label, np.arange(len(label)), INNER_FOLDS)
     diverged = not all(np.isfinite(given).all() for given in found[ADAPTED])
-    return Selection(list(data.classes), label, divisions, found, predicted, whole, diverged)
+    return Selection(list(data.classes), label, divisions, found, predicted, whole, adaptations, diverged)
 
 
 def confusions(

@@ -16,6 +16,9 @@ KIND = "tfidf"
 TERMS = "terms.json"
 STRENGTH = 10.0  # C of the regression, the inverse of its regularisation
 MOST_TERMS = 50_000  # of words, and of characters: the most frequent ones
+# Of many classes fewer, so that fitting (L-BFGS keeps some 25 numbers of double precision a weight) takes below 1 GB.
+MOST_WEIGHTS = 2_000_000
+LEAST_TERMS = 5_000
 
 
 class SimpleClassifier:
@@ -54,8 +57,9 @@ class SimpleClassifier:
         from sklearn.linear_model import LogisticRegression
 
         terms, arrays, vectors = {}, {}, []
+        most = min(MOST_TERMS, max(LEAST_TERMS, MOST_WEIGHTS // len(labels)))
         for name, options in ANALYSERS.items():
-            vectorizer = TfidfVectorizer(**options, max_features=MOST_TERMS)
+            vectorizer = TfidfVectorizer(**options, max_features=most)
             try:
                 vectors.append(vectorizer.fit_transform(texts))
             except ValueError:  # no term in any text, as of characters in texts of one letter

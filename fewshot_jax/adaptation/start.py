@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,8 +122,7 @@ def start_of_pretrained(path: str | Path) -> Start:
     """
     values: dict[str, Any] = {
         "model": {"pretrained": str(path)},
-        "learner": {"name": "proto_maml"},
-        "inner": {"optimizer": "adam", "rate": HEAD_RATE, "steps": 1, "params": HEAD},
+        "learner": {"name": "protonet"},
         "tokenizer": {"max_length": 128, "buckets": [16, 32, 64, 128]},
     }
     config = from_dict(values)
@@ -168,8 +168,8 @@ def earlier(model: Path) -> tuple[Path, list[Record]]:
     """
     if not (model / "model.json").exists():
         return model, []
-    said = json.loads((model / "model.json").read_text(encoding="utf-8"))
     try:
+        said = json.loads((model / "model.json").read_text(encoding="utf-8"))
         with (model / EXAMPLES).open(encoding="utf-8") as rows:  # not splitlines(), which cuts texts at U+2028
             return Path(said["start"]), [Record(**json.loads(row)) for row in rows]
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -211,14 +211,15 @@ def with_choices(start: Start, examples: int) -> Start:
         start: as it was trained.
         examples: that it will adapt to.
     """
-    if start.config.learner.name in WITHOUT_A_LOOP:
+    converted = start.config.learner.name in WITHOUT_A_LOOP
+    if converted:
         learner = dataclasses.replace(start.config.learner, name="proto_maml")
         inner = dataclasses.replace(start.config.inner, optimizer="adam", rate=HEAD_RATE, steps=1, params=HEAD)
         start = dataclasses.replace(start, config=dataclasses.replace(start.config, learner=learner, inner=inner))
     usual: int
     steps: tuple[int, ...]
     inner, own = start.config.inner, max(evaluation_steps(start.config), 1)
-    usual, steps = (HEAD_STEPS[1], HEAD_STEPS) if start.on_features else (own, (own, 2 * own, 4 * own))
+    usual, steps = (HEAD_STEPS[1], HEAD_STEPS) if converted else (own, (own, 2 * own, 4 * own))
     if examples > MANY and inner.batch_size is None and not start.on_features:
         inner = dataclasses.replace(inner, batch_size=MANY // 2)
         usual, steps = 4 * usual, tuple(4 * number for number in steps)
@@ -230,10 +231,11 @@ def known_share(tokenizer: "Tokenizer", texts: Sequence[str]) -> float:
     """Share of the words of some texts that a tokenizer knows: not as an unknown token, nor letter by letter."""
     token = getattr(tokenizer.model, "unk_token", None)
     unknown = None if token is None else tokenizer.token_to_id(token)
-    words = [word for text in texts for word in text.split()]
-    encodings = tokenizer.encode_batch(words, add_special_tokens=False)
-    known = [
-        unknown not in encoding.ids and len(encoding.ids) <= max(2, len(word) / 2)
-        for word, encoding in zip(words, encodings, strict=True)
-    ]
-    return sum(known) / max(len(known), 1)
+    counts = Counter(word for text in texts for word in text.split())
+    encodings = tokenizer.encode_batch(list(counts), add_special_tokens=False)
+    known = sum(
+        count
+        for (word, count), encoding in zip(counts.items(), encodings, strict=True)
+        if unknown not in encoding.ids and len(encoding.ids) <= max(2, len(word) / 2)
+    )
+    return known / max(counts.total(), 1)

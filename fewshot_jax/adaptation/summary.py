@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fewshot_jax.adaptation.folds import rare_classes
-from fewshot_jax.adaptation.selection import ADAPTED, MAJORITY, Selection, accuracy, confusions, macro_f1
+from fewshot_jax.adaptation.selection import ADAPTED, MAJORITY, ROUNDING, Selection, accuracy, confusions, macro_f1
 from fewshot_jax.adaptation.simple import NAME as SIMPLE
 from fewshot_jax.adaptation.start import Start
 from fewshot_jax.evaluation.statistics import Estimate, plain
@@ -79,6 +79,7 @@ def record_of(selection: Selection, start: Start, texts: Sequence[str], kept: st
             for true, wrong, count, example in confusions(selection, kept, texts)
         ],
         "not judged": [selection.labels[one] for one in rare_classes(selection.label)],
+        "diverged": selection.diverged,
         "temperature": selection.temperature(kept),
     }
 
@@ -126,7 +127,9 @@ def verdict(record: dict[str, Any]) -> str:
     unsure = " The interval has zero in it: so few texts cannot tell for sure."
     if width is None:
         unsure = " All folds agree, of which there are few: that is no interval."
-    if better == 0:
+    if record["diverged"]:
+        words = "The adapted model diverged in some fold, for the inner rate is too large: its figures mean nothing."
+    elif abs(better) < ROUNDING:
         words = "The adapted model and the simple one label equally many texts right."
     else:
         which = "adapted" if better > 0 else "simple"
@@ -153,10 +156,10 @@ def card(record: dict[str, Any], title: str) -> str:
         ways=len(record["classes"]),
         examples=record["examples"],
         version=versions()["fewshot-jax"],
-        model=record["saved"]
+        model=SIMPLE
         if record["saved"] == SIMPLE
-        else "a transformer encoder, adapted by a few gradient steps",
-        start=_code(record["start"]) if record["saved"] == ADAPTED else "nothing; the simple model was better",
+        else f"a transformer encoder, {_steps(record['inner loop']['steps'])}",
+        start=_code(record["start"]) if record["saved"] == ADAPTED else "nothing",
         labels=", ".join(f"{_code(name)} ({count})" for name, count in record["classes"].items()),
         how=f"By cross-validation: {record['folds']} folds, each labelled by models that had not seen it; rates were "
         "chosen inside the training texts of each fold. Means with 95% intervals (corrected for overlapping folds).",
@@ -167,6 +170,10 @@ def card(record: dict[str, Any], title: str) -> str:
         else "No held-out example was labelled wrong.",
         temperature=record["temperature"],
     )
+
+
+def _steps(count: int) -> str:
+    return f"adapted by {count} gradient step{'' if count == 1 else 's'}" if count else "compared with prototypes"
 
 
 def _code(text: str, most: int = 200) -> str:

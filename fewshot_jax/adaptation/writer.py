@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fewshot_jax.adaptation.saving import save_model
+from fewshot_jax.adaptation.saving import finite, save_model
 from fewshot_jax.applications.language_model import LanguageModel, language_model, save_language_model
 from fewshot_jax.applications.table import application_of
 from fewshot_jax.config import Config
@@ -90,7 +90,7 @@ def adapt_writer(run: RunDirectory, examples: Sequence[Example]) -> Writer:
         examples: at least one.
 
     Raises:
-        UserError: the run has no checkpoint, or there are no examples.
+        UserError: the run has no checkpoint, there are no examples, or adapting to them diverged.
     """
     config = run.config()
     application = application_of(config)
@@ -106,4 +106,4 @@ def adapt_writer(run: RunDirectory, examples: Sequence[Example]) -> Writer:
     learner = build_learner(application.functions_of(config, model, training=False), config, training=False)
     one = {name: leaf[0] for name, leaf in support.items()}
     adapted = jax.jit(learner.adapt)(meta_params, one, run_keys(config.seed).evaluation)
-    return Writer(jax.device_get(adapted), model, config)
+    return Writer(finite(adapted), model, config)

@@ -97,8 +97,6 @@ def run(arguments: Sequence[str]) -> None:
 
 def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
     """Cross-validate, choose, adapt to all texts and save."""
-    import numpy as np
-
     from fewshot_jax.adaptation.adapt import adapt_start, check_labelled, distinct
     from fewshot_jax.adaptation.folds import rare_classes, stratified
     from fewshot_jax.adaptation.selection import ADAPTED, select
@@ -144,26 +142,18 @@ def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
     examples = "".join(json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in records)
     files, start_name = {EXAMPLES: examples}, start.name
     classifier: Any
-    start = start.with_loop(*(selection.choice if selection else start.usual))
     if kept == SIMPLE:
         classifier = SimpleClassifier.fit(data.texts, data.label, data.classes)
     else:
-        classifier = adapt_start(start, data)
-        if not np.isfinite(classifier.predict_proba(data.texts)).all():
-            raise UserError(
-                f"{model}: adapting to these examples diverged; lower inner.rate in its config, or give --save simple"
-            )
+        classifier = adapt_start(start, data, selection)
     if selection is None:
         right = sum(
             one.label == record.label for one, record in zip(classifier.predict(data.texts), records, strict=True)
         )
         classifier.save(parsed.output, files, start=start_name)
-        print(
-            f"adapted to {counted(len(records), 'example')} of {len(data.classes)} classes, and labels {right} of them "
-            f"right, which it has seen; saved in {parsed.output}"
-        )
+        _tell_saved(parsed, len(records), {"saved": kept, "classes": data.classes, "right": right})
         return
-    record = record_of(selection, start, data.texts, kept)
+    record = record_of(selection, start.with_loop(*selection.choice), data.texts, kept)
     classifier.temperature = record["temperature"]
     files["README.md"] = card(record, parsed.output.name)
     classifier.save(parsed.output, files, start=start_name, cross_validation=record)
@@ -178,8 +168,10 @@ def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
 
 def _score_labels(parsed: Arguments, records: "list[Record]") -> None:
     """Adapt a run that scores the names of the classes."""
+    _refuse_choices(parsed, "a run that scores the names of classes")
     from fewshot_jax.adaptation.adapt import adapt
     from fewshot_jax.adaptation.classifier import Classifier
+    from fewshot_jax.adaptation.selection import ADAPTED
 
     classifier = adapt(parsed.model, records)
     assert isinstance(classifier, Classifier)
@@ -188,20 +180,19 @@ def _score_labels(parsed: Arguments, records: "list[Record]") -> None:
     _tell_unknown(parsed.model, classifier.reader.tokenizer, [*texts, *classifier.labels])
     right = sum(given.label == record.label for given, record in zip(classifier.predict(texts), records, strict=True))
     classifier.save(parsed.output)
-    print(
-        f"adapted to {counted(len(records), 'example')} of {len(classifier.labels)} classes, of which it labels "
-        f"{right} right; saved in {parsed.output}"
-    )
+    _tell_saved(parsed, len(records), {"saved": ADAPTED, "classes": classifier.labels, "right": right})
 
 
 def _write(parsed: Arguments, config: "Config") -> None:
     """Adapt a run that writes."""
     from fewshot_jax.adaptation.adapt import adapt
+    from fewshot_jax.adaptation.selection import ADAPTED
     from fewshot_jax.adaptation.writer import Writer, saved_model
     from fewshot_jax.applications.table import application_of
     from fewshot_jax.data.fields import TASK_FIELD
 
     refuse_fields(parsed, config)
+    _refuse_choices(parsed, f"a run of {config.application}")
     application, model = application_of(config), saved_model(config, parsed.model)
     one_task = dataclasses.replace(config, data=dataclasses.replace(config.data, task_field=TASK_FIELD))
     examples = application.read(one_task, parsed.data, model)  # whose task need not be named
@@ -211,7 +202,29 @@ def _write(parsed: Arguments, config: "Config") -> None:
     _tell_unknown(parsed.model, writer.model.codec.tokenizer, [t for e in examples for t in (e.source, e.target)])
     tell_cut(writer)
     writer.save(parsed.output)
-    print(f"adapted to {counted(len(examples), 'example')}; saved in {parsed.output}")
+    _tell_saved(parsed, len(examples), {"saved": ADAPTED})
+
+
+def _tell_saved(parsed: Arguments, examples: int, said: dict[str, Any]) -> None:
+    """Report a model that was not cross-validated."""
+    if parsed.as_json:
+        print_json({**said, "examples": examples, "cross_validation": None})
+        return
+    classes = (
+        f" of {len(said['classes'])} classes, and labels {said['right']} of them right, which it has seen"
+        if "right" in said
+        else ""
+    )
+    print(f"adapted to {counted(examples, 'example')}{classes}; saved in {parsed.output}")
+
+
+def _refuse_choices(parsed: Arguments, kind: str) -> None:
+    """Raise where a cross-validation is asked for, of what has none."""
+    for name, value, usual in (("save", parsed.save, "better"), ("repeats", parsed.repeats, 1)):
+        if value != usual:
+            raise UserError(f"--{name} {value}: {kind} is not cross-validated, nor compared; leave it out")
+    if parsed.folds not in (0, 5):
+        raise UserError(f"--folds {parsed.folds}: {kind} is not cross-validated; leave it out")
 
 
 def refuse_fields(arguments: Any, config: "Config") -> None:

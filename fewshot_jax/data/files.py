@@ -43,7 +43,7 @@ def read_records(
 
     Texts, labels and groups are stripped. Integer labels become strings. Blank lines are
     skipped. CSV and TSV files start with a header and quote as spreadsheets do; a CSV file
-    whose header has semicolons and no comma is divided by those.
+    whose header has more columns so is divided by semicolons.
 
     Args:
         path: the file.
@@ -160,14 +160,20 @@ def read_rows(
         (field,) = fields.values()
         rows = ((line, {field: text}) for line, text in plain_lines(content))
     else:
-        rows = _delimited_rows(path, content, fields, _delimiter(suffix, content), problems)
+        delimiter = columns_of_csv(content)[0] if suffix == ".csv" else _DELIMITERS[suffix]
+        rows = _delimited_rows(path, content, fields, delimiter, problems)
     return rows
 
 
-def _delimiter(suffix: str, content: str) -> str:
-    """Return what divides the columns of a file: of CSV, in a country that writes 0,5, semicolons."""
-    header = content.lstrip().splitlines()[0]
-    return ";" if suffix == ".csv" and ";" in header and "," not in header else _DELIMITERS[suffix]
+def columns_of_csv(content: str) -> tuple[str, list[str]]:
+    """What divides the columns of a CSV, and their names: where that gives more of them, semicolons."""
+    header = next(iter(content.lstrip().splitlines()), "")
+    try:
+        found = {delimiter: next(csv.reader([header], delimiter=delimiter), []) for delimiter in ",;"}
+    except csv.Error:  # too long for one
+        return ",", []
+    delimiter = max(found, key=lambda one: len(found[one]))
+    return delimiter, [name.strip() for name in found[delimiter]]
 
 
 def suffix_of(path: PurePath) -> str:
@@ -245,6 +251,8 @@ def jsonl_rows(
             continue
         try:
             row = _json_object(f"{path}, line {line}", text.rstrip(), example)
+            if "\\ud" in text.lower():  # the escape of a surrogate: half of a pair cannot be written again
+                _check_writable(f"{path}, line {line}", row)
             check_fields(f"{path}, line {line}", "field", row, fields)
         except UserError as error:
             note(problems, error)
@@ -266,6 +274,17 @@ def _json_object(place: str, text: str, example: str) -> dict[str, Any]:
             f"{place}: {kind(row)} where an object is needed. Write one object per line, such as {example}."
         )
     return row
+
+
+def _check_writable(place: str, row: dict[str, Any]) -> None:
+    for field, value in row.items():
+        try:
+            json.dumps({field: value}, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{place}: '{field.encode('ascii', 'backslashreplace').decode()}' holds half of a surrogate pair "
+                "(\\ud800 to \\udfff). Write the character itself, or remove it."
+            ) from None
 
 
 def _delimited_rows(

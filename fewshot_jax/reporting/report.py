@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,17 +154,6 @@ def _write(files: Mapping[Path, bytes]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             for path, content in files.items():
-                stack.enter_context(_unless_failed(path)).write_bytes(content)
+                stack.enter_context(whole_file(path)).write_bytes(content)
     except OSError as error:
         raise UserError(f"{folder}: cannot write the report ({error}); see --output") from None
-
-
-@contextlib.contextmanager
-def _unless_failed(path: Path) -> Iterator[Path]:
-    """`whole_file`, which leaves nothing behind where the writing fails."""
-    with whole_file(path) as partial:
-        try:
-            yield partial
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise

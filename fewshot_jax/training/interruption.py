@@ -113,7 +113,9 @@ def termination() -> Iterator[Callable[[], bool]]:
             os.write(2, b"\nends after this step, which is saved; Ctrl-C once more ends at once\n")
         told.append(number)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    # A shell starts what runs in the background with SIGINT ignored, and so it stays.
+    both = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, handle) for number in both if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield lambda: bool(told)
     except Terminated as error:

@@ -9,6 +9,8 @@ import pytest
 from scipy.stats import ttest_1samp
 
 import fewshot_jax as fsj
+from fewshot_jax.adaptation import selection as selecting
+from fewshot_jax.adaptation import simple
 from fewshot_jax.adaptation.adapt import adapt_start, distinct
 from fewshot_jax.adaptation.folds import over_folds, rare_classes, stratified
 from fewshot_jax.adaptation.readers import HeadReader
@@ -30,6 +32,7 @@ TEXTS = {
 }
 RECORDS = [Record(text, label, "") for label, texts in TEXTS.items() for text in texts]
 DATA = text_split(RECORDS)
+LABELS = ("refund", "delivery", "praise", "question", "other", "more")
 
 
 def test_folds_hold_out_each_text_once_in_each_repeat_and_of_each_class_alike():
@@ -176,6 +179,24 @@ def test_examples_that_stand_there_twice_are_left_out_and_two_labels_are_told():
     assert kept == [*RECORDS, again[-1]] and repeated == 1 and unclear == "money back please"
 
 
+def test_the_model_that_is_saved_is_adapted_on_the_features_of_the_cross_validation(selection, start, monkeypatch):
+    chosen = with_choices(start, len(DATA.label))
+    alone = adapt_start(chosen.with_loop(*selection.choice), DATA).predict_proba(DATA.texts)
+    monkeypatch.setattr(HeadReader, "batch", lambda *_: pytest.fail("the texts are encoded again"))
+    shared = adapt_start(chosen, DATA, selection)
+    monkeypatch.undo()
+    np.testing.assert_allclose(shared.predict_proba(DATA.texts), alone, atol=1e-5)
+
+
+def test_a_head_that_a_run_has_trained_keeps_its_loop(start):
+    """Multiples of its own steps, by its own optimizer: the many steps of Adam are for heads that nothing trained."""
+    learner = dataclasses.replace(start.config.learner, name="proto_maml")
+    inner = dataclasses.replace(start.config.inner, optimizer="sgd", rate=0.5, steps=5, params=HEAD)
+    run = dataclasses.replace(start, config=dataclasses.replace(start.config, learner=learner, inner=inner))
+    assert run.on_features and with_choices(run, 12).steps == (5, 10, 20) and with_choices(run, 12).usual == (1.0, 5)
+    assert with_choices(start, 12).steps == (0, 30, 100)
+
+
 def test_a_head_on_features_computed_once_is_that_of_the_whole_model(start):
     learner = dataclasses.replace(start.config.learner, name="proto_maml")
     inner = dataclasses.replace(start.config.inner, optimizer="adam", rate=1e-2, steps=6, params=HEAD)
@@ -215,6 +236,76 @@ def test_every_text_is_judged_while_held_out_and_the_better_model_is_named(selec
     better = ADAPTED if scores[ADAPTED].mean > scores[SIMPLE].mean else SIMPLE
     assert selection.best == better
     assert scores[ADAPTED].mean > 0.5, "the words of a class recur"
+
+
+@pytest.mark.parametrize("counts", [(3, 3, 2, 2), (4, 3, 2, 2), (10, 3, 2, 2), (3, 2)])
+def test_classes_of_two_and_three_texts_are_cross_validated(counts, start):
+    """An inner fold may hold out more than a fold: of so few texts other classes are the rare ones."""
+    records = [Record(f"{LABELS[i]} word{i} {'x' * j}", LABELS[i], "") for i, n in enumerate(counts) for j in range(n)]
+    data = text_split(records)
+    found = select(with_choices(start, len(records)), data, tell=lambda text: None)
+    assert sum(map(len, found.predicted[ADAPTED])) == sum(len(test) for _, test in found.folds)
+
+
+def test_of_many_texts_those_of_inner_folds_take_a_smaller_program(start, monkeypatch):
+    monkeypatch.setattr(selecting, "MANY", 8)
+    chosen = with_choices(start, len(DATA.label))
+    two = select(chosen, DATA, folds=2, tell=lambda text: None)
+    assert two.adaptations._support == [6, 12]
+    monkeypatch.undo()
+    one = select(chosen, DATA, folds=2, tell=lambda text: None)
+    assert one.adaptations._support == [12]
+    assert two.choice == one.choice
+    for a, b in zip(two.logits[ADAPTED], one.logits[ADAPTED], strict=True):
+        np.testing.assert_allclose(softmax(a), softmax(b), atol=1e-4)
+
+
+def test_repeats_make_no_model_surer_of_itself(selection):
+    held_out = selection.pooled(SIMPLE)[1]
+    sure = 20 * np.eye(3)[selection.label[held_out]]
+    once = selection._replace(logits={SIMPLE: [sure]}, folds=[(held_out, held_out)])
+    often = selection._replace(logits={SIMPLE: [sure] * 20}, folds=[(held_out, held_out)] * 20)
+    assert once.temperature(SIMPLE) == pytest.approx(often.temperature(SIMPLE), rel=1e-3)
+
+
+def test_of_equals_the_simple_model_is_the_better_one(selection, start):
+    def predicted(*right):  # of ten texts in each fold
+        return [np.where(np.arange(10) < count, 0, 1) for count in right]
+
+    folds = [(np.arange(10, 20), np.arange(10))] * 3
+    both = {ADAPTED: predicted(9, 8, 7), SIMPLE: predicted(7, 8, 9), "most frequent label": predicted(1, 1, 1)}
+    logits = {name: [np.eye(3)[one] for one in given] for name, given in both.items()}
+    equal = selection._replace(predicted=both, logits=logits, folds=folds, label=np.zeros(20, int))
+    assert sum([0.9, 0.8, 0.7]) != sum([0.7, 0.8, 0.9])
+    assert equal.best == SIMPLE
+    record = record_of(equal, start.with_loop(*equal.choice), ["a"] * 20, SIMPLE)
+    assert "label equally many texts right. Saved: the simple one" in verdict(record)
+
+
+def test_a_model_that_diverged_is_told_and_not_calibrated(selection, start):
+    broken = [np.full_like(one, np.nan) for one in selection.logits[ADAPTED]]
+    diverged = selection._replace(diverged=True, logits={**selection.logits, ADAPTED: broken})
+    record = record_of(diverged, start.with_loop(*diverged.choice), DATA.texts, ADAPTED)
+    assert record["temperature"] == 1.0 and "diverged" in verdict(record)
+    assert "diverged" in card(record, "mine")
+
+
+def test_the_card_says_what_was_done(selection, start):
+    for steps, words in (
+        (0, "compared with prototypes"),
+        (1, "adapted by 1 gradient step\n"),
+        (30, "30 gradient steps"),
+    ):
+        record = record_of(selection, start.with_loop(1.0, steps), DATA.texts, ADAPTED)
+        assert words in card(record, "mine")
+    assert "Started from: nothing\n" in card({**record, "saved": SIMPLE}, "mine")
+
+
+def test_of_many_classes_the_simple_model_has_fewer_terms(monkeypatch):
+    monkeypatch.setattr(simple, "MOST_WEIGHTS", 90)
+    monkeypatch.setattr(simple, "LEAST_TERMS", 20)
+    label = np.asarray(DATA.label)
+    assert SimpleClassifier.fit(DATA.texts, label, DATA.classes).arrays["kernel"].shape == (60, 3)
 
 
 def test_the_summary_says_what_was_found(selection, start):

@@ -202,7 +202,11 @@ def test_too_long_texts_are_cut_and_counted_or_refused(tmp_path, capsys):
 def test_a_run_reads_its_data_once_for_training_the_baseline_and_the_evaluation(tmp_path, capsys):
     rows = [{**row, "source": row["source"] + " and more" * 20} for row in PAIRS]
     made = files(tmp_path, rows)
-    made = dataclasses.replace(made, baselines=dataclasses.replace(made.baselines, multi_task=True))
+    made = dataclasses.replace(
+        made,
+        baselines=dataclasses.replace(made.baselines, multi_task=True, rates=made.baselines.rates[:1]),
+        evaluation=dataclasses.replace(made.evaluation, write=False),
+    )
     evaluation = loop.train(made, tmp_path / "run", quiet=True)
     assert "multi-task, fine-tuned" in evaluation.scores
     assert capsys.readouterr().err.count("train split") == 1

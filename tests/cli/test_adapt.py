@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import shutil
 import sys
 
 import pytest
@@ -144,8 +146,15 @@ def test_csv_on_stdin_is_read_as_such_and_mistakes_name_stdin(folder, capsys, mo
         code, _, err = call(["predict", folder / "model"], capsys)
         assert code == wanted
     assert err.startswith("error: stdin, line 1")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"id,text\n7,money back\n")))
-    assert json.loads(call(["predict", folder / "model"], capsys)[1])["id"] == "7"
+    rows = (
+        b"id,text\n7,money back\n",
+        b"\n id , text \n7,money back\n",
+        b'"id";"text";"amount, EUR"\n7;money back;3\n',
+        b'\xef\xbb\xbf{"id": "7", "text": "money back"}\n',
+    )
+    for row in rows:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(row)))
+        assert json.loads(call(["predict", folder / "model"], capsys)[1])["id"] == "7"
 
 
 def test_a_language_that_is_read_letter_by_letter_is_told(tmp_path, capsys):
@@ -157,8 +166,41 @@ def test_a_language_that_is_read_letter_by_letter_is_told(tmp_path, capsys):
     assert code == 0 and "of the words of these texts" in err and "not calibrated" in err
 
 
-def test_everyone_who_reads_the_model_reads_its_weights(folder):
-    assert {oct(path.stat().st_mode & 0o777) for path in (folder / "model").iterdir()} == {"0o644"}
+@pytest.mark.parametrize(("mask", "of_files", "of_folders"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
+def test_the_model_has_the_rights_that_the_user_gives_files(mask, of_files, of_folders, folder, tmp_path):
+    before = os.umask(mask)
+    try:
+        fsj.load(folder / "model").save(tmp_path / "model")
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model").stat().st_mode & 0o777 == of_folders
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {of_files}
+
+
+def test_without_folds_there_is_json_too(folder, tmp_path, capsys):
+    given = ["--data", folder / "examples.csv", "--output", tmp_path / "m", "--folds", "0", "--json"]
+    code, out, err = call(["adapt", "default", *given], capsys)
+    assert code == 0, err
+    said = json.loads(out)
+    assert said["cross_validation"] is None and said["classes"] == ["delivery", "refund"]
+    assert said["examples"] >= said["right"] > 0
+
+
+def test_a_damaged_model_is_not_added_to(folder, tmp_path, capsys):
+    shutil.copytree(folder / "model", tmp_path / "model")
+    (tmp_path / "model" / "model.json").write_text('{"start": "def')
+    given = ["--data", folder / "examples.csv", "--output", tmp_path / "m"]
+    code, _, err = call(["adapt", tmp_path / "model", *given], capsys)
+    assert code == 2 and f"{tmp_path / 'model'}: does not hold its examples" in err
+
+
+def test_half_a_surrogate_pair_anywhere_in_a_row_is_refused_before_the_work(folder, tmp_path, capsys):
+    (tmp_path / "new.jsonl").write_text('{"text": "a \\ud83d\\ude00", "n": 1}\n{"text": "b", "note": ["\\ud83d"]}\n')
+    given = ["--input", tmp_path / "new.jsonl", "--output", tmp_path / "out.csv"]
+    code, _, err = call(["predict", folder / "model", *given], capsys)
+    assert code == 2 and "new.jsonl, line 2: 'note' holds half of a surrogate pair" in err
+    assert {path.name for path in tmp_path.iterdir()} == {"new.jsonl"}
 
 
 def test_wrong_models_and_files_are_named(folder, tmp_path, capsys):

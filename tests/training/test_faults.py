@@ -83,6 +83,16 @@ def test_a_signal_that_comes_too_late_to_stop_the_steps_is_not_lost(number):
         signal.signal(number, before)
 
 
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with termination() as asked:
+            signal.raise_signal(signal.SIGINT)
+            assert not asked()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def twice(number):
     with termination() as asked:
         signal.raise_signal(number)
