@@ -102,7 +102,7 @@ def _text(value: dict[str, Any], sign: bool = False) -> str:
     """A score in percent, with its interval where there is one."""
     if (value["half_width"] or 0) < 1e-9:  # of one fold, or of equal ones, there is no interval
         return f"{100 * value['mean']:{'+' if sign else ''}.1f}"
-    return Estimate(value["mean"], value["half_width"]).text(sign=sign)
+    return Estimate(value["mean"], min(value["half_width"], 1.0)).text(sign=sign)  # no score is farther from another
 
 
 def score_rows(record: dict[str, Any]) -> list[list[str]]:
