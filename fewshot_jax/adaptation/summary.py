@@ -124,7 +124,7 @@ def verdict(record: dict[str, Any]) -> str:
     better, difference = gain["mean"], _text(gain, sign=True)
     width = gain["half_width"]
     sure = width is not None and abs(better) > width
-    unsure = " The interval has zero in it: so few texts cannot tell for sure."
+    unsure = " The interval has zero in it: these texts cannot tell for sure."
     if width is None:
         unsure = " All folds agree, of which there are few: that is no interval."
     if record["diverged"]:
