@@ -113,7 +113,7 @@ def multi_task_of(config: Config) -> Config:
     """
     baselines = config.baselines
     middle = sorted(baselines.rates)[len(baselines.rates) // 2]
-    trained = config.outer.params and f"({config.outer.params})|^{JOINT}"
+    trained = config.outer.params and f"{config.outer.params}|^{JOINT}"
     return dataclasses.replace(
         config,
         outer=dataclasses.replace(config.outer, params=trained),
