@@ -5,11 +5,14 @@
 A small run is trained undisturbed. Then it is trained again, in a process that is killed (SIGKILL) at a random moment
 and started anew by the same command, until it has been killed so often; its last checkpoint must be the same bits. The
 kills come within a second and a half of the first progress after a start.
-A checkpoint's files are then changed, one random change at a time (a flipped bit, a cut file, a file gone), and none
-may pass its checksums. The share of the time that saving holds training up is measured in the loop itself.
+The last checkpoint's files are then changed, one random change at a time (a flipped bit, a cut file, a file gone), and
+a start must set it aside and load the bits of the one before. The share of the time that saving holds training up is
+measured in the loop itself.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -49,11 +52,8 @@ def lines(run: Path) -> int:
     return len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
 
-def final_bytes(run: Path, steps: int) -> bytes:
-    """All arrays of the last checkpoint."""
-    import jax
-    import numpy as np
-
+def opened(run: Path, *, read_only: bool) -> Any:
+    """The checkpoints of a run, and the shape of what they hold."""
     from fewshot_jax.applications.table import build_application
     from fewshot_jax.training.checkpoints import Checkpoints
     from fewshot_jax.training.run_directory import RunDirectory
@@ -62,9 +62,22 @@ def final_bytes(run: Path, steps: int) -> bytes:
     directory = RunDirectory(run)
     application = build_application(directory.config(), run)
     like = initial_state(directory.config(), application.functions(training=True))
-    checkpoints = Checkpoints(directory.checkpoints, application.score, read_only=True)
+    return Checkpoints(directory.checkpoints, application.score, read_only=read_only), like
+
+
+def bytes_of(state: Any) -> bytes:
+    """All arrays of a state."""
+    import jax
+    import numpy as np
+
+    return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state))
+
+
+def saved_bytes(run: Path) -> dict[int, bytes]:
+    """All arrays of each checkpoint."""
+    checkpoints, like = opened(run, read_only=True)
     try:
-        return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(checkpoints.restore(steps, like)))
+        return {step: bytes_of(checkpoints.restore(step, like)) for step in checkpoints.steps()}
     finally:
         checkpoints.close()
 
@@ -92,29 +105,43 @@ def kills(config: Path, run: Path, count: int, rng: Any) -> list[dict[str, Any]]
     return found
 
 
-def changes(run: Path, step: int, count: int, rng: Any) -> int:
-    """How many of so many random changes of a checkpoint's files would be read as if nothing were wrong."""
-    from fewshot_jax.training.checksums import Checksums
+def changes(run: Path, count: int, rng: Any) -> dict[str, int]:
+    """What a start loads after each of so many random changes of the last checkpoint's files.
 
-    unnoticed, sums = 0, Checksums(run / "checkpoints")
-    files = sorted(file for file in (run / "checkpoints" / str(step)).rglob("*") if file.is_file())
+    Returns:
+        How often it was the checkpoint before, the changed one set aside; and how often anything else.
+    """
+    kept = saved_bytes(run)
+    last = max(kept)
+    files = sorted(file.relative_to(run) for file in (run / "checkpoints" / str(last)).rglob("*") if file.is_file())
+    found = {"set_aside": 0, "loaded_wrongly": 0}
     for _ in range(count):
-        file = files[rng.integers(len(files))]
-        before = file.read_bytes()
-        kind = rng.integers(3) if before else 2
-        if kind == 0:
-            changed = bytearray(before)
-            changed[rng.integers(len(before))] ^= 1 << int(rng.integers(8))
-            file.write_bytes(changed)
-        elif kind == 1:
-            file.write_bytes(before[: rng.integers(len(before))])
-        else:
-            file.unlink()
-        unnoticed += sums.damage(step) is None
-        file.write_bytes(before)
-    if sums.damage(step) is not None:
+        with tempfile.TemporaryDirectory(dir=run.parent) as folder:
+            copy = Path(folder) / "run"
+            shutil.copytree(run, copy)
+            file = copy / files[rng.integers(len(files))]
+            before = file.read_bytes()
+            kind = rng.integers(3) if before else 2
+            if kind == 0:
+                changed = bytearray(before)
+                changed[rng.integers(len(before))] ^= 1 << int(rng.integers(8))
+                file.write_bytes(changed)
+            elif kind == 1:
+                file.write_bytes(before[: rng.integers(len(before))])
+            else:
+                file.unlink()
+            with contextlib.redirect_stderr(io.StringIO()):
+                checkpoints, like = opened(copy, read_only=False)
+            step = checkpoints.steps()[-1]
+            right = step < last and bytes_of(checkpoints.restore(step, like)) == kept[step]
+            checkpoints.close()
+            found["set_aside" if right else "loaded_wrongly"] += 1
+    checkpoints, _ = opened(run, read_only=False)
+    whole = checkpoints.steps() == sorted(kept)
+    checkpoints.close()
+    if not whole:
         raise SystemExit("a checkpoint that nobody changed counts as damaged")
-    return unnoticed
+    return found
 
 
 def saving(config: Any, run: Path) -> dict[str, float]:
@@ -161,16 +188,16 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         write_config(config, path)
         cost = saving(config, folder / "undisturbed")
         found = kills(path, folder / "killed", options.kills, rng)
-        same = final_bytes(folder / "undisturbed", options.steps) == final_bytes(folder / "killed", options.steps)
-        unnoticed = changes(folder / "killed", options.steps, options.changes, rng)
+        undisturbed, killed = (saved_bytes(folder / name) for name in ("undisturbed", "killed"))
+        same = undisturbed[options.steps] == killed[options.steps]
+        loaded = changes(folder / "killed", options.changes, rng)
     finally:
         shutil.rmtree(folder)
     resumed = sorted(one["seconds_to_first_metrics"] for one in found[1:]) or [float("nan")]
     result = {
         "kills": len(found),
         "same_bits": same,
-        "changes": options.changes,
-        "changes_unnoticed": unnoticed,
+        "changes": loaded,
         "seconds_from_start_to_first_metrics": {"median": resumed[len(resumed) // 2], "largest": resumed[-1]},
         "saving": cost,
         "steps": options.steps,
@@ -179,7 +206,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     }
     options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
-    if not same or unnoticed or len(found) < options.kills:
+    if not same or loaded["loaded_wrongly"] or len(found) < options.kills:
         raise SystemExit("the run did not survive as it should")
     return result
 
