@@ -80,9 +80,16 @@ def test_the_gradient_is_that_of_the_whole_model_where_it_is_trained_and_zero_el
     assert sum(value > 1e-8 for value in moved) >= 4
 
 
-def test_the_optimizer_has_no_state_for_the_base_and_leaves_its_bits(tmp_path):
-    run = RunDirectory(tmp_path / "run")
-    fsj.train(config_of(VALUES), run.path, quiet=True)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The path of a run that was never stopped."""
+    path = tmp_path_factory.mktemp("frozen") / "run"
+    fsj.train(config_of(VALUES), path, quiet=True)
+    return path
+
+
+def test_the_optimizer_has_no_state_for_the_base_and_leaves_its_bits(whole):
+    run = RunDirectory(whole)
     state = last_state(run, 4)
     begun = initial_state(run.config(), build_application(run.config(), run.path).functions(training=True))
     trained = trained_leaves(begun.meta_params, LORA)
@@ -100,9 +107,8 @@ def test_the_optimizer_has_no_state_for_the_base_and_leaves_its_bits(tmp_path):
     assert moments == 2 * numbers
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits_and_adapts_what_it_trained(tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    fsj.train(config_of(VALUES), whole, quiet=True)
+def test_a_stopped_run_goes_on_to_the_same_bits_and_adapts_what_it_trained(whole, tmp_path):
+    parts = tmp_path / "parts"
 
     class Stop(Exception):
         pass
@@ -160,6 +166,7 @@ def test_on_a_mesh_the_gradient_of_what_is_trained_is_sent_alone(fsdp):
     assert divided == {fsdp > 1}
 
 
+@pytest.mark.slow
 def test_a_step_on_a_mesh_is_that_of_one_device():
     results = []
     for mesh in (make_mesh(jax.devices()[:1]), make_mesh(jax.devices()[:8], fsdp=2, tensor=2)):
