@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-STEPS, EVERY = 400, 20
+STEPS, EVERY = 800, 20
 VALUES: dict[str, Any] = {
     "data": {"groups": 16, "texts_per_class": 20, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
     "episodes": {"ways": 5, "shots": 1, "queries": 2, "within_group": True},

@@ -226,7 +226,7 @@ def select(start: Start, data: TextSplit, *, folds: int = 5, repeats: int = 1, t
     began = time.monotonic()
     for number, (train, test) in enumerate(divisions, 1):
         left = (time.monotonic() - began) / (number - 1) * (len(divisions) - number + 1) if number > 1 else None
-        tell(f"fold {number} of {len(divisions)}{'' if left is None else f', about {left:.0f} s left'}")
+        tell(f"fold {number} of {len(divisions)}{f', about {left:.0f} s left' if left and left >= 1 else ''}")
         factor, steps = choose(adaptations, label, train, INNER_FOLDS)
         simple = SimpleClassifier.fit([data.texts[i] for i in train], label[train], data.classes)
         logits = {

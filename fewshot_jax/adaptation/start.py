@@ -174,8 +174,8 @@ def earlier(model: Path) -> tuple[Path, list[Record]]:
             return Path(said["start"]), [Record(**json.loads(row)) for row in rows]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{model}: does not hold its examples and its start ({first_line(error)}); adapt the run that it came from "
-            "to all examples"
+            f"{model}: the saved model is damaged, or does not hold its examples and its start ({first_line(error)}); "
+            "adapt what it came from to all examples"
         ) from None
 
 

@@ -123,7 +123,8 @@ def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
         selection = select(start, data, folds=parsed.folds, repeats=parsed.repeats, tell=tell)
         if rare := [data.classes[one] for one in rare_classes(data.label)]:
             print(
-                f"note: classes with one or two examples, {len(rare)} of them, are trained on and not judged: "
+                f"note: {len(rare)} of the classes {'has' if len(rare) == 1 else 'have'} too few examples to hold out, "
+                f"and {'is' if len(rare) == 1 else 'are'} trained on and not judged: "
                 f"'{rare[0]}'{' and more' if len(rare) > 1 else ''}",
                 file=sys.stderr,
             )

@@ -1,10 +1,14 @@
 """``fewshot-jax COMMAND ...``: find the command, run it, turn mistakes into messages."""
 
+import contextlib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 from fewshot_jax.cli.examples import example_of
 from fewshot_jax.config_file import nearest
@@ -59,6 +63,31 @@ def use_compilation_cache() -> str:
     return directory
 
 
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """What Ctrl-C does: as usual, but not inside jax's callback of the garbage collector, where it would be lost.
+
+    Python ignores what is raised there; so the signal comes again a moment later.
+    """
+    if frame is not None and frame.f_code.co_name == "_xla_gc_callback":
+        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+        return
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Handle Ctrl-C by `interrupt`, where it is handled as Python does by itself."""
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code.
 
@@ -80,8 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no torch is no news here
     try:
-        use_compilation_cache()
-        importlib.import_module(COMMANDS[name][0]).run(arguments[1:])
+        with interruptible():
+            use_compilation_cache()
+            importlib.import_module(COMMANDS[name][0]).run(arguments[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -9,7 +9,8 @@ from fewshot_jax.errors import UserError, require
 
 
 def check_pattern(field: str, pattern: str | None) -> None:
-    """Raise a UserError if a field's regular expression is none."""
+    """Raise a UserError if a field's regular expression is none, or an empty one, which would match everything."""
+    require(pattern != "", f"{field}='': expected a regular expression; leave it out for all leaves")
     try:
         re.compile(pattern or "")
     except re.error as error:

@@ -50,9 +50,10 @@ def next_trial(
         _recover(study, files)
         trials, states = study.get_trials(deepcopy=False), optuna.trial.TrialState
         waiting = any(trial.state == states.WAITING for trial in trials)
-        if not waiting and sum(trial.state != states.FAIL for trial in trials) >= most:
+        counted = sum(trial.state != states.FAIL for trial in trials)  # not those that were cut off, and come again
+        if not waiting and counted >= most:
             return None
-        study.sampler = sampler_of(sampler, space, seed=seed, trials=len(trials))
+        study.sampler = sampler_of(sampler, space, seed=seed, trials=counted)
         # Only new trials get new numbers, and all that are taken now are taken here.
         coming = next((trial.number for trial in trials if trial.state == states.WAITING), len(trials))
         held = files.hold(coming)

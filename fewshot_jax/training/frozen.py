@@ -46,7 +46,9 @@ def frozen_paths(functions: Functions, pattern: str | None) -> frozenset[str]:
     paths = [leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
     frozen = frozenset(path for path in paths if not is_trained(f"params/{path}", pattern))
     if len(frozen) == len(paths):
-        raise ValueError(f"outer.params={pattern!r} selects no leaf; the leaves are: {', '.join(paths)}")
+        lora = "lora" in pattern and not any("lora_" in path for path in paths)
+        hint = " (model.lora_rank adds those of LoRA)" if lora else ""
+        raise ValueError(f"outer.params={pattern!r} selects no leaf{hint}; the leaves are: {', '.join(paths)}")
     return frozen
 
 

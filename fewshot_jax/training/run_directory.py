@@ -11,7 +11,7 @@ checkpoints/         Orbax, one folder a step
 learning_curve.png
 adapted_curves.png   what the learner makes of a few tasks (regression)
 result.json          written when the run ends; a run without it is unfinished
-evaluation.json      the table of the last evaluation
+evaluation.json      the table of the last evaluation on the config's own episodes and shots
 episode_scores.json  its score in each episode, of each row
 checksums/           of the checkpoints; damaged/ holds those that failed them
 multi_task/          the run of the multi-task baseline, a directory of the same kind
@@ -20,6 +20,7 @@ multi_task/          the run of the multi-task baseline, a directory of the same
 import dataclasses
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,11 @@ def check_writable(path: Path, *, flag: str) -> None:
     parent = path
     while not parent.exists():
         parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"{path}: cannot write here ({parent} is not a writable directory); see {flag}")
+    try:
+        # Tried, for rights do not tell of file systems that take nothing.
+        os.rmdir(tempfile.mkdtemp(prefix=".fewshot_jax.", dir=parent))
+    except OSError:
+        raise UserError(f"{path}: cannot write here ({parent} is not a writable directory); see {flag}") from None
 
 
 class RunFiles:

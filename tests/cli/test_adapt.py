@@ -192,7 +192,7 @@ def test_a_damaged_model_is_not_added_to(folder, tmp_path, capsys):
     (tmp_path / "model" / "model.json").write_text('{"start": "def')
     given = ["--data", folder / "examples.csv", "--output", tmp_path / "m"]
     code, _, err = call(["adapt", tmp_path / "model", *given], capsys)
-    assert code == 2 and f"{tmp_path / 'model'}: does not hold its examples" in err
+    assert code == 2 and f"{tmp_path / 'model'}: the saved model is damaged" in err
 
 
 def test_half_a_surrogate_pair_anywhere_in_a_row_is_refused_before_the_work(folder, tmp_path, capsys):

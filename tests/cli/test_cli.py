@@ -7,13 +7,15 @@ import json
 import os
 import re
 import shutil
+import signal
+import time
 
 import jax
 import pytest
 import yaml
 
 import fewshot_jax as fsj
-from fewshot_jax.cli.main import COMMANDS, main
+from fewshot_jax.cli.main import COMMANDS, interrupt, interruptible, main
 
 VALUES = {
     "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
@@ -433,3 +435,20 @@ def test_python_dash_m_is_the_same_command():
     )
     assert done.returncode == 2
     assert done.stderr == "error: unknown command 'trian'; did you mean 'train'?\n"
+
+
+def test_an_interruption_inside_the_callback_of_the_garbage_collector_comes_again():
+    """Where Python would print it and go on."""
+
+    def _xla_gc_callback():
+        signal.raise_signal(signal.SIGINT)
+        return "went on"
+
+    with interruptible():
+        assert signal.getsignal(signal.SIGINT) is interrupt
+        assert _xla_gc_callback() == "went on"
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(10)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -92,6 +92,25 @@ def test_an_interrupted_trial_comes_again_in_its_run_and_no_other_is_lost_or_rep
     assert len(set(calls)) == 6
 
 
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_an_interrupted_study_tries_what_an_undisturbed_one_does(tmp_path, sampler):
+    space, calls = {"inner.rate": {"low": 1e-3, "high": 1.0, "log": True}}, []
+
+    def interrupted(config, run_dir, report):
+        calls.append(run_dir.name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return config.inner.rate
+
+    given = {"trials": 4, "sampler": sampler, "quiet": True}
+    whole = tune(REGRESSION, space, tmp_path / "a", objective=lambda config, *_: config.inner.rate, **given)
+    with pytest.raises(KeyboardInterrupt):
+        tune(REGRESSION, space, tmp_path / "b", objective=interrupted, **given)
+    again = tune(REGRESSION, space, tmp_path / "b", objective=interrupted, **given)
+    tried = [[row.score for row in found.trials if row.state == "complete"] for found in (whole, again)]
+    assert tried[0] == tried[1] and len(set(tried[0])) == 4
+
+
 def test_a_trial_that_always_ends_its_process_is_given_up(tmp_path):
     def fatal(config, run_dir, report):
         if config.inner.steps == 2:

@@ -182,6 +182,7 @@ def test_a_step_on_a_mesh_is_that_of_one_device():
     ("outer", "inner", "words"),
     [
         ("nothing", None, "outer.params='nothing' selects no leaf; the leaves are: .*lora_"),
+        ("lorax_", None, r"outer.params='lorax_' selects no leaf; the leaves"),
         (LORA, "norm", "inner.params='norm', among the leaves that outer.params selects, selects no leaf"),
     ],
 )
