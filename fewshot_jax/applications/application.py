@@ -29,6 +29,7 @@ class Functions(NamedTuple):
         join_fn: ``(support, query) -> batch``, the support set before each query (metaicl); None where the model
             reads no examples.
         ways: classes of the head, None for none.
+        frozen: paths of the parameters that no loop changes.
     """
 
     init_params: Callable[[Key], Params]
@@ -43,6 +44,7 @@ class Functions(NamedTuple):
     write_fn: BatchFn | None = None
     join_fn: Callable[[Batch, Batch], Batch] | None = None
     ways: int | None = None
+    frozen: frozenset[str] = frozenset()
 
 
 class Score(NamedTuple):

@@ -13,25 +13,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fewshot_jax.algorithms.partition import leaf_path
+from fewshot_jax.algorithms.partition import chosen, leaf_path, merge, split
 from fewshot_jax.applications.application import Functions
 from fewshot_jax.types import Episode, Key, MetaLearner, MetaParams, Params, PyTree
 
 
-def is_trained(path: str, pattern: str | None) -> bool:
-    """Whether the outer loop trains a leaf of meta-parameters: the chosen ones of the model, all of the learner's own.
+def trained_leaves(meta_params: MetaParams, pattern: str | None) -> PyTree:
+    """True at the leaves that the outer loop trains: the chosen ones of the model, all of the learner's own.
 
     Args:
-        path: such as "params/head/kernel".
+        meta_params: ``{"params": params, <extras>}``.
         pattern: ``outer.params``; None for all.
     """
-    part, _, rest = path.partition("/")
-    return pattern is None or part != "params" or re.search(pattern, rest) is not None
-
-
-def trained_leaves(meta_params: MetaParams, pattern: str | None) -> PyTree:
-    """True at the leaves that the outer loop trains."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: is_trained(leaf_path(path), pattern), meta_params)
+    return {name: chosen(tree, pattern if name == "params" else None) for name, tree in meta_params.items()}
 
 
 def frozen_paths(functions: Functions, pattern: str | None) -> frozenset[str]:
@@ -44,12 +38,12 @@ def frozen_paths(functions: Functions, pattern: str | None) -> frozenset[str]:
         return frozenset()
     shapes = jax.eval_shape(functions.init_params, jax.random.key(0))
     paths = [leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
-    frozen = frozenset(path for path in paths if not is_trained(f"params/{path}", pattern))
-    if len(frozen) == len(paths):
+    trained = jax.tree.leaves(chosen(shapes, pattern))
+    if not any(trained):
         lora = "lora" in pattern and not any("lora_" in path for path in paths)
         hint = " (model.lora_rank adds those of LoRA)" if lora else ""
         raise ValueError(f"outer.params={pattern!r} selects no leaf{hint}; the leaves are: {', '.join(paths)}")
-    return frozen
+    return frozenset(path for path, used in zip(paths, trained, strict=True) if not used)
 
 
 @dataclass(frozen=True)
@@ -71,24 +65,14 @@ class Adapting:
         return f"{self.pattern!r}, among the leaves that outer.params selects,"
 
 
-def without(params: Params, frozen: frozenset[str]) -> Params:
-    """The parameters with None at the base."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: None if leaf_path(path) in frozen else leaf, params)
-
-
-def only(params: Params, frozen: frozenset[str]) -> Params:
-    """The base, with None elsewhere."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf if leaf_path(path) in frozen else None, params)
-
-
 def joined(params: Params, base: Params) -> Params:
-    """Parameters with the base in the places that it has; the parameters may have leaves more, a task's own head."""
+    """`merge` of parameters that may have leaves more than the base has places: a task's own head."""
     if not isinstance(base, dict):
         return params if base is None else base
     return {**params, **{name: joined(params[name], part) for name, part in base.items()}}
 
 
-def taking_frozen(functions: Functions, frozen: frozenset[str]) -> Functions:
+def taking_frozen(functions: Functions) -> Functions:
     """The functions of an application, of parameters without the base, which they take as ``frozen=``."""
 
     def whole(fn: Callable[..., Any] | None) -> Any:
@@ -99,9 +83,9 @@ def taking_frozen(functions: Functions, frozen: frozenset[str]) -> Functions:
     def start(fn: Callable[..., Any] | None) -> Any:
         if fn is None:
             return None
-        return lambda params, *args, frozen=None: without(fn(joined(params, frozen), *args), paths)
+        return lambda params, *args, frozen=None: split(fn(joined(params, frozen), *args), unfrozen)[0]
 
-    paths = frozen
+    unfrozen = Adapting(None, functions.frozen)
     return functions._replace(
         loss_fn=whole(functions.loss_fn),
         output_fn=whole(functions.output_fn),
@@ -124,10 +108,8 @@ def leaving_out(learner: MetaLearner, frozen: frozenset[str]) -> MetaLearner:
     def grad(
         meta_params: MetaParams, episodes: Episode, rng: Key, **keywords: Any
     ) -> tuple[MetaParams, dict[str, Any]]:
-        params = meta_params["params"]
-        trained = {**meta_params, "params": without(params, frozen)}
-        grads, metrics = learner.grad(trained, episodes, rng, frozen=only(params, frozen), **keywords)
-        zeros = jax.tree.map(jnp.zeros_like, only(params, frozen))
-        return {**grads, "params": joined(grads["params"], zeros)}, metrics
+        trained, base = split(meta_params["params"], Adapting(None, frozen))
+        grads, metrics = learner.grad({**meta_params, "params": trained}, episodes, rng, frozen=base, **keywords)
+        return {**grads, "params": merge(grads["params"], jax.tree.map(jnp.zeros_like, base))}, metrics
 
     return learner._replace(grad=grad)

@@ -57,10 +57,9 @@ def rate_of_each_layer(path: str, leaf: jax.Array) -> tuple[int, ...]:
 
 def _adapting(functions: Functions, config: Config) -> Selector:
     """The leaves that adapt: none that are frozen; None where a learner chooses itself."""
-    frozen = frozen_paths(functions, config.outer.params)
-    if not frozen or (config.inner.params is None and config.learner.name in CHOOSE_THEMSELVES):
+    if not functions.frozen or (config.inner.params is None and config.learner.name in CHOOSE_THEMSELVES):
         return config.inner.params
-    return Adapting(config.inner.params, frozen)
+    return Adapting(config.inner.params, functions.frozen)
 
 
 def _loop(functions: Functions, config: Config, steps: int) -> LearnerOptions:
@@ -224,7 +223,7 @@ def build_learner(functions: Functions, config: Config, *, training: bool, name:
     """
     steps = config.inner.steps if training else evaluation_steps(config)
     build = LEARNERS[config.learner.name if name is None else name]
-    frozen = frozen_paths(functions, config.outer.params)
-    if not (training and frozen):
+    functions = functions._replace(frozen=frozen_paths(functions, config.outer.params))
+    if not (training and functions.frozen):
         return build(functions, config, steps)
-    return leaving_out(build(taking_frozen(functions, frozen), config, steps), frozen)
+    return leaving_out(build(taking_frozen(functions), config, steps), functions.frozen)

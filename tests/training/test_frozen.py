@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import fewshot_jax as fsj
-from fewshot_jax.algorithms.partition import leaf_path
+from fewshot_jax.algorithms.partition import leaf_path, split
 from fewshot_jax.applications.table import build_application
 from fewshot_jax.errors import UserError
 from fewshot_jax.parallel.mesh import batch_shards, make_mesh, place, shard_tasks
 from fewshot_jax.parallel.rules import shardings
 from fewshot_jax.training.collectives import collectives
-from fewshot_jax.training.frozen import frozen_paths, joined, only, trained_leaves, without
+from fewshot_jax.training.frozen import Adapting, frozen_paths, joined, trained_leaves
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.training.state import initial_state, outer_optimizer
@@ -46,7 +46,7 @@ def problem(name="maml", **sections):
 def test_parts_of_a_tree_are_put_together_again():
     params = {"body": {"a": jnp.ones(2), "b": jnp.zeros(3)}, "head": {"c": jnp.ones(1)}}
     frozen = frozenset({"body/a"})
-    rest, base = without(params, frozen), only(params, frozen)
+    rest, base = split(params, Adapting(None, frozen))
     assert rest["body"]["a"] is None and base["body"]["b"] is None and base["head"]["c"] is None
     assert jax.tree.structure(joined(rest, base)) == jax.tree.structure(params)
     assert joined({**rest, "own": 1}, base)["own"] == 1
