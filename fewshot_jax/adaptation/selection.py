@@ -219,8 +219,8 @@ def select(start: Start, data: TextSplit, *, folds: int = 5, repeats: int = 1, t
     trained = [*(train for train, _ in divisions), np.arange(len(label))]
     inner = [fold for train in trained for fold in stratified(label[train], most=INNER_FOLDS, seed=1)]
     held_out = max(len(test) for _, test in [*divisions, *inner])
-    fewer = max((len(train) for train, _ in inner), default=0) if len(label) > MANY else 0
-    adaptations = Adaptations(start, data, support=len(label), query=held_out, fewer=fewer or None)
+    fewer = max(len(train) for train, _ in inner) if inner and len(label) > MANY else None
+    adaptations = Adaptations(start, data, support=len(label), query=held_out, fewer=fewer)
     found: dict[str, list[np.ndarray]] = {name: [] for name in (ADAPTED, SIMPLE)}
     predicted: dict[str, list[np.ndarray]] = {name: [] for name in (ADAPTED, SIMPLE, MAJORITY)}
     began = time.monotonic()

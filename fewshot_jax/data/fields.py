@@ -4,6 +4,7 @@
 """
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -53,13 +54,24 @@ def string(place: str, field: str, value: object, unit: str = "line") -> str:
         )
     if not (value := value.strip()):
         raise UserError(f"{place}: '{field}' is empty. Fill it in or remove the {unit}.")
-    # JSON can escape half a surrogate pair, which no tokenizer takes.
-    if _SURROGATE.search(value):
+    check_characters(place, field, value)
+    return value
+
+
+def check_characters(place: str, field: str, value: object) -> None:
+    """Raise if a field holds half of a surrogate pair, which JSON can escape, and no tokenizer or file takes.
+
+    Args:
+        place: where the record stands.
+        field: the name of the field, looked at as well.
+        value: a string, or whatever JSON can hold.
+    """
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if _SURROGATE.search(text) or _SURROGATE.search(field):
         raise UserError(
-            f"{place}: '{field}' holds half of a surrogate pair (\\ud800 to "
+            f"{place}: '{field.encode(errors='backslashreplace').decode()}' holds half of a surrogate pair (\\ud800 to "
             "\\udfff). Write the character itself, or remove it."
         )
-    return value
 
 
 def name(place: str, field: str, value: object, unit: str = "line") -> str:

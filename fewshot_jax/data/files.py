@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
-from fewshot_jax.data.fields import check_fields, kind, listed, name, string
+from fewshot_jax.data.fields import check_characters, check_fields, kind, listed, name, string
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
 
@@ -251,8 +251,9 @@ def jsonl_rows(
             continue
         try:
             row = _json_object(f"{path}, line {line}", text.rstrip(), example)
-            if "\\ud" in text.lower():  # the escape of a surrogate: half of a pair cannot be written again
-                _check_writable(f"{path}, line {line}", row)
+            if "\\ud" in text.lower():  # the escape of a surrogate: what is read may be written again
+                for field, value in row.items():
+                    check_characters(f"{path}, line {line}", field, value)
             check_fields(f"{path}, line {line}", "field", row, fields)
         except UserError as error:
             note(problems, error)
@@ -274,17 +275,6 @@ def _json_object(place: str, text: str, example: str) -> dict[str, Any]:
             f"{place}: {kind(row)} where an object is needed. Write one object per line, such as {example}."
         )
     return row
-
-
-def _check_writable(place: str, row: dict[str, Any]) -> None:
-    for field, value in row.items():
-        try:
-            json.dumps({field: value}, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError:
-            raise UserError(
-                f"{place}: '{field.encode('ascii', 'backslashreplace').decode()}' holds half of a surrogate pair "
-                "(\\ud800 to \\udfff). Write the character itself, or remove it."
-            ) from None
 
 
 def _delimited_rows(
