@@ -13,12 +13,14 @@ The rule for the derivative of ``G`` (`inner_gradient`):
   outer gradient needs v' d2L/dtheta2 and v' d2L/(dtheta deta). Second
   derivatives commute, so both are one forward derivative, along v, of the map
   from theta to (dL/dtheta, dL/deta). Nothing but theta and eta is stored.
-  Exact as well; but the result has no forward mode of its own (``jax.jvp``), and L must be
-  differentiated truly: with a ``jax.custom_vjp`` in it that is not the derivative (gradient
-  reversal, a straight-through estimator) ``g`` is no gradient of anything, its Jacobian is not
-  symmetric, and "reverse" is the rule to take.
+  Exact as well; but the result has no forward mode of its own (``jax.jvp``).
 * ``"first_order"``: ``g`` is held constant, so the second derivatives vanish.
-* ``"auto"``: ``"mixed"``.
+* ``"auto"``: ``"mixed"``, or ``"reverse"`` where L contains a custom derivative rule.
+
+Mixed mode needs the true derivative of L. A user's ``jax.custom_vjp`` or ``jax.custom_jvp`` may be another
+function (gradient reversal, a straight-through estimator): then ``g`` is no gradient of anything and its Jacobian
+is not symmetric. L is searched for such rules (`custom_rules`) each time it is traced; an explicit ``"mixed"`` refuses
+them. Straight-through by ``jax.lax.stop_gradient`` needs no rule and is exact in every mode.
 
 What is kept of a step until its backward pass (`scan_steps`), the rest being
 computed again; ``None`` picks what suits the rule:
@@ -55,6 +57,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
+from fewshot_jax.algorithms.custom_rules import custom_rules, refuse_custom_rules
 from fewshot_jax.algorithms.partition import merge
 from fewshot_jax.block_policy import BlockPolicy
 from fewshot_jax.types import Aux, Params, PyTree
@@ -89,31 +92,33 @@ def _as_arrays(cotangents: PyTree) -> PyTree:
     return jax.tree.map(make, cotangents)
 
 
-def one_for_each_task(outputs: PyTree, operands: PyTree) -> PyTree:
-    """Make outputs depend on the integers and keys among the operands, in name only.
+def one_for_each_task(outputs: PyTree, inputs: PyTree) -> PyTree:
+    """Add a no-op dependency on the inputs, so that ``vmap`` gives every output a task axis.
 
     Under a ``vmap`` over tasks, an output that no task's data enters (the gradient of a penalty, say) is
     one array for all tasks. Its cotangent is then the sum over the tasks, and a backward rule whose
-    results are mapped would count it once for each: a wrong number in jax 0.10, an error in 0.12.
-    A task's key is mapped, so with it every output is. XLA removes the selection between equals.
+    results are mapped would count it once for each task: a wrong number in jax 0.10, an error in 0.12.
+    Every input may be the one that is mapped, so all of them count. XLA removes the selection between equals.
     """
-    mapped = [
-        jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-        for leaf in map(jnp.asarray, jax.tree.leaves(operands))
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.size
-    ]
-    bits = [jnp.ravel(leaf)[0] != 0 for leaf in mapped]
+    leaves = [jnp.asarray(jax.lax.stop_gradient(leaf)) for leaf in jax.tree.leaves(inputs)]
+    bits = [_first(leaf) != 0 for leaf in leaves if leaf.size]
     if not bits:
         return outputs
     either = functools.reduce(jnp.logical_or, bits)
     return jax.tree.map(lambda leaf: jnp.where(either, leaf, leaf), outputs)
 
 
+def _first(leaf: jax.Array) -> jax.Array:
+    """One number of an array: no reshape, which would gather an array that is divided over devices."""
+    one = leaf[(0,) * leaf.ndim]
+    return jax.random.key_data(one).ravel()[0] if jnp.issubdtype(one.dtype, jax.dtypes.prng_key) else one
+
+
 def _mixed(objective: Objective) -> ObjectiveGradient:
     reverse = _reverse(objective)
 
     def plain(params: Params, operands: PyTree) -> tuple[tuple[jax.Array, Aux], Params]:
-        return one_for_each_task(reverse(params, operands), operands)
+        return one_for_each_task(reverse(params, operands), (params, operands))
 
     value_and_grad = jax.custom_vjp(plain)
 
@@ -149,14 +154,37 @@ def _mixed(objective: Objective) -> ObjectiveGradient:
     return value_and_grad
 
 
+def _only_true_derivatives(objective: Objective) -> ObjectiveGradient:
+    """`_mixed`, which refuses an objective with a custom derivative rule."""
+    mixed = _mixed(objective)
+
+    def value_and_grad(params: Params, operands: PyTree) -> tuple[tuple[jax.Array, Aux], Params]:
+        reason = "gradient='mixed' is exact only where every rule is the true derivative"
+        remedy = "Use gradient='reverse', or 'auto', which takes 'reverse' for such a loss"
+        refuse_custom_rules(reason, remedy, objective, params, operands)
+        return mixed(params, operands)
+
+    return value_and_grad
+
+
+def _auto(objective: Objective) -> ObjectiveGradient:
+    mixed, reverse = _mixed(objective), _reverse(objective)
+
+    def value_and_grad(params: Params, operands: PyTree) -> tuple[tuple[jax.Array, Aux], Params]:
+        rule = reverse if custom_rules(objective, params, operands) else mixed
+        return rule(params, operands)
+
+    return value_and_grad
+
+
 def _differentiated(leaf: Any) -> bool:
     return leaf.perturbed and jnp.issubdtype(leaf.value.dtype, jnp.inexact)
 
 
 # The rule, and what is kept of steps and of blocks where nobody says.
 _RULES: dict[str, tuple[Callable[[Objective], ObjectiveGradient], Keep, BlockPolicy]] = {
-    "auto": (_mixed, "gradients", "matmul"),
-    "mixed": (_mixed, "gradients", "matmul"),
+    "auto": (_auto, "gradients", "matmul"),
+    "mixed": (_only_true_derivatives, "gradients", "matmul"),
     "reverse": (_reverse, "all", "all"),
     "first_order": (_first_order, "all", "all"),
 }
@@ -178,7 +206,8 @@ def inner_gradient(objective: Objective, gradient: Gradient) -> ObjectiveGradien
         gradient: how ``grads`` is differentiated by the outer gradient.
 
     Returns:
-        A function with the value of the objective and its gradient in ``params``.
+        A function with the value of the objective and its gradient in ``params``. With "mixed" it raises a
+        `CustomRuleError` if the objective contains a custom derivative rule.
 
     Raises:
         ValueError: the rule does not exist.

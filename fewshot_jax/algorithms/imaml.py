@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fewshot_jax.algorithms.custom_rules import refuse_custom_rules
 from fewshot_jax.algorithms.differentiation import one_for_each_task
 from fewshot_jax.algorithms.gradient_based import Adapted, InnerLoopOptions, adaptation, after_last_step, decide
 from fewshot_jax.algorithms.inner_loop import support_key
@@ -39,11 +40,11 @@ def _implicit(
     @jax.custom_vjp
     def attach(minimum: Params, residual: Params, operands: PyTree) -> Params:
         del residual
-        return one_for_each_task(minimum, operands)
+        return one_for_each_task(minimum, (minimum, operands))
 
     def forward(minimum: Params, residual: Params, operands: PyTree) -> tuple[Params, tuple[Params, PyTree]]:
         del residual
-        return one_for_each_task(minimum, operands), (minimum, operands)
+        return one_for_each_task(minimum, (minimum, operands)), (minimum, operands)
 
     def backward(saved: tuple[Params, PyTree], cotangent: Params) -> tuple[None, Params, None]:
         minimum, operands = saved
@@ -97,8 +98,8 @@ def imaml(
         ``task_init_fn``, get their implicit derivative as well.
 
     Raises:
-        ValueError: ``proximal`` or ``cg_steps`` is not positive, or rates are to be learned, of
-            which the minimum does not depend.
+        ValueError: ``proximal`` or ``cg_steps`` is not positive, or rates are to be learned, on
+            which the minimum does not depend. At a call, a `CustomRuleError`: the loss has a custom derivative rule.
 
     References:
         Rajeswaran, Finn, Kakade, Levine. Meta-Learning with Implicit Gradients.
@@ -135,6 +136,12 @@ def imaml(
     ) -> tuple[jax.Array, Aux]:
         constant = jax.lax.stop_gradient(meta_params)
         adapted = jax.lax.stop_gradient(minimise(constant, episode.support, rng, frozen=frozen, **overrides))
+        refuse_custom_rules(
+            "the implicit derivative needs the Hessian of the true loss",
+            "Use maml with gradient='reverse'",
+            parts.task_loss,
+            *(adapted.params, episode.support, support_key(rng), frozen),
+        )
         start, rest = parts.start(meta_params, episode.support, rng, frozen)
         operands = (start, ((rest, frozen), episode.support, support_key(rng)))
         inner = attach(adapted.inner, stationarity(adapted.inner, operands), operands)

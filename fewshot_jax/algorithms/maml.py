@@ -40,8 +40,8 @@ def maml(
             ``optax.inject_hyperparams``, as the default is, allows ``inner_rate=`` at each call.
             Or `learned_rates`: rates that are meta-learned.
         inner_steps: steps taken, unless ``inner_steps=`` at a call says otherwise.
-        gradient: how the inner gradient is differentiated, see `differentiation`;
-            "reverse" for a ``loss_fn`` whose backward pass is not its derivative.
+        gradient: how the inner gradient is differentiated, see `differentiation`. "auto" is "mixed", or
+            "reverse" for a ``loss_fn`` with a custom derivative rule.
         keep: what of each step is kept for its backward pass, see `differentiation`;
             None for what suits ``gradient``.
         keep_blocks: what transformer blocks keep, see `block_policy`; None likewise.
@@ -66,7 +66,8 @@ def maml(
         the one that the learner was built with; a Python int may exceed it.
 
     Raises:
-        ValueError: a hyperparameter is out of range, or ``aux`` uses a reserved name.
+        ValueError: a hyperparameter is out of range, or ``aux`` uses a reserved name. At a call, a `CustomRuleError`
+            if ``gradient`` is "mixed" and ``loss_fn`` has a custom derivative rule.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
+from fewshot_jax.algorithms.custom_rules import CustomRuleError
 from fewshot_jax.algorithms.differentiation import Gradient, Keep
 from fewshot_jax.algorithms.meta_batch import check_task_axis
 from fewshot_jax.applications.application import Application
@@ -150,6 +151,7 @@ def plan(
 
     For each strategy the largest number of tasks that fits is vmapped at once, and
     on a CPU one task at a time is tried as well, which transformers like better there.
+    For a loss with a custom derivative rule, "reverse" replaces "mixed", which is not exact there.
 
     Args:
         build: ``(gradient=, keep=, keep_blocks=, task_chunk=) -> MetaLearner``, such as
@@ -188,6 +190,10 @@ def plan(
         learner = build(**strategy._asdict())
         try:
             compiled = jax.jit(learner.grad).lower(meta_params, episodes, rng, **keywords).compile()
+        except CustomRuleError:
+            if strategy.gradient != "mixed":
+                raise
+            return examine(strategy._replace(gradient="reverse"))
         except jax.errors.JaxRuntimeError as error:
             return _out_of_memory(Candidate(strategy, 0, None, None, False, ""), error, report)
         candidate = _counted(strategy, compiled, budget)

@@ -18,6 +18,8 @@ from jax.flatten_util import ravel_pytree
 
 import fewshot_jax as fsj
 from fewshot_jax import block_policy
+from fewshot_jax.algorithms import differentiation
+from fewshot_jax.algorithms.custom_rules import custom_rules
 from fewshot_jax.algorithms.differentiation import Keep, inner_gradient, scan_steps
 from fewshot_jax.block_policy import blocks_keep
 from fewshot_jax.models.decoder import CausalEncoder, Decoder
@@ -291,27 +293,57 @@ def test_an_objective_of_the_support_losses_has_its_exact_gradient(float64):
     assert distance(outer("mixed"), outer("reverse")) <= 1e-12
 
 
-def test_a_backward_pass_that_is_no_derivative_needs_the_reverse_rule(float64):
-    """Gradient reversal: what is documented of the mixed rule, which relies on a symmetric Jacobian."""
+@jax.custom_vjp
+def reversal(x):
+    """The identity, whose backward pass turns the gradient round."""
+    return x
 
-    @jax.custom_vjp
-    def reversal(x):
-        return x
 
-    reversal.defvjp(lambda x: (x, None), lambda _, bar: (-bar,))
+reversal.defvjp(lambda x: (x, None), lambda _, bar: (-bar,))
+
+
+@jax.custom_jvp
+def straight_through(x):
+    """Rounding, whose derivative is called one."""
+    return jnp.round(x)
+
+
+straight_through.defjvp(lambda primals, tangents: (jnp.round(primals[0]), tangents[0]))
+
+
+def loss_with(function):
+    """A loss that calls a function on its logits."""
 
     def loss_fn(params, batch, rng):
-        logits = jnp.tanh(batch["x"] @ params["w"]) @ params["v"] + reversal(batch["x"] @ params["w"])
+        logits = jnp.tanh(batch["x"] @ params["w"]) @ params["v"] + function(4 * batch["x"] @ params["w"])
         return cross_entropy(logits, batch["label"]), {}
 
+    return loss_fn
+
+
+def problem_of_two_layers():
     rng = np.random.default_rng(0)
-    meta_params = {"params": {"w": jnp.asarray(rng.normal(size=(4, 3))), "v": jnp.asarray(rng.normal(size=(3, 3)))}}
-    _, episodes = problem("mlp", jnp.float64)
+    params = {"w": jnp.asarray(rng.normal(size=(4, 3))), "v": jnp.asarray(rng.normal(size=(3, 3)))}
+    return {"params": params}, problem("mlp", jnp.float64)[1]
+
+
+ONE_STEP = {"inner_optimizer": OPTIMIZERS["sgd"], "inner_steps": 1}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [reversal, straight_through, jax.jit(reversal), jax.checkpoint(reversal), lambda x: optax.scale_gradient(x, -1.0)],
+    ids=["custom_vjp", "custom_jvp", "jit", "checkpoint", "optax.scale_gradient"],
+)
+def test_auto_is_exact_for_a_rule_that_is_no_derivative(float64, function):
+    """The oracle is one step written out, with plain jax.grad through it."""
+    loss_fn = loss_with(function)
+    meta_params, episodes = problem_of_two_layers()
     step = lambda params, support: jax.tree.map(  # noqa: E731
         lambda p, g: p - 0.1 * g, params, jax.grad(lambda p: loss_fn(p, support, None)[0])(params)
     )
 
-    def by_hand(params):  # one step written out, plain jax.grad through it
+    def by_hand(params):
         losses = [
             loss_fn(step(params, jax.tree.map(lambda x, t=t: x[t], episodes.support)), query, None)[0]
             for t, query in enumerate(jax.tree.map(lambda x, t=t: x[t], episodes.query) for t in range(TASKS))
@@ -319,9 +351,70 @@ def test_a_backward_pass_that_is_no_derivative_needs_the_reverse_rule(float64):
         return sum(losses) / TASKS
 
     expected = ravel_pytree({"params": jax.grad(by_hand)(meta_params["params"])})[0]
-    common = {"inner_optimizer": OPTIMIZERS["sgd"], "inner_steps": 1}
-    assert distance(meta_gradient(loss_fn, meta_params, episodes, gradient="reverse", **common)[0], expected) < 1e-12
-    assert distance(meta_gradient(loss_fn, meta_params, episodes, gradient="mixed", **common)[0], expected) > 0.01
+    for gradient in ("auto", "reverse"):
+        found = meta_gradient(loss_fn, meta_params, episodes, gradient=gradient, **ONE_STEP)[0]
+        assert distance(found, expected) < 1e-12
+
+
+def test_an_explicit_mixed_refuses_a_rule_that_may_be_no_derivative(float64):
+    meta_params, episodes = problem_of_two_layers()
+    with pytest.raises(ValueError, match=r"calls reversal at .*py:\d+, which.*'reverse', or 'auto'"):
+        meta_gradient(loss_with(reversal), meta_params, episodes, gradient="mixed", **ONE_STEP)
+
+
+def test_mixed_is_far_off_for_the_rule_that_it_refuses(float64, monkeypatch):
+    """Why it refuses: the mixed rule relies on a symmetric Jacobian."""
+    monkeypatch.setattr(differentiation, "refuse_custom_rules", lambda *args: None)
+    meta_params, episodes = problem_of_two_layers()
+    mixed, reverse = (
+        meta_gradient(loss_with(reversal), meta_params, episodes, gradient=gradient, **ONE_STEP)[0]
+        for gradient in ("mixed", "reverse")
+    )
+    assert distance(mixed, reverse) > 0.01
+
+
+def test_imaml_refuses_a_rule_that_may_be_no_derivative(float64):
+    meta_params, episodes = problem_of_two_layers()
+    learner = fsj.imaml(loss_with(straight_through), **ONE_STEP)
+    with pytest.raises(ValueError, match=r"straight_through at .*the true loss. Use maml with gradient='reverse'"):
+        learner.grad(meta_params, episodes, jax.random.key(0))
+
+
+def stable_functions(x):
+    """Functions of jax and optax whose own rules are true derivatives."""
+    total = jax.nn.relu(x) + jax.nn.relu6(x) + jnp.logaddexp(x, 1.0) + jax.scipy.special.xlogy(jnp.abs(x), 2.0)
+    return total + jnp.sinc(x) + jax.nn.logsumexp(x) + optax.projections.projection_simplex(x) + jax.nn.gelu(x)
+
+
+def user_gradient(x):
+    return jax.custom_gradient(lambda x: (jnp.round(x), lambda bar: (bar,)))(x)
+
+
+def in_a_loop(x):
+    return jax.lax.scan(lambda carry, _: (reversal(carry), None), x, None, length=2)[0]
+
+
+def in_a_branch(x):
+    return jax.lax.cond(x[0] > 0, reversal, straight_through, x)
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (stable_functions, []),
+        (reversal, ["reversal"]),
+        (in_a_loop, ["reversal"]),
+        (in_a_branch, ["reversal", "straight_through"]),
+        (jax.vmap(reversal), ["reversal"]),
+        (lambda x: x + jax.lax.stop_gradient(jnp.round(x) - x), []),
+    ],
+)
+def test_custom_rules_finds_those_of_users_and_not_those_of_jax(function, names):
+    assert [found.split(" at ")[0] for found in custom_rules(function, jnp.ones(3))] == names
+
+
+def test_custom_rules_finds_a_custom_gradient_though_its_rule_stands_in_a_file_of_jax():
+    assert len(custom_rules(user_gradient, jnp.ones(3))) == 1
 
 
 def test_parameters_in_bfloat16_under_a_loss_in_float32():

@@ -51,6 +51,22 @@ def test_a_plan_fits_its_budget_and_gives_the_same_meta_gradient():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7), first, second)
 
 
+def test_a_plan_for_a_loss_with_a_custom_rule_has_no_mixed_mode_and_still_fits_less_memory():
+    @jax.custom_vjp
+    def rounded(x):
+        return jnp.round(x)
+
+    rounded.defvjp(lambda x: (jnp.round(x), None), lambda _, bar: (bar,))
+    meta_params, episodes = problem()
+    build = functools.partial(BUILD.func, lambda *args: loss_fn(args[0], {"x": rounded(args[1]["x"])}, args[2]))
+    build = functools.partial(build, **BUILD.keywords)
+    plenty = fsj.plan(build, meta_params, episodes, order="operations")
+    assert {one.strategy.gradient for one in plenty.candidates} == {"reverse"}
+    assert len({one.strategy for one in plenty.candidates}) == len(plenty.candidates)
+    largest = max(one.memory for one in plenty.candidates)
+    assert min(one.memory for one in plenty.candidates) < largest / 2
+
+
 def test_a_timed_plan_takes_the_fastest_of_those_that_ran():
     meta_params, episodes = problem()
     said = []
