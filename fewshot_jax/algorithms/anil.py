@@ -3,11 +3,12 @@
 import re
 from typing import Unpack
 
-from fewshot_jax.algorithms.gradient_based import LearnerOptions, decide
 from fewshot_jax.algorithms.maml import maml
+from fewshot_jax.algorithms.options import LearnerOptions, decide, none_is_default
 from fewshot_jax.types import LossFn, MetaLearner
 
 
+@none_is_default
 def anil(loss_fn: LossFn, *, head: str = r"\bhead\b", **options: Unpack[LearnerOptions]) -> MetaLearner:
     r"""ANIL, "almost no inner loop": `maml` whose inner loop adapts the head alone.
 
@@ -30,6 +31,7 @@ def anil(loss_fn: LossFn, *, head: str = r"\bhead\b", **options: Unpack[LearnerO
     return maml(loss_fn, **options)
 
 
+@none_is_default
 def boil(loss_fn: LossFn, *, head: str = r"\bhead\b", **options: Unpack[LearnerOptions]) -> MetaLearner:
     r"""BOIL, "body only update in inner loop": `maml` whose inner loop adapts all but the head.
 

@@ -3,11 +3,12 @@
 import re
 from typing import Any, Unpack
 
-from fewshot_jax.algorithms.gradient_based import LearnerOptions
 from fewshot_jax.algorithms.maml import maml
+from fewshot_jax.algorithms.options import LearnerOptions, none_is_default
 from fewshot_jax.types import Batch, Key, LossFn, MetaLearner, Params, PyTree
 
 
+@none_is_default
 def cavia(loss_fn: LossFn, *, context: PyTree, name: str = "context", **options: Unpack[LearnerOptions]) -> MetaLearner:
     """CAVIA, fast context adaptation: `maml` whose inner loop adapts an additional input alone.
 

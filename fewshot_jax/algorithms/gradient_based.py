@@ -6,7 +6,7 @@ what its paper added.
 
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, TypedDict
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import optax
 from fewshot_jax.algorithms.differentiation import Gradient, Keep, ObjectiveGradient, inner_gradient, resolve_keep
 from fewshot_jax.algorithms.inner_loop import InnerLoopResult, inner_loop, query_key, start_key
 from fewshot_jax.algorithms.learned_rates import LearnedRates
+from fewshot_jax.algorithms.options import InnerOptimizer
 from fewshot_jax.algorithms.partition import (
     Selector,
     check_floating,
@@ -31,44 +32,9 @@ from fewshot_jax.types import Aux, Batch, BatchFn, InitFn, Key, LossFn, MetaPara
 _RESERVED = frozenset({"loss", "task_loss", "support_loss"})
 RATES = "inner_rates"  # the extra of a learner whose inner rates are learned
 
-InnerOptimizer: TypeAlias = optax.GradientTransformation | LearnedRates
 # Wraps a task's inner optimizer, given the parameters that its inner loop starts from.
 OptimizerFn: TypeAlias = Callable[[optax.GradientTransformation, Params], optax.GradientTransformation]
 EachStep: TypeAlias = Callable[[Params], PyTree]
-
-
-class InnerLoopOptions(TypedDict, total=False):
-    """Keywords of every learner with an inner loop; `maml` says what they mean."""
-
-    inner_optimizer: InnerOptimizer | None
-    inner_steps: int
-    gradient: Gradient
-    keep: Keep | None
-    keep_blocks: BlockPolicy | None
-    share_first_step: bool
-    inner_params: Selector
-    task_init_fn: BatchFn | None
-    output_fn: BatchFn | None
-    inner_batch_size: int | None
-
-
-class LearnerOptions(InnerLoopOptions, total=False):
-    """The same, and how many tasks are vmapped at once."""
-
-    task_chunk: int | None
-
-
-def decide(options: InnerLoopOptions, learner: str, **values: Any) -> None:
-    """Set the options that a learner itself decides.
-
-    Raises:
-        ValueError: the caller gave another value, which no default is.
-    """
-    for name, value in values.items():
-        given = options.get(name)
-        if given is not None and given != "auto" and given is not value and given != value:
-            raise ValueError(f"{name}: {learner} decides it itself; leave it out, or take maml")
-        options[name] = value  # type: ignore[literal-required]
 
 
 class Adapted(NamedTuple):

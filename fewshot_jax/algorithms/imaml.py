@@ -9,10 +9,11 @@ import optax
 
 from fewshot_jax.algorithms.custom_rules import refuse_custom_rules
 from fewshot_jax.algorithms.differentiation import one_for_each_task
-from fewshot_jax.algorithms.gradient_based import Adapted, InnerLoopOptions, adaptation, after_last_step, decide
+from fewshot_jax.algorithms.gradient_based import Adapted, adaptation, after_last_step
 from fewshot_jax.algorithms.inner_loop import support_key
 from fewshot_jax.algorithms.learned_rates import LearnedRates
 from fewshot_jax.algorithms.meta_batch import mean_gradient
+from fewshot_jax.algorithms.options import InnerLoopOptions, decide, none_is_default
 from fewshot_jax.types import Aux, Batch, Episode, Key, LossFn, MetaLearner, MetaParams, Params, PyTree
 
 
@@ -69,6 +70,7 @@ def _implicit(
     return attach
 
 
+@none_is_default
 def imaml(
     loss_fn: LossFn,
     *,

@@ -5,13 +5,15 @@ from typing import Any, Unpack
 import jax
 
 from fewshot_jax.algorithms.differentiation import Gradient, Keep
-from fewshot_jax.algorithms.gradient_based import InnerOptimizer, LearnerOptions, adaptation, after_last_step, decide
+from fewshot_jax.algorithms.gradient_based import adaptation, after_last_step
 from fewshot_jax.algorithms.meta_batch import mean_gradient
+from fewshot_jax.algorithms.options import InnerOptimizer, LearnerOptions, decide, none_is_default
 from fewshot_jax.algorithms.partition import Selector
 from fewshot_jax.block_policy import BlockPolicy
 from fewshot_jax.types import Aux, Batch, BatchFn, Episode, Key, LossFn, MetaLearner, MetaParams, PyTree
 
 
+@none_is_default
 def maml(
     loss_fn: LossFn,
     *,
@@ -112,6 +114,7 @@ def maml(
     return MetaLearner(parts.init, adapt, parts.predict, loss, mean_gradient(loss, task_chunk=task_chunk))
 
 
+@none_is_default
 def fomaml(loss_fn: LossFn, **options: Unpack[LearnerOptions]) -> MetaLearner:
     """First-order MAML: `maml` with the inner gradient held constant.
 

@@ -16,11 +16,12 @@ from typing import Any, Unpack
 import jax
 import jax.numpy as jnp
 
-from fewshot_jax.algorithms.gradient_based import Adaptation, InnerLoopOptions, adaptation, after_last_step
+from fewshot_jax.algorithms.gradient_based import Adaptation, adaptation, after_last_step
 from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.algorithms.learned_rates import learned_rates
 from fewshot_jax.algorithms.maml import maml
 from fewshot_jax.algorithms.meta_batch import mean_gradient, weighted_sum
+from fewshot_jax.algorithms.options import InnerLoopOptions, none_is_default
 from fewshot_jax.types import Aux, Episode, GradFn, Key, LossFn, MetaLearner, MetaParams, Params, PyTree
 
 
@@ -44,6 +45,7 @@ def multi_step_weights(progress: float | jax.Array, steps: int, taken: int | jax
     return jnp.where(index < last, early, jnp.where(index == last, 1 - last * early, 0))
 
 
+@none_is_default
 def maml_plus_plus(
     loss_fn: LossFn,
     *,

@@ -2,12 +2,13 @@
 
 from typing import Unpack
 
-from fewshot_jax.algorithms.gradient_based import LearnerOptions, decide
 from fewshot_jax.algorithms.learned_rates import learned_rates
 from fewshot_jax.algorithms.maml import maml
+from fewshot_jax.algorithms.options import LearnerOptions, decide, none_is_default
 from fewshot_jax.types import LossFn, MetaLearner
 
 
+@none_is_default
 def meta_sgd(loss_fn: LossFn, *, inner_rate: float = 0.01, **options: Unpack[LearnerOptions]) -> MetaLearner:
     """Meta-SGD: `maml` with SGD whose rates, one for each parameter, are meta-learned.
 

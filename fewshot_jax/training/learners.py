@@ -7,7 +7,6 @@ import optax
 
 from fewshot_jax.algorithms.anil import anil, boil
 from fewshot_jax.algorithms.cavia import cavia
-from fewshot_jax.algorithms.gradient_based import LearnerOptions
 from fewshot_jax.algorithms.imaml import imaml
 from fewshot_jax.algorithms.learned_rates import learned_rates
 from fewshot_jax.algorithms.maml import fomaml, maml
@@ -17,6 +16,7 @@ from fewshot_jax.algorithms.meta_sgd import meta_sgd
 from fewshot_jax.algorithms.metaicl import metaicl
 from fewshot_jax.algorithms.metric import protonet
 from fewshot_jax.algorithms.multi_task import multi_task
+from fewshot_jax.algorithms.options import LearnerOptions
 from fewshot_jax.algorithms.partition import Selector
 from fewshot_jax.algorithms.proto_maml import proto_maml
 from fewshot_jax.algorithms.r2d2 import r2d2

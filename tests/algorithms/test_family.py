@@ -1,5 +1,8 @@
 """What every learner has in common, shown for each: symmetries, masks, sums over tasks, the record's contract."""
 
+import functools
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 
 import fewshot_jax as fsj
 from fewshot_jax.algorithms.metric import masked_cross_entropy
+from fewshot_jax.algorithms.options import LearnerOptions
 from fewshot_jax.algorithms.proto_maml import prototype_head
 
 TASKS, WAYS, SHOTS, QUERIES, INPUTS, FEATURES = 3, 3, 2, 4, 5, 4
@@ -57,6 +61,7 @@ LEARNERS = {
     "r2d2": lambda **k: fsj.r2d2(embed_fn, ways=WAYS, **k),
 }
 every_learner = pytest.mark.parametrize("name", LEARNERS)
+WITH_A_LOOP = [name for name in LEARNERS if name not in ("protonet", "matching_network", "r2d2")]
 
 
 def make_params():
@@ -95,6 +100,39 @@ def test_it_is_public_and_returns_the_record(float64, name):
     assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))
     assert metrics["task_loss"].shape == (TASKS,)
     assert {"loss", "accuracy"} <= metrics.keys()
+
+
+REQUIRED = {  # what has no default
+    "cavia": {"context": jnp.zeros(FEATURES)},
+    "proto_maml": {"embed_fn": embed_fn, "ways": WAYS},
+    "metaicl": {"join": lambda support, query: query},
+}
+OF_EMBEDDINGS = ("protonet", "matching_network", "r2d2")
+
+
+def keywords_of(factory):
+    """The names of all keywords of a learner's factory that have a default."""
+    parameters = inspect.signature(factory).parameters.values()
+    named = {one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.default is not one.empty}
+    rest = [one for one in parameters if one.kind is one.VAR_KEYWORD]
+    return named | (set(LearnerOptions.__annotations__ if rest else ()) - REQUIRED.get(factory.__name__, {}).keys())
+
+
+@pytest.mark.parametrize("name", [*LEARNERS, "metaicl", "multi_task"])
+def test_a_keyword_given_as_none_is_one_that_is_not_given(float64, name):
+    factory = getattr(fsj, name)
+    of = embed_fn if name in OF_EMBEDDINGS else loss_fn
+    build = functools.partial(factory, of, **REQUIRED.get(name, {}))
+    params = make_params() if name in (*OF_EMBEDDINGS, "proto_maml") else zero_head(make_params(), None, None)
+
+    def program(learner):
+        meta_params, episodes, rng = learner.init(params, jax.random.key(0)), make_episodes(), jax.random.key(1)
+        both = lambda p: (learner.grad(p, episodes, rng), learner.adapt(p, one(episodes).support, rng))  # noqa: E731
+        return jax.jit(both).lower(meta_params).as_text()
+
+    nothing = dict.fromkeys(keywords_of(factory))
+    assert nothing
+    assert program(build(**nothing)) == program(build())
 
 
 @every_learner
@@ -167,6 +205,62 @@ def test_the_gradient_of_a_meta_batch_is_the_mean_over_its_tasks_in_any_chunks(f
         close(given.grad(meta_params, episodes, jax.random.key(1))[0], mean)
 
 
+def float_loss_fn(params, batch, rng):
+    """A loss of a batch that holds floats alone, with terms that no data enters: on two leaves, and on one alone."""
+    error = output_fn(params, batch, rng) - batch["target"]
+    coupled = jnp.sum((params["body"]["kernel"].sum(0) - params["shift"]) ** 2)
+    return jnp.mean(error**2) + 0.1 * coupled + 0.1 * jnp.sum((params["alone"] - 1) ** 2), {}
+
+
+def float_learner(name, **options):
+    """A learner with an inner loop, rebuilt on `float_loss_fn`."""
+    chosen = {**LOOP, "task_init_fn": lambda params, support, rng: params, "output_fn": None, **options}
+    extra = {"cavia": {"context": jnp.zeros(FEATURES), "inner_params": "context|head"}}.get(name, {})
+    if name == "proto_maml":  # which adds the head itself, from labels
+        return LEARNERS[name]()
+    if name not in ("meta_sgd", "maml_plus_plus"):
+        chosen["inner_optimizer"] = optax.sgd(0.05)
+    return getattr(fsj, name)(float_loss_fn, **chosen, **extra)
+
+
+def float_problem():
+    episodes = make_episodes()
+    rng = np.random.default_rng(3)
+    side = lambda batch: {"x": batch["x"], "target": jnp.asarray(rng.normal(size=(*batch["label"].shape, WAYS)))}  # noqa: E731
+    head = {"kernel": jnp.asarray(rng.normal(size=(FEATURES, WAYS))), "bias": jnp.asarray(rng.normal(size=WAYS))}
+    params = {**make_params(), "head": head, "shift": jnp.asarray(rng.normal(size=FEATURES)), "alone": jnp.zeros(2)}
+    return params, fsj.Episode(*map(side, episodes))
+
+
+def learners_of_float_batches():
+    """Every learner; those with labels keep their batches, the others get floats alone. MAML twice."""
+    for name, build in LEARNERS.items():
+        if name in WITH_A_LOOP and name != "proto_maml":
+            yield pytest.param(lambda name=name: (float_learner(name), *float_problem()), id=name)
+        else:
+            yield pytest.param(lambda build=build: (build(), make_params(), make_episodes()), id=name)
+    shared = lambda: (float_learner("maml", share_first_step=True), *float_problem())  # noqa: E731
+    yield pytest.param(shared, id="maml, first step shared")
+
+
+@pytest.mark.parametrize("problem", list(learners_of_float_batches()))
+def test_vmap_of_loss_has_the_gradient_of_a_loop_over_tasks(float64, problem):
+    """A user's own `vmap`, with one key for all tasks and with one for each: values and meta-gradients."""
+    learner, params, episodes = problem()
+    meta_params = learner.init(params, jax.random.key(0))
+    one_task = jax.jit(jax.value_and_grad(lambda p, episode, key: learner.loss(p, episode, key)[0]))
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def of_vmap(keys, axis):
+        mean = lambda p: jax.vmap(lambda e, k: learner.loss(p, e, k)[0], in_axes=(0, axis))(episodes, keys).mean()  # noqa: E731
+        return jax.value_and_grad(mean)(meta_params)
+
+    for keys, axis in ((jax.random.key(1), None), (jax.random.split(jax.random.key(1), TASKS), 0)):
+        key_of = lambda task, keys=keys, axis=axis: keys if axis is None else keys[task]  # noqa: E731
+        loop = [one_task(meta_params, one(episodes, task), key_of(task)) for task in range(TASKS)]
+        close(of_vmap(keys, axis), jax.tree.map(lambda *leaves: sum(leaves) / TASKS, *loop))
+
+
 @every_learner
 def test_frozen_features_are_features_computed_beforehand(float64, name):
     learner = LEARNERS[name]()
@@ -197,9 +291,6 @@ def test_an_outer_step_changes_no_type_so_that_the_next_is_not_compiled_again(na
     kinds = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), tree)  # noqa: E731
     assert kinds(stepped) == kinds(meta_params)
     assert losses.dtype == jnp.float32
-
-
-WITH_A_LOOP = [name for name in LEARNERS if name not in ("protonet", "matching_network", "r2d2")]
 
 
 @pytest.mark.parametrize("name", WITH_A_LOOP)

@@ -11,6 +11,8 @@ import optax
 import pytest
 
 import fewshot_jax as fsj
+from fewshot_jax.algorithms.partition import leaf_path
+from fewshot_jax.applications.regression import Regression
 from fewshot_jax.applications.text_classification import text_functions
 from fewshot_jax.config import SECOND_ORDER, WITHOUT_A_LOOP, Learner
 from fewshot_jax.config_file import from_dict
@@ -131,28 +133,60 @@ def test_a_learned_rate_stops_at_zero_and_other_parameters_do_not():
     assert meta_params["params"]["w"] < -0.1
 
 
+def regression_of(name, **inner):
+    """A config of sinusoids and its functions."""
+    model = {"width": 8, "layers": 2, "context_width": 3 if name == "cavia" else 0}
+    sections = {"application": "regression", "learner": {"name": name}, "model": model}
+    config = from_dict({**sections, "inner": {"steps": 2, "rate": 0.1, **inner}})
+    return config, Regression.build(config).functions(training=True)
+
+
+def text_of(name, **inner):
+    """A config of texts and its functions; LoRA where it is to adapt."""
+    config = config_of(name, inner={"steps": 2, "rate": 0.1, **inner})
+    if "lora" in (inner.get("params") or ""):
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, lora_rank=2))
+    return config, functions_of(config)
+
+
+TEXTS = {
+    "input_ids": np.arange(36, dtype=np.int32).reshape(3, 12) % 50,
+    "attention_mask": np.ones((3, 12), bool),
+    "label": np.arange(3),
+    "mask": np.ones(3, bool),
+}
+POINTS = {"x": np.linspace(-1, 1, 5)[:, None], "y": np.linspace(2, 5, 5)[:, None] ** 2}
+
+
 @pytest.mark.parametrize(
-    ("inner_params", "expected"),
-    [("head", {"head"}), ("lora_|head", {"lora", "head"}), ("norm|bias|head", {"norm", "bias", "head"})],
+    ("problem", "support", "name", "inner", "expected"),
+    [
+        (regression_of, POINTS, "cavia", {}, {"context"}),
+        (regression_of, POINTS, "cavia", {"params": "context|bias"}, {"context", "bias"}),
+        (regression_of, POINTS, "anil", {}, {"head"}),
+        (regression_of, POINTS, "boil", {}, {"features"}),
+        (regression_of, POINTS, "reptile", {"params": "head"}, {"head"}),
+        (regression_of, POINTS, "meta_sgd", {"params": "head"}, {"head"}),
+        (regression_of, POINTS, "imaml", {"params": "head"}, {"head"}),
+        (regression_of, POINTS, "multi_task", {"params": "head"}, {"head"}),
+        (text_of, TEXTS, "cavia", {}, {"context", "head"}),
+        (text_of, TEXTS, "anil", {}, {"head"}),
+        (text_of, TEXTS, "boil", {}, {"features"}),
+        (text_of, TEXTS, "proto_maml", {"params": "head"}, {"head"}),
+        (text_of, TEXTS, "maml", {"params": "head"}, {"head"}),
+        (text_of, TEXTS, "fomaml", {"params": "lora_|head"}, {"lora", "head"}),
+        (text_of, TEXTS, "maml_plus_plus", {"params": "norm|bias|head"}, {"norm", "bias", "head"}),
+    ],
 )
-def test_what_adapts_is_a_choice(inner_params, expected):
-    config = config_of("maml", inner={"steps": 2, "rate": 0.1, "params": inner_params})
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, lora_rank=2))
-    params = state_of(config).meta_params
-    support = {
-        "input_ids": np.arange(36, dtype=np.int32).reshape(3, 12) % 50,
-        "attention_mask": np.ones((3, 12), bool),
-        "label": np.arange(3),
-        "mask": np.ones(3, bool),
-    }
-    adapted = learner_of(config).adapt(params, support, jax.random.key(0))
-    before = learner_of(config).adapt(params, support, jax.random.key(0), inner_steps=0)
-    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(adapted)]
-    moved = {
-        path
-        for path, a, b in zip(paths, jax.tree.leaves(adapted), jax.tree.leaves(before), strict=True)
-        if np.any(a != b)
-    }
+def test_the_inner_loop_of_a_config_changes_what_it_should_and_no_bit_of_the_rest(
+    problem, support, name, inner, expected
+):
+    config, functions = problem(name, **inner)
+    learner = build_learner(functions, config, training=True)
+    meta_params = initial_state(config, functions).meta_params
+    before, after = (learner.adapt(meta_params, support, jax.random.key(0), inner_steps=steps) for steps in (0, 2))
+    leaves = zip(jax.tree.leaves_with_path(after), jax.tree.leaves(before), strict=True)
+    moved = {leaf_path(path) for (path, a), b in leaves if np.any(np.asarray(a) != np.asarray(b))}
     assert moved
     assert all(any(word in path for word in expected) for path in moved)
     assert {word for word in expected if any(word in path for path in moved)} == expected
