@@ -1,6 +1,7 @@
 """Set up jax for every test: CPU with eight simulated devices, strict broadcasting, a compilation cache."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def free_programs():
     """Forget a module's compiled programs at its end: the whole suite's would take gigabytes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def default_interrupt():
+    """Python's own handler of Ctrl-C, which is absent where the parent ignores SIGINT (``nohup ... &``)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

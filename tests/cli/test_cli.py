@@ -437,7 +437,7 @@ def test_python_dash_m_is_the_same_command():
     assert done.stderr == "error: unknown command 'trian'; did you mean 'train'?\n"
 
 
-def test_an_interruption_inside_the_callback_of_the_garbage_collector_comes_again():
+def test_an_interruption_inside_the_callback_of_the_garbage_collector_comes_again(default_interrupt):
     """Where Python would print it and go on."""
 
     def _xla_gc_callback():

@@ -101,7 +101,7 @@ def twice(number):
     pytest.fail("the second one did nothing")
 
 
-def test_ctrl_c_once_asks_and_twice_ends():
+def test_ctrl_c_once_asks_and_twice_ends(default_interrupt):
     with pytest.raises(KeyboardInterrupt):
         twice(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -120,7 +120,7 @@ def test_the_same_seed_gives_the_same_bits(undisturbed, tmp_path):
     ],
 )
 def test_a_run_that_is_told_to_end_saves_and_goes_on_to_the_same_bits(
-    undisturbed, tmp_path, monkeypatch, number, error, usual
+    undisturbed, default_interrupt, tmp_path, monkeypatch, number, error, usual
 ):
     run = RunDirectory(tmp_path / "run")
     with monkeypatch.context() as patch:
