@@ -28,7 +28,7 @@ class StackShape:
         rotary: rotary positions, of all layers or of those that are not local.
         local_rotary: those of local layers; None for the same.
         window: in local layers a position sees those less than ``window`` tokens back (causal),
-            or at most ``window`` away (both ways).
+            or at most ``window`` away (both ways). Padding between two tokens does not count as distance.
         local: which layers are local; None: all of them if there is a window, none if not.
         relative_buckets: of T5's bias by distance, 0 for none.
         relative_farthest: distance, in tokens, beyond which all share a bucket.
@@ -88,7 +88,8 @@ class Stack(nn.Module):
         Args:
             x_BLD: embeddings of the tokens.
             mask_BM: which slots hold real tokens; without a cache ``M = L``.
-            positions_BL: of the tokens; None to count the slots.
+            positions_BL: of the tokens; None to count the slots where positions are learned, as transformers does,
+                and the real tokens where they are not.
             token_type_ids: ``[B, L]``; None for zeros.
             segments_BL: numbers of texts that share a row and do not see each other; None for one text.
             memory: of a decoder that reads an encoder: its hidden states (None: they are in the cache) and mask.
@@ -108,9 +109,14 @@ class Stack(nn.Module):
         if segments_BL is not None and cache is not None:
             raise ValueError("segments: a cache holds one text a row")
         mask_BM = mask_BM.astype(bool)
+        back_BL = None
+        if shape.relative_buckets and cache is None:
+            x_BLD, mask_BM, segments_BL, back_BL = _real_first(x_BLD, mask_BM, segments_BL)
         query_L = slot + jnp.arange(length)
+        tokens_BM = jnp.cumsum(mask_BM, axis=1)  # distances are differences of these: padding does not count
+        tokens_BL = jax.lax.dynamic_slice_in_dim(tokens_BM, slot, length, axis=1)
         if positions_BL is None:
-            positions_BL = query_L[None]
+            positions_BL = query_L[None] if shape.max_length is not None else jnp.maximum(tokens_BL - 1, 0)
         x_BLD = self._embedded(x_BLD, positions_BL, token_type_ids, deterministic)
         local, bare = None, None
         if shape.mixed:
@@ -121,13 +127,15 @@ class Stack(nn.Module):
             x_BLD,
             PerLayer(local, bare),
             cache,
-            self._sights(mask_BM, query_L, positions_BL, segments_BL),
+            self._sights(mask_BM, query_L, tokens_BM, tokens_BL, positions_BL, segments_BL),
             memory,
             None if cache is None else jnp.asarray(slot),
             deterministic,
         )
         if shape.final_norm:
             x_BLD = norm_of(shape.block, "final_norm", self.dtype)(x_BLD)
+        if back_BL is not None:
+            x_BLD = jnp.take_along_axis(x_BLD, back_BL[..., None], axis=1)
         return x_BLD, cache
 
     def _embedded(
@@ -147,7 +155,13 @@ class Stack(nn.Module):
         return nn.Dropout(shape.block.dropout, deterministic=deterministic)(x_BLD)
 
     def _sights(
-        self, mask_BM: jax.Array, query_L: jax.Array, positions_BL: jax.Array, segments_BL: jax.Array | None
+        self,
+        mask_BM: jax.Array,
+        query_L: jax.Array,
+        tokens_BM: jax.Array,
+        tokens_BL: jax.Array,
+        positions_BL: jax.Array,
+        segments_BL: jax.Array | None,
     ) -> tuple[Sight, ...]:
         """What layers see: all of them the same, or those that are not local and those that are."""
         shape = self.shape
@@ -173,14 +187,30 @@ class Stack(nn.Module):
         if not (shape.mixed or shape.all_local):
             return (wide,)
         assert shape.window is not None
-        near_LM = distance_LM > -shape.window if shape.causal else jnp.abs(distance_LM) <= shape.window
+        apart_BLM = tokens_BM[:, None] - tokens_BL[:, :, None]
+        near_BLM = apart_BLM > -shape.window if shape.causal else jnp.abs(apart_BLM) <= shape.window
         if shape.local_rotary is not None:
             rotary = shape.local_rotary.angles(positions_BL, features)
-        near = Sight(seen_BLM & near_LM[None], rotary, bias)
+        near = Sight(seen_BLM & near_BLM, rotary, bias)
         if shape.all_local:
             return (near,)
         # One shape for both, so that a layer can take either.
         return Sight(jnp.broadcast_to(wide.mask, near.mask.shape), wide.rotary, bias), near
+
+
+def _real_first(
+    x_BLD: jax.Array, mask_BL: jax.Array, segments_BL: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
+    """Move padding to the end, so that slots count real tokens; the last array is the way back.
+
+    One bias then serves all rows, which a distance of each row's own would not allow.
+    """
+    order_BL = jnp.argsort(~mask_BL, axis=1, stable=True)
+    x_BLD = jnp.take_along_axis(x_BLD, order_BL[..., None], axis=1)
+    mask_BL = jnp.take_along_axis(mask_BL, order_BL, axis=1)
+    if segments_BL is not None:
+        segments_BL = jnp.take_along_axis(segments_BL, order_BL, axis=1)
+    return x_BLD, mask_BL, segments_BL, jnp.argsort(order_BL, axis=1)
 
 
 def _table(rows: int, width: int, dtype: jnp.dtype, name: str) -> nn.Embed:

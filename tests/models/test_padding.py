@@ -1,0 +1,71 @@
+"""Padding between two tokens changes nothing: distances and positions count real tokens."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fewshot_jax.applications.text_to_text import judge_targets, logits_of_targets
+from fewshot_jax.models.generation import generate
+from tests.models.huggingface.tiny import VOCABULARY, tiny
+
+LENGTH, BEFORE, GAP, TARGET = 11, 6, 5, 5
+ONE_STACK = ["bert", "roberta", "distilbert", "modernbert", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma2"]
+WINDOWED = ["mistral", "qwen2", "gemma2"]
+IDS = jnp.asarray(np.random.default_rng(0).integers(3, VOCABULARY, (2, LENGTH)))
+
+
+def with_gap(x, fill, before=BEFORE):
+    """A row with slots for padding after its first tokens; after none of them: padding on the left."""
+    gap = jnp.full((*x.shape[:1], GAP), fill, x.dtype)
+    return jnp.concatenate([x[:, :before], gap, x[:, before:]], axis=1)
+
+
+def without_gap(x, before=BEFORE):
+    return jnp.concatenate([x[:, :before], x[:, before + GAP :]], axis=1)
+
+
+def hidden_states(pretrained, ids, mask, **more):
+    return pretrained.module.apply({"params": pretrained.params}, ids, mask, **more).last_hidden_state
+
+
+@pytest.mark.parametrize("name", ONE_STACK)
+def test_padding_before_or_between_tokens_changes_no_hidden_state(name):
+    pretrained = tiny(name, None)
+    learned = pretrained.module.shape.last.max_length is not None and name != "roberta"
+    expected = hidden_states(pretrained, IDS, None)
+    for before in (0, BEFORE):
+        mask = with_gap(jnp.ones_like(IDS), 0, before)
+        padded = with_gap(IDS, pretrained.config.pad_token_id or 0, before)
+        more = {"position_ids": jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)} if learned else {}
+        found = hidden_states(pretrained, padded, mask, **more)
+        np.testing.assert_allclose(without_gap(found, before), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["t5", "t5-gated"])
+def test_padding_between_tokens_changes_no_hidden_state_of_either_stack(name):
+    pretrained = tiny(name, "causal_lm")
+    mask, padded = with_gap(jnp.ones_like(IDS), 0), with_gap(IDS, 0)
+    apply = jax.jit(lambda *args: pretrained.module.apply({"params": pretrained.params}, *args[:2], **args[2]))
+    found = apply(padded, mask, {"decoder_input_ids": padded, "decoder_attention_mask": mask})
+    expected = apply(IDS, None, {"decoder_input_ids": IDS})
+    np.testing.assert_allclose(without_gap(found.logits), expected.logits, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_targets_have_the_likelihood_by_which_they_are_generated(name):
+    """Where a window is shorter than the padding between source and target."""
+    pretrained = tiny(name)
+    source = jnp.pad(IDS[:, :BEFORE], ((0, 0), (0, GAP)))
+    mask = jnp.arange(BEFORE + GAP)[None] < jnp.array([[BEFORE], [3]])
+    written = generate(pretrained.module, pretrained.params, source, mask, max_new_tokens=TARGET)
+    batch = {
+        "input_ids": source,
+        "attention_mask": mask,
+        "decoder_label": written.ids,
+        "decoder_mask": jnp.ones_like(written.ids),
+        "mask": jnp.ones(2, bool),
+    }
+    judged = judge_targets(logits_of_targets(pretrained.module, pretrained.params, batch), batch)
+    np.testing.assert_allclose(-judged.nats, written.score, rtol=1e-5)
+    assert judged.exact.all()
