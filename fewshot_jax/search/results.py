@@ -99,7 +99,7 @@ def rows_of(study: "optuna.Study", score: Score) -> tuple[TrialRow, ...]:
             state="failed" if why else _STATES[trial.state.name],
             values=trial.params,
             score=value,
-            steps=attrs.get(STEPS) or max(trial.intermediate_values, default=0),
+            steps=attrs.get(STEPS, max(trial.intermediate_values, default=0)),
             seconds=attrs.get(SECONDS, 0.0),
             run=attrs.get(RUN, str(trial.number)),
             why=why,

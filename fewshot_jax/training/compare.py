@@ -101,7 +101,8 @@ def _scores(
 ) -> dict[int, np.ndarray]:
     """The scores of a run's learner at each number of shots, kept ones where they are as asked for."""
     config, result = run.config(), run.result()
-    wanted, count = shots or config.evaluation.shots, episodes or config.evaluation.episodes
+    wanted = config.evaluation.shots if shots is None else shots
+    count = config.evaluation.episodes if episodes is None else episodes
     if (run.path / EPISODE_SCORES).exists() and result and result["best_step"] == scored_step(run.path):
         kept = read_episode_scores(run.path).get(config.learner.name, {})
         if all(k in kept and len(kept[k]) >= count for k in wanted):

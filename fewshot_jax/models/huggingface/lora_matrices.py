@@ -40,7 +40,7 @@ class Dense(NamedTuple):
 
     def each(self) -> Iterator[tuple[int, str]]:
         """Number and name of each layer."""
-        return ((i, self.module.replace(LAYER, str(i))) for i in range(self.layers or 1))
+        return ((i, self.module.replace(LAYER, str(i))) for i in range(1 if self.layers is None else self.layers))
 
 
 class Pair(NamedTuple):
@@ -99,7 +99,7 @@ def stacked(dense: Dense, flat: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarr
 
     def leaf(name: str) -> np.ndarray:
         array = np.asarray(flat[name])
-        return (array if dense.layers else array[None]).swapaxes(-1, -2)
+        return (array[None] if dense.layers is None else array).swapaxes(-1, -2)
 
     distinct: list[np.ndarray] = []
     blocks: list[tuple[int, int, np.ndarray]] = []  # part, which of the distinct A, B
@@ -180,9 +180,10 @@ def leaves_of_pairs(
     dense: Dense, target: str, of_layer: Mapping[int, Pair], rank: int, scale: float
 ) -> dict[str, np.ndarray]:
     """Our leaves, of one rank and scale: smaller ranks have zeros beside them, another scale goes into ``b``."""
-    a = np.zeros((dense.layers or 1, dense.inputs, rank), np.float32)
-    b = np.zeros((dense.layers or 1, rank, dense.outputs), np.float32)
+    layers = 1 if dense.layers is None else dense.layers
+    a = np.zeros((layers, dense.inputs, rank), np.float32)
+    b = np.zeros((layers, rank, dense.outputs), np.float32)
     for layer, pair in of_layer.items():
         a[layer, :, : len(pair.a)] = pair.a.T
         b[layer, : len(pair.a)] = pair.b.astype(np.float32).T * (pair.scale / scale if pair.scale != scale else 1)
-    return {f"{target}/{name}": leaf if dense.layers else leaf[0] for name, leaf in ((A, a), (B, b))}
+    return {f"{target}/{name}": leaf[0] if dense.layers is None else leaf for name, leaf in ((A, a), (B, b))}

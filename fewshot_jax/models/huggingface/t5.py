@@ -48,12 +48,13 @@ def _head(config: Config, kind: HeadKind | None) -> HeadShape | None:
 
 
 def _shape(config: Config, kind: HeadKind | None) -> ModelShape:
+    start = getattr(config, "decoder_start_token_id", None)
     return ModelShape(
         vocab_size=config.vocab_size,
         encoder=_stack(config, config.num_layers, causal=False),
         decoder=None if kind == "encoder" else _stack(config, config.num_decoder_layers, causal=True),
         head=_head(config, kind),
-        start_id=getattr(config, "decoder_start_token_id", None) or config.pad_token_id,
+        start_id=config.pad_token_id if start is None else start,
         pad_id=config.pad_token_id,
         eos_id=config.eos_token_id,
     )

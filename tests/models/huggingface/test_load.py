@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
+from transformers import CONFIG_MAPPING
 
 import fewshot_jax as fsj
 from fewshot_jax.models.huggingface.families import FAMILIES
-from fewshot_jax.models.huggingface.pretrained import Pretrained
+from fewshot_jax.models.huggingface.pretrained import Pretrained, build
 from tests.models.huggingface.tiny import CONFIGS, VOCABULARY, tiny
 
 IDS = jnp.array([[3, 9, 4, 2], [7, 5, 2, 0]])
@@ -303,3 +304,10 @@ def test_a_tokenizer_that_cannot_be_read_goes_along_as_it_is(tmp_path):
     assert (tmp_path / "again" / "tokenizer.json").read_text() == "{ no tokenizer"
     assert len(repr(pretrained)) < 300
     assert repr(pretrained).startswith("Pretrained(gpt2, head='causal_lm', ")
+
+
+def test_a_decoder_starts_with_the_token_of_its_config_also_if_its_id_is_zero():
+    model_type, fields = CONFIGS["t5"]
+    for start, expected in ((0, 0), (1, 1), (None, 3)):
+        config = CONFIG_MAPPING[model_type](**{**fields, "decoder_start_token_id": start, "pad_token_id": 3})
+        assert build(config, "causal_lm", jnp.float32).shape.start_id == expected
