@@ -4,8 +4,11 @@ import copy
 import mmap
 import os
 import re
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -35,6 +38,7 @@ from fewshot_jax.models.transformer import HeadKind, Transformer
 # A sharding for all leaves, or one by path and shape.
 Placement = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 _LM: tuple[HeadKind, ...] = ("masked_lm", "causal_lm")
+_WRAPPED = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _CACHE_LINE = 64  # bytes
 _THREADS = min(4, os.cpu_count() or 1)  # copy layers at once
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
@@ -98,23 +102,26 @@ def load_pretrained(
     kept = _floating(jnp.float32 if dtype is None else dtype, "dtype")
     computed = _floating(kept if compute_dtype is None else compute_dtype, "compute_dtype")
     with Checkpoint(path) as checkpoint:
-        names = _names(checkpoint)
+        names, wrapper = _names(checkpoint, family)
         if kind == "pooler" and not any("pooler." in name for name in names):
             kind = None  # sentence encoders are often saved without it
         prefix = _prefix(family, names)
         config = _untied(config, family, kind, prefix, checkpoint, names)
         module = build(config, kind, computed)
         leaves = leaves_of(module)
-        rules = rules_of(family, config, kind, prefix, leaves)
+        rules = [_also_output(rule, family, config) for rule in rules_of(family, config, kind, prefix, leaves)]
         created = _absent_head(rules, leaves, checkpoint, names) if head != "auto" or num_labels is not None else set()
         read = [rule for rule in rules if rule.target not in created]
         sources, problems = _sources(read, leaves, family.optional, checkpoint, names)
         used = {source.tensor for found in sources.values() for source in found}
         left = {modern: name for modern, name in names.items() if name not in used}
         ignored, unknown = _left_over(family, config, kind, left, other_head=head != "auto")
-        problems += [f"{name} {list(checkpoint.tensors[name].shape)} is not a part of the model" for name in unknown]
-        if problems:
-            raise misfit(f"{path}: does not fit its config.json", problems)
+        if problems or unknown:
+            found = [f"{name} {list(checkpoint.tensors[name].shape)}" for name in sorted(left.values())]
+            unknown = [f"{name} {list(checkpoint.tensors[name].shape)} is not a part of the model" for name in unknown]
+            raise misfit(_misfit(path, config, prefix), problems, unknown, found if problems and not unknown else [])
+        if wrapper:
+            print(f"note: {path}: read without '{wrapper}', a wrapper's prefix, in its tensors' names", file=sys.stderr)
         place = _placement(sharding)
         flat = {
             target: _read(checkpoint, found, leaves[target].shape, kept, place(target, leaves[target].shape))
@@ -135,13 +142,57 @@ def load_pretrained(
     )
 
 
-def _names(checkpoint: Checkpoint) -> dict[str, str]:
-    """Names as they are today to names in the file: the first BERTs called a norm's scale and bias gamma and beta."""
+def _names(checkpoint: Checkpoint, family: Family) -> tuple[dict[str, str], str]:
+    """Names as they are today to names in the file, and the prefix of a wrapper that is taken off, "" for none.
+
+    The first BERTs called a norm's scale and bias gamma and beta. Wrappers put their names before all others, or
+    (a compiled or checkpointed part of a model) between them.
+    """
     renamed = {"gamma": "weight", "beta": "bias"}
-    return {
-        re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda found: renamed[found[0]], name): name
+    modern = {
+        name: re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda found: renamed[found[0]], name)
         for name in checkpoint.tensors
     }
+    inner = {name: _WRAPPED.sub("", now) for name, now in modern.items()}
+    wrapper = _wrapper(family, list(inner.values()))
+    inner = {name: now.removeprefix(wrapper) for name, now in inner.items()}
+    if len(set(inner.values())) < len(inner):  # two models in one file: nobody can say which is meant
+        return {now: name for name, now in modern.items()}, ""
+    between = next((found[0] for now in modern.values() if (found := _WRAPPED.search(now))), "")
+    return {now: name for name, now in inner.items()}, wrapper or between
+
+
+def _wrapper(family: Family, names: list[str]) -> str:
+    """What stands before the names of the body and is no prefix of the family, as ``module.`` of torch's DDP."""
+    sources = {rule.source.replace(LAYER, "0") for rule in family.body}
+    votes = Counter(
+        name.removesuffix(source)
+        for name in names
+        for source in sources
+        if name.endswith(f".{source}") or name == source
+    )
+    if not votes:
+        return ""
+    found = votes.most_common(1)[0][0]
+    own = sorted({family.prefix, *family.prefixes.values(), ""}, key=len, reverse=True)
+    return found.removesuffix(next(prefix for prefix in own if found.endswith(prefix)))
+
+
+def _also_output(rule: Rule, family: Family, config: Config) -> Rule:
+    """The rule of a leaf; of an embedding that the output layer shares, the output's name serves as well."""
+    if rule.target != "token_embedding/embedding" or not config.tie_word_embeddings:
+        return rule
+    heads = (family.heads[kind] for kind in _LM if kind in family.heads)
+    outputs = (one.source for rules in heads for one in rules if one.target == "head/output/kernel")
+    return replace(rule, others=(*rule.others, *outputs))
+
+
+def _misfit(path: Path, config: Config, prefix: str) -> str:
+    """The first line of the error of a checkpoint that does not fit."""
+    return (
+        f"{path}: does not fit its config.json (model_type '{config.model_type}', names under '{prefix}'); give the "
+        "config.json that was saved with these weights, or save both again with transformers' save_pretrained"
+    )
 
 
 def _prefix(family: Family, names: dict[str, str]) -> str:

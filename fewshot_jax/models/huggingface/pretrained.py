@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Leaves = dict[str, jax.ShapeDtypeStruct]
-_SHOWN = 20  # mismatches in a message
+_SHOWN = 10  # mismatches of a kind in a message
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -96,10 +96,23 @@ def read_json(file: Path) -> Any:
         raise UserError(f"{file}: is not JSON ({error})") from None
 
 
-def misfit(what: str, problems: Sequence[str]) -> UserError:
-    """One error for all that does not fit, of which it names the first."""
-    more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-    return UserError("\n  ".join([what, *problems[:_SHOWN], *more]))
+def misfit(what: str, problems: Sequence[str], unknown: Sequence[str] = (), unread: Sequence[str] = ()) -> UserError:
+    """One error for all that does not fit: the first of what is missing or wrong, and the first of what is there.
+
+    Args:
+        what: the first line.
+        problems: of the expected parts, a line each.
+        unknown: parts that nobody expects, a line each.
+        unread: parts of the file that were not needed, shown in one line.
+    """
+    lines = [what]
+    for kind, told in (("", problems), (" that are not a part of the model", unknown)):
+        more = [f"and {len(told) - _SHOWN} more{kind}"] if len(told) > _SHOWN else []
+        lines += [*told[:_SHOWN], *more]
+    if unread:
+        more = [f"and {len(unread) - _SHOWN} more"] if len(unread) > _SHOWN else []
+        lines.append(f"not read from the file: {', '.join([*unread[:_SHOWN], *more])}")
+    return UserError("\n  ".join(lines))
 
 
 def read_config(path: Path) -> Config:

@@ -311,3 +311,74 @@ def test_a_decoder_starts_with_the_token_of_its_config_also_if_its_id_is_zero():
     for start, expected in ((0, 0), (1, 1), (None, 3)):
         config = CONFIG_MAPPING[model_type](**{**fields, "decoder_start_token_id": start, "pad_token_id": 3})
         assert build(config, "causal_lm", jnp.float32).shape.start_id == expected
+
+
+def rename_tensors(directory, rename):
+    def change(tensors):
+        renamed = {rename(name): array for name, array in tensors.items()}
+        tensors.clear()
+        tensors.update(renamed)
+
+    edit_tensors(directory, change)
+
+
+TIED = {
+    "llama-tied": ("causal_lm", "model.embed_tokens.weight", "lm_head.weight"),
+    "gpt2": ("causal_lm", "transformer.wte.weight", "lm_head.weight"),
+    "t5": ("causal_lm", "shared.weight", "lm_head.weight"),
+    "bert": ("masked_lm", "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
+}
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_a_tied_embedding_is_read_under_the_name_of_the_output_layer(name, tmp_path):
+    kind, embedding, output = TIED[name]
+    ours = tiny(name, kind)
+    fsj.save_pretrained(tmp_path, ours)
+    rename_tensors(tmp_path, lambda name: output if name == embedding else name)
+    equal(fsj.load_pretrained(tmp_path).params, ours.params)
+    body = fsj.load_pretrained(tmp_path, head=None).params
+    equal(body, {part: leaf for part, leaf in ours.params.items() if part != "head"})
+
+
+def test_an_embedding_that_is_not_tied_is_missed(tmp_path):
+    fsj.save_pretrained(tmp_path, tiny("llama"))
+    edit_tensors(tmp_path, lambda tensors: tensors.pop("model.embed_tokens.weight"))
+    with pytest.raises(fsj.UserError, match=r"model.embed_tokens.weight \[40, 16\] is missing"):
+        fsj.load_pretrained(tmp_path)
+
+
+WRAPPERS = {
+    "DDP": (lambda name: f"module.{name}", "module."),
+    "compile": (lambda name: f"_orig_mod.{name}", "_orig_mod."),
+    "both": (lambda name: f"module._orig_mod.{name}", "module."),
+    "layers": (lambda name: name.replace("layers.0.", "layers.0._orig_mod."), "_orig_mod."),
+    "another module": (lambda name: f"net.encoder.{name}", "net.encoder."),
+}
+
+
+@pytest.mark.parametrize("case", WRAPPERS)
+def test_the_prefix_of_a_wrapper_is_taken_off_and_told(case, saved, capsys):
+    rename, prefix = WRAPPERS[case]
+    rename_tensors(saved, rename)
+    equal(fsj.load_pretrained(saved).params, tiny().params)
+    assert f"read without '{prefix}'" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_other_names_is_told_what_it_has_beside_what_is_missing(saved):
+    rename_tensors(saved, lambda name: name.replace("self_attn.", "attention.").replace("embed_tokens", "words"))
+    for head in ("auto", None):
+        with pytest.raises(fsj.UserError) as error:
+            fsj.load_pretrained(saved, head=head)
+        message = str(error.value)
+        assert "model.embed_tokens.weight [40, 16] is missing" in message
+        assert "model.layers.0.attention.k_proj.weight [12, 16]" in message
+        assert "give the config.json that was saved with these weights" in message
+
+
+def test_the_weights_of_another_family_are_shown_where_no_name_fits(saved, tmp_path):
+    fsj.save_pretrained(tmp_path / "gpt2", tiny("gpt2"))
+    (tmp_path / "gpt2" / "model.safetensors").replace(saved / "model.safetensors")
+    with pytest.raises(fsj.UserError) as error:
+        fsj.load_pretrained(saved, head=None)
+    assert "transformer.h.0.attn.c_attn.weight [16, 48]" in str(error.value)
