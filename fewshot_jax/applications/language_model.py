@@ -1,5 +1,6 @@
 """The language model of a config, new or pretrained, and how its tokenizer is used."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -21,7 +22,7 @@ from fewshot_jax.data.tokenization import load_tokenizer, save_tokenizer, train_
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.fresh import new_module, new_params
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, read_config
-from fewshot_jax.models.huggingface.text_tokenizer import load_text_tokenizer
+from fewshot_jax.models.huggingface.text_tokenizer import check_rows, load_text_tokenizer, padding_alone
 from fewshot_jax.models.lora import lora
 from fewshot_jax.models.transformer import HeadKind, Transformer
 from fewshot_jax.types import Key, Params
@@ -128,6 +129,8 @@ def language_model(
     )
     codec.check_size()
     module, loaded = _module(config, tokenizer.get_vocab_size(), home, weights)
+    if home is not None:
+        codec = _with_rows(codec, module.shape.vocab_size, home, str(config.model.pretrained))
     rank = config.model.lora_rank
     adapted: Any = lora(rank=rank).active if rank else nullcontext
 
@@ -187,12 +190,21 @@ def _module(config: Config, tokens: int, home: Path | None, weights: bool) -> tu
             f"{model.pretrained}: this model is of architecture '{found}', not '{model.architecture}'; "
             "set model.architecture to it"
         )
-    if tokens > module.shape.vocab_size:
-        raise UserError(
-            f"{model.pretrained}: the tokenizer has {tokens} tokens, the model embeddings for "
-            f"{module.shape.vocab_size}; give a model with its own tokenizer (model.pretrained)"
-        )
     return module, loaded
+
+
+def _with_rows(codec: Codec, rows: int, home: Path, where: str) -> Codec:
+    """The codec of a model with so many embeddings; a padding token that has none gives way to the end.
+
+    Raises:
+        UserError: another token has none.
+    """
+    tokens = codec.tokenizer.get_vocab()
+    if max(tokens.values()) < rows:
+        return codec
+    check_rows(tokens, rows, where, padding=padding_alone(load_text_tokenizer(home, "model.pretrained")))
+    pad = codec.pad if codec.pad < rows else codec.end
+    return dataclasses.replace(codec, pad=pad, rows=rows)
 
 
 def save_language_model(model: LanguageModel, run: Path) -> None:

@@ -35,6 +35,8 @@ class Codec:
         refuse: refuse what is too long.
         windows, stride: most windows of a context in which an answer is pointed to, and tokens from the beginning of
             one to that of the next; 0 for half of what a window holds.
+        rows: tokens that the model has; what a text has beyond them (its padding token, spelled out) is read as
+            padding. None for all.
         cut: counts ``[sources, targets]`` that were cut so far.
         known: what was encoded before, so that no example is tokenised twice; None to remember nothing.
     """
@@ -52,6 +54,7 @@ class Codec:
     refuse: bool = False
     windows: int = 1
     stride: int = 0
+    rows: int | None = None
     cut: list[int] = field(default_factory=lambda: [0, 0])
     known: dict[Any, Any] | None = None
 
@@ -94,7 +97,14 @@ class Codec:
         return [text.strip() for text in self.tokenizer.decode_batch(rows)]
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [self.within(encoding.ids) for encoding in encodings]
+
+    def within(self, ids: list[int]) -> list[int]:
+        """Some ids, `pad` in the place of those beyond `rows`."""
+        if self.rows is None or max(ids, default=0) < self.rows:
+            return ids
+        return [token if token < self.rows else self.pad for token in ids]
 
     def _source(self, ids: list[int], example: Example) -> Ids:
         """What stands before the target."""

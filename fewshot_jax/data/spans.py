@@ -59,7 +59,7 @@ def _windows(codec: Codec, question: Question, asked: "Encoding", text: "Encodin
     free = codec.max_length - len(codec.begin) - len(codec.middle) - 1
     if free < 2:
         raise UserError(f"tokenizer.max_length={codec.max_length}: leaves no room for a question and its context")
-    ids, most = asked.ids, free // 2
+    ids, most = codec.within(asked.ids), free // 2
     if len(ids) > most:
         _too_long(codec, "question", len(ids), most, question, "tokenizer.max_length")
         ids = ids[:most]
@@ -70,9 +70,9 @@ def _windows(codec: Codec, question: Question, asked: "Encoding", text: "Encodin
         _too_long(codec, "context", len(text.ids), reached, question, "tokenizer.windows or tokenizer.max_length")
     last = -(-max(min(len(text.ids), reached) - room, 0) // step)
     parts = [(begin, min(begin + room, len(text.ids))) for begin in range(0, last * step + 1, step)]
-    before = [*codec.begin, *ids, *codec.middle]
+    before, read = [*codec.begin, *ids, *codec.middle], codec.within(text.ids)
     return Windows(
-        ids=[np.array([*before, *text.ids[begin:stop], codec.end], np.int32) for begin, stop in parts],
+        ids=[np.array([*before, *read[begin:stop], codec.end], np.int32) for begin, stop in parts],
         first=len(before),
         parts=parts,
         offsets=np.array(text.offsets, np.int32).reshape(-1, 2),

@@ -196,7 +196,8 @@ def _one_by_one(
 
     def body(carry: tuple) -> tuple:
         t, token_B, done_B, out, cache = carry
-        logits_BV, cache = sequences.step(cache, token_B, t - 1)
+        # What has ended goes on with any token that has an embedding, which padding may not have.
+        logits_BV, cache = sequences.step(cache, jnp.where(done_B, 0, token_B), t - 1)
         return t + 1, *take(logits_BV, t, done_B, out), cache
 
     def goes_on(carry: tuple) -> jax.Array:

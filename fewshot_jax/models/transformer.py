@@ -232,7 +232,7 @@ class Transformer(nn.Module):
                 real_BL = input_ids != self.shape.pad_id
                 position_ids = jnp.cumsum(real_BL, axis=1) * real_BL - 1
             x_BLD, _ = stack(
-                self.token_embedding(input_ids),
+                self._embedded(input_ids, mask_BL),
                 mask_BL,
                 positions_BL=position_ids,
                 token_type_ids=token_type_ids,
@@ -243,11 +243,11 @@ class Transformer(nn.Module):
         if token_type_ids is not None or position_ids is not None or segment_ids is not None:
             raise ValueError("token_type_ids, position_ids, segment_ids: a model with two stacks has none")
         if decoder_input_ids is None:
-            decoder_input_ids = self._shifted(input_ids)
+            decoder_input_ids = self._shifted(self._readable(input_ids, mask_BL))
         memory_BMD = self.encode(input_ids, mask_BL, deterministic=deterministic)
         decoder_mask = _mask(decoder_input_ids, decoder_attention_mask, "decoder_")
         x_BLD, _ = self.decoder(
-            self.token_embedding(decoder_input_ids),
+            self._embedded(decoder_input_ids, decoder_mask),
             decoder_mask,
             memory=(memory_BMD, mask_BL),
             deterministic=deterministic,
@@ -256,9 +256,8 @@ class Transformer(nn.Module):
 
     def encode(self, input_ids: jax.Array, attention_mask: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Hidden states ``[B, M, D]`` of the encoder."""
-        return self.encoder(self.token_embedding(input_ids), attention_mask.astype(bool), deterministic=deterministic)[
-            0
-        ]
+        mask_BL = attention_mask.astype(bool)
+        return self.encoder(self._embedded(input_ids, mask_BL), mask_BL, deterministic=deterministic)[0]
 
     def decode(
         self,
@@ -300,8 +299,9 @@ class Transformer(nn.Module):
         deterministic: bool = True,
     ) -> tuple[jax.Array, Cache]:
         """Hidden states ``[B, L, D]`` of some tokens that follow others, and the cache; see `decode`."""
+        own_BL = jax.lax.dynamic_slice_in_dim(mask.astype(bool), slot, input_ids.shape[1], axis=1)
         x_BLD, filled = self.decoder(
-            self.token_embedding(input_ids),
+            self._embedded(input_ids, own_BL),
             mask,
             positions_BL=position_ids,
             memory=memory,
@@ -323,6 +323,18 @@ class Transformer(nn.Module):
         if logits is None or logits.ndim != 3:
             raise ValueError("this model has no head that predicts tokens")
         return logits
+
+    def _embedded(self, ids_BL: jax.Array, mask_BL: jax.Array) -> jax.Array:
+        """Embeddings ``[B, L, D]`` of tokens."""
+        return self.token_embedding(self._readable(ids_BL, mask_BL))
+
+    def _readable(self, ids_BL: jax.Array, mask_BL: jax.Array) -> jax.Array:
+        """The ids, another one in the place of padding that has no row in the embedding.
+
+        A padding token may have been added to the tokenizer alone. What is read beyond the table is NaN, which
+        attention would spread, as zero times NaN is NaN.
+        """
+        return jnp.where(mask_BL | (ids_BL < self.shape.vocab_size), ids_BL, 0)
 
     def _output(self, x_BLD: jax.Array, mask_BL: jax.Array, input_ids: jax.Array) -> Output:
         if self.shape.head is None:

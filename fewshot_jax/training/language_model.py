@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,14 @@ from fewshot_jax.errors import UserError, require
 from fewshot_jax.models.huggingface.fresh import LANGUAGE_MODEL, new_model
 from fewshot_jax.models.huggingface.load import load_pretrained
 from fewshot_jax.models.huggingface.pretrained import Pretrained
+from fewshot_jax.models.huggingface.text_tokenizer import check_rows, padding_alone
 from fewshot_jax.models.transformer import Architecture, Transformer, with_dropout
 from fewshot_jax.parallel.mesh import host_values, shard_tasks
 from fewshot_jax.training.step import GradFn, Metrics
 from fewshot_jax.types import MetaParams, Params
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 ARCHITECTURES: dict[Objective, Architecture] = {
     "causal_lm": "decoder",
@@ -29,7 +33,7 @@ ARCHITECTURES: dict[Objective, Architecture] = {
 }
 
 
-def build_model(config: PretrainConfig, vocabulary: Vocabulary) -> Pretrained:
+def build_model(config: PretrainConfig, vocabulary: Vocabulary, tokenizer: "PreTrainedTokenizerBase") -> Pretrained:
     """The model before the first step: a new one, or the one that is trained further.
 
     Raises:
@@ -67,11 +71,7 @@ def build_model(config: PretrainConfig, vocabulary: Vocabulary) -> Pretrained:
             f"{where}: this {pretrained.config.model_type} is no {architecture}, which objective={config.objective} "
             f"needs; set objective to {fitting}, or take another model"
         )
-    require(
-        vocabulary.size <= shape.vocab_size,
-        f"{where}: the tokenizer has {vocabulary.size} tokens, the model {shape.vocab_size}; "
-        "take the model's own tokenizer (leave out tokenizer.path)",
-    )
+    check_rows(tokenizer.get_vocab(), shape.vocab_size, where, padding=padding_alone(tokenizer))
     longest = min((s.max_length for s in (shape.encoder, shape.decoder) if s and s.max_length), default=None)
     require(
         longest is None or config.batch.length <= longest,

@@ -95,7 +95,8 @@ def _pretrain(config: PretrainConfig, run: PretrainingDirectory, quiet: bool, wa
     tokenizer = load_text_tokenizer(run.tokenizer, "tokenizer.path")
     where = config.tokenizer.path or config.model.pretrained or str(run.tokenizer)
     vocabulary = vocabulary_of(tokenizer, where)
-    pretrained = build_model(config, vocabulary)
+    pretrained = build_model(config, vocabulary, tokenizer)
+    vocabulary = vocabulary.within(pretrained.module.shape.vocab_size)
     # To the host, where the parameters before training do not take the device's memory.
     pretrained = dataclasses.replace(pretrained, params=jax.device_get(pretrained.params))
     start = pretrained.module.shape.start_id

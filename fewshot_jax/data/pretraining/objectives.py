@@ -48,6 +48,13 @@ class Vocabulary(NamedTuple):
     special: tuple[int, ...]
     sentinels: tuple[int, ...]
 
+    def within(self, rows: int) -> "Vocabulary":
+        """The same for a model with so many embeddings: a padding token that has none gives way to the end."""
+        if self.pad < rows:
+            return self
+        special = tuple(token for token in self.special if token < rows)
+        return self._replace(size=min(self.size, rows), pad=self.end, special=special)
+
 
 def vocabulary_of(tokenizer: "PreTrainedTokenizerBase", where: str) -> Vocabulary:
     """Read the special tokens.

@@ -16,6 +16,7 @@ from fewshot_jax.models.adapters import Adapter
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.family import Config, Family
 from fewshot_jax.models.huggingface.mapping import Rule
+from fewshot_jax.models.huggingface.text_tokenizer import check_rows, has_tokenizer, padding_alone, read_tokenizer
 from fewshot_jax.models.transformer import HeadKind, Transformer
 from fewshot_jax.types import Params
 
@@ -24,14 +25,6 @@ if TYPE_CHECKING:
 
 Leaves = dict[str, jax.ShapeDtypeStruct]
 _SHOWN = 10  # mismatches of a kind in a message
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "spiece.model",
-    "vocab.txt",
-    "vocab.json",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +63,15 @@ class Pretrained:
         """The tokenizer beside the model, read when first asked for; None where there is none.
 
         Raises:
-            UserError: its files cannot be read.
+            UserError: its files cannot be read, or it has ids that the model's embedding does not have; a padding
+                token alone may: where the mask hides it, the model reads another one.
         """
-        if self.path is None or not any((self.path / name).exists() for name in TOKENIZER_FILES):
+        if self.path is None or not has_tokenizer(self.path):
             return None
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(str(self.path), local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # whatever a stranger's file raises in there
-            raise UserError(f"{self.path}: the tokenizer cannot be read ({error})") from error
+        tokenizer = read_tokenizer(self.path)
+        rows = self.module.shape.vocab_size
+        check_rows(tokenizer.get_vocab(), rows, str(self.path), padding=padding_alone(tokenizer))
+        return tokenizer
 
 
 def read_json(file: Path) -> Any:

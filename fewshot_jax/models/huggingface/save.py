@@ -12,7 +12,8 @@ from flax.traverse_util import flatten_dict
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.mapping import Rule
-from fewshot_jax.models.huggingface.pretrained import TOKENIZER_FILES, Pretrained, leaves_of, prefix_of, rules_of
+from fewshot_jax.models.huggingface.pretrained import Pretrained, leaves_of, prefix_of, rules_of
+from fewshot_jax.models.huggingface.text_tokenizer import COMPANIONS, TOKENIZER_FILES
 from fewshot_jax.models.huggingface.writer import TensorSource, write_checkpoint
 
 
@@ -52,7 +53,7 @@ def save_pretrained(
         tokenizer = pretrained.tokenizer
     except UserError:  # what cannot be read here (a package may be missing) goes along as it is
         tokenizer = None
-        copied += TOKENIZER_FILES
+        copied += [*TOKENIZER_FILES, *COMPANIONS]
     whole: dict[str, list[tuple[Rule, int | None]]] = {}
     for rule in rules_of(family, pretrained.config, kind, prefix_of(family, kind), leaves):
         for name, layer, _ in rule.layers(leaves[rule.target].shape):

@@ -1,17 +1,47 @@
-"""The tokenizer of a directory that transformers' save_pretrained wrote."""
+"""The tokenizer of a directory that transformers wrote, and whether a model has a row for each of its tokens."""
 
+import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewshot_jax.errors import UserError, require
-from fewshot_jax.models.huggingface.pretrained import TOKENIZER_FILES
+from fewshot_jax.errors import UserError, first_line, require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+# One of them is a tokenizer.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", *_SENTENCEPIECE, "vocab.txt", "vocab.json")
+# What may stand beside it.
+COMPANIONS = ("merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja")
+
+
+def has_tokenizer(path: Path) -> bool:
+    """Whether a directory holds a tokenizer."""
+    return any((path / name).is_file() for name in TOKENIZER_FILES)
+
+
+def read_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
+    """Read the tokenizer of a directory, as transformers does.
+
+    Raises:
+        UserError: its files are damaged or incomplete, or need a package that is not installed.
+    """
+    _check_complete(path)
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a stranger's file raises in there
+        raise UserError(
+            f"{path}: the tokenizer cannot be read ({first_line(error)}); copy its files again from where the model "
+            "came from, or write them with transformers' save_pretrained"
+        ) from error
+
 
 def load_text_tokenizer(path: Path, field: str) -> "PreTrainedTokenizerBase":
-    """Read the tokenizer of a directory, as transformers does.
+    """Read the tokenizer of a directory, which must be of the fast kind.
 
     Args:
         path: the directory.
@@ -20,14 +50,66 @@ def load_text_tokenizer(path: Path, field: str) -> "PreTrainedTokenizerBase":
     Raises:
         UserError: there is none, or it cannot be read, or is of the slow kind.
     """
-    if not any((path / name).is_file() for name in TOKENIZER_FILES):
+    if not has_tokenizer(path):
         what = "holds no tokenizer (no tokenizer.json)" if path.is_dir() else "no such directory"
         raise UserError(f"{path}: {what}; {field} takes a directory that transformers' save_pretrained wrote")
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever a stranger's file raises in there
-        raise UserError(f"{path}: the tokenizer cannot be read ({error}); see {field}") from error
+        tokenizer = read_tokenizer(path)
+    except UserError as error:
+        raise UserError(f"{error}; see {field}") from error
     require(tokenizer.is_fast, f"{path}: this tokenizer has no tokenizer.json; save a fast one and give it as {field}")
     return tokenizer
+
+
+def padding_alone(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The id of a padding token that is no other special token as well; None where there is none."""
+    special = {"bos_token", "eos_token", "cls_token", "sep_token", "unk_token", "mask_token"}
+    used = {tokenizer.special_tokens_map.get(name) for name in special}
+    return None if tokenizer.pad_token in used else tokenizer.pad_token_id
+
+
+def check_rows(tokens: Mapping[str, int], rows: int, where: str, *, padding: int | None) -> None:
+    """Refuse a tokenizer with ids that a model's embedding does not have, whether or not a text uses them.
+
+    Args:
+        tokens: each token's id, added tokens included.
+        rows: of the embedding.
+        where: of what the message speaks.
+        padding: id of the padding token, which alone may lack a row: it is masked; None for no such token.
+
+    Raises:
+        UserError: an id is too large; it names the token, both numbers and the remedy.
+    """
+    beyond = sorted((index, token) for token, index in tokens.items() if index >= rows and index != padding)
+    if not beyond:
+        return
+    index, token = beyond[0]
+    more = f" ({len(beyond)} tokens are beyond it)" if len(beyond) > 1 else ""
+    largest = max(tokens.values())
+    # A name that stands twice in vocab.txt takes two ids, and counts once in the tokenizer's length.
+    twice = f"; its {len(tokens)} tokens have ids up to {largest}: a token may stand twice in its vocabulary"
+    raise UserError(
+        f"{where}: the tokenizer's token '{token}' has the id {index}, and the model's embedding has {rows} rows, for "
+        f"ids up to {rows - 1}{more}{twice if largest >= len(tokens) else ''}. Give the embedding a row for each id "
+        f"(transformers: model.resize_token_embeddings({largest + 1}), then save_pretrained), or put the tokenizer "
+        "beside it that it was trained with"
+    )
+
+
+def _check_complete(path: Path) -> None:
+    """Refuse files whose reader would name another package, or nothing, as what it lacks."""
+    if (path / "tokenizer.json").is_file():
+        return
+    for file in (path / name for name in _SENTENCEPIECE if (path / name).is_file()):
+        with file.open("rb") as content:
+            package = "sentencepiece" if content.read(1) == b"\n" else "tiktoken"  # of protocol buffers, or plain text
+        require(
+            importlib.util.find_spec(package) is not None,
+            f"{file}: reading it takes the package {package}, which is not installed; run 'pip install {package}', or "
+            "put a tokenizer.json beside it, which takes none",
+        )
+    if (path / "vocab.json").is_file() and not (path / "merges.txt").is_file():
+        raise UserError(
+            f"{path}: the tokenizer's vocab.json has no merges.txt beside it; copy that too, or a tokenizer.json, from "
+            "where the model came from"
+        )
