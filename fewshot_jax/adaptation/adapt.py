@@ -137,7 +137,9 @@ def _label_scorer(run: RunDirectory, config: Config, records: Sequence[Record]) 
             )
     meta_params = restore_best_of(run, writing_functions(config, model, training=True))
     support = one_task(model.codec, model.codec.sources(data.texts), reader.names, data.label)
-    return _adapted(meta_params, support, data.classes, config, reader)
+    classifier = _adapted(meta_params, support, data.classes, config, reader)
+    classifier.check()  # examples that are read as a context may be too many for the model
+    return classifier
 
 
 def _adapted(

@@ -9,7 +9,7 @@ import numpy as np
 from fewshot_jax.applications.application import Functions
 from fewshot_jax.applications.label_scoring import one_task, scored_labels
 from fewshot_jax.applications.language_model import LanguageModel, language_model, save_language_model
-from fewshot_jax.applications.text_classification import encode_for, pretrained_encoder, text_functions
+from fewshot_jax.applications.text_classification import encode_for, lengths_of, pretrained_encoder, text_functions
 from fewshot_jax.applications.writing import writing_functions
 from fewshot_jax.config import Config
 from fewshot_jax.data.examples import Example
@@ -32,6 +32,13 @@ class Reader(Protocol):
     functions: Functions
     tokenizer: Any
     batch_size: int
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a text."""
+
+    def cut(self, texts: Sequence[str]) -> int:
+        """How many of some texts are too long, and read in part."""
 
     def batch(self, texts: Sequence[str], items: int) -> Batch:
         """Texts as ``items`` rows, ``[items, ...]``; those beyond the last text repeat it."""
@@ -57,15 +64,21 @@ class HeadReader:
         sizes = {"vocab_size": tokenizer.get_vocab_size(), "ways": ways, "joint_classes": 0}
         self.functions = text_functions(config, **sizes, training=False, pretrained=pretrained)
 
+    @property
+    def max_length(self) -> int:
+        return lengths_of(self.config, self.pretrained)[0]
+
     def cut(self, texts: Sequence[str]) -> int:
-        """How many of some texts are too long, and read in part."""
+        if self.pretrained is not None:
+            return self.pretrained.codec.too_long(texts)
         encodings = self.tokenizer.encode_batch(list(texts))
-        return sum(len(encoding.ids) > self.config.tokenizer.max_length for encoding in encodings)
+        return sum(len(encoding.ids) > self.max_length for encoding in encodings)
 
     def batch(self, texts: Sequence[str], items: int) -> Batch:
         encoded = encode_for(self.config, self.tokenizer, texts, self.pretrained)
         index = np.minimum(np.arange(items), len(texts) - 1)
-        return text_batch(encoded, index, bucket(int(encoded.lengths.max()), self.config.tokenizer.buckets))
+        _, buckets = lengths_of(self.config, self.pretrained)
+        return text_batch(encoded, index, bucket(int(encoded.lengths.max()), buckets))
 
     def save(self, directory: Path) -> None:
         if self.pretrained is None:
@@ -93,6 +106,13 @@ class NameReader:
             ways=len(self.names),
             per_token=not config.learner.channel,
         )
+
+    @property
+    def max_length(self) -> int:
+        return self.model.codec.max_length
+
+    def cut(self, texts: Sequence[str]) -> int:
+        return self.model.codec.too_long(texts)
 
     def batch(self, texts: Sequence[str], items: int) -> Batch:
         sources = self.model.codec.sources(texts)

@@ -106,4 +106,6 @@ def adapt_writer(run: RunDirectory, examples: Sequence[Example]) -> Writer:
     learner = build_learner(application.functions_of(config, model, training=False), config, training=False)
     one = {name: leaf[0] for name, leaf in support.items()}
     adapted = jax.jit(learner.adapt)(meta_params, one, run_keys(config.seed).evaluation)
-    return Writer(finite(adapted), model, config)
+    writer = Writer(finite(adapted), model, config)
+    writer.check()  # examples that are read as a context may be too many for the model
+    return writer

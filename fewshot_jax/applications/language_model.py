@@ -24,7 +24,7 @@ from fewshot_jax.models.huggingface.fresh import new_module, new_params
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, read_config
 from fewshot_jax.models.huggingface.text_tokenizer import check_rows, load_text_tokenizer, padding_alone
 from fewshot_jax.models.lora import lora
-from fewshot_jax.models.transformer import HeadKind, Transformer
+from fewshot_jax.models.transformer import HeadKind, ModelShape, Transformer
 from fewshot_jax.types import Key, Params
 
 if TYPE_CHECKING:
@@ -127,10 +127,11 @@ def language_model(
         windows=config.tokenizer.windows,
         stride=config.tokenizer.stride,
     )
-    codec.check_size()
     module, loaded = _module(config, tokenizer.get_vocab_size(), home, weights)
     if home is not None:
         codec = _with_rows(codec, module.shape.vocab_size, home, str(config.model.pretrained))
+        codec = _with_positions(codec, config, module.shape)
+    codec.check_size()
     rank = config.model.lora_rank
     adapted: Any = lora(rank=rank).active if rank else nullcontext
 
@@ -205,6 +206,20 @@ def _with_rows(codec: Codec, rows: int, home: Path, where: str) -> Codec:
     check_rows(tokens, rows, where, padding=padding_alone(load_text_tokenizer(home, "model.pretrained")))
     pad = codec.pad if codec.pad < rows else codec.end
     return dataclasses.replace(codec, pad=pad, rows=rows)
+
+
+def _with_positions(codec: Codec, config: Config, shape: ModelShape) -> Codec:
+    """The codec of a model that may have fewer positions than a config's texts have tokens."""
+    last = shape.last
+    if config.kind in HEADS or shape.decoder is None:
+        return codec.shorter(source=last.max_length)
+    if shape.encoder is not None:
+        return codec.shorter(source=shape.encoder.max_length, target=last.max_length)
+    if last.max_length is None:
+        return codec
+    # One table for the source and for the target after it, which has at most half of it.
+    target = min(codec.target_max_length, last.max_length // 2)
+    return codec.shorter(source=last.max_length - target, target=target)
 
 
 def save_language_model(model: LanguageModel, run: Path) -> None:

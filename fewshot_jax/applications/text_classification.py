@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -263,6 +264,9 @@ class TextClassification(ClassApplication):
         else:
             tokenizer = load_tokenizer(saved / TOKENIZER)
         encoded = {name: encode_for(config, tokenizer, these, pretrained) for name, these in texts.items()}
+        if pretrained is not None and (count := pretrained.codec.cut[0]):
+            most = pretrained.codec.max_length
+            print(f"note: {count} texts have more than {most} tokens; the rest is not read", file=sys.stderr)
         application = cls(config, splits, tokenizer, encoded, pretrained)
         application.check_episodes()
         return application
@@ -300,7 +304,7 @@ class TextClassification(ClassApplication):
             text_episodes,
             self.encoded[split],
             sampler,
-            buckets=self.config.tokenizer.buckets,
+            buckets=lengths_of(self.config, self.pretrained)[1],
             class_id=self.class_id(split),
             change=self._augment if changed and split == "train" else None,
         )
@@ -350,6 +354,12 @@ def pretrained_encoder(config: Config, saved: Path | None = None, *, weights: bo
     if config.model.pretrained is None:
         return None
     return language_model(config, texts=list, saved=saved, weights=weights)
+
+
+def lengths_of(config: Config, pretrained: LanguageModel | None) -> tuple[int, tuple[int, ...]]:
+    """Most tokens of a text and the lengths of batches: a config's, or what a pretrained model has positions for."""
+    sizes = config.tokenizer if pretrained is None else pretrained.codec
+    return sizes.max_length, sizes.buckets
 
 
 def encode_for(

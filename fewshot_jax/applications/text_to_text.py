@@ -15,10 +15,11 @@ import optax
 
 from fewshot_jax.algorithms.metric import at_least_float32
 from fewshot_jax.applications.application import Functions, Score
+from fewshot_jax.errors import UserError
 from fewshot_jax.models.generation import generate
 from fewshot_jax.models.layers import Cache
 from fewshot_jax.models.lora import lora
-from fewshot_jax.models.stack import empty_cache
+from fewshot_jax.models.stack import StackShape, empty_cache
 from fewshot_jax.models.transformer import Transformer, with_dropout
 from fewshot_jax.types import Aux, Batch, Key, Params
 
@@ -116,6 +117,7 @@ def _hidden_states(
     assert module.shape.decoder is not None
     before, seen = context[0], context[1].astype(bool)
     (items, length), read = ids.shape, before.shape[1]
+    _check_context(module.shape.decoder, read, length)
 
     def follow(ids: jax.Array, mask: jax.Array, cache: Cache, slot: int, positions: jax.Array) -> tuple[Any, Any]:
         call = {"cache": cache, "slot": slot, "position_ids": positions, "method": "read"}
@@ -127,6 +129,20 @@ def _hidden_states(
     shared = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (leaf.shape[0], items, *leaf.shape[2:])), cache)
     slots = jnp.concatenate([jnp.broadcast_to(seen, (items, read)), mask], axis=1)
     return follow(ids, slots, shared, read, positions + seen.sum())[0]
+
+
+def _check_context(shape: StackShape, read: int, length: int) -> None:
+    """Refuse more examples than a model with learned positions can read before a text.
+
+    Raises:
+        UserError: their slots are more than the positions. Real tokens may be fewer, and are known to no program.
+    """
+    if shape.max_length is not None and read + length > shape.max_length:
+        raise UserError(
+            f"{read} tokens of examples, padding included, and {length} of a text and its target: the model has "
+            f"{shape.max_length} positions; give fewer examples (episodes.shots, or those of adapt), or lower "
+            "tokenizer.max_length and its buckets"
+        )
 
 
 def _logits(output: Any) -> jax.Array:

@@ -145,7 +145,7 @@ class Writing:
             for (what, remedy), now, then in zip(cls.too_long, codec.cut, before, strict=True):
                 if now > then:
                     print(
-                        f"{split} split, {len(different)} examples: {now - then} {what} (raise {remedy})",
+                        f"{split} split, {len(different)} examples: {now - then} {what} ({codec.remedy(remedy)})",
                         file=sys.stderr,
                     )
 

@@ -16,6 +16,7 @@ from fewshot_jax.errors import UserError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from fewshot_jax.adaptation.readers import Reader
     from fewshot_jax.adaptation.selection import Selection
     from fewshot_jax.adaptation.writer import Writer
     from fewshot_jax.config import Config
@@ -179,6 +180,7 @@ def _score_labels(parsed: Arguments, records: "list[Record]") -> None:
     _tell_unfinished(parsed.model)
     texts = [record.text for record in records]
     _tell_unknown(parsed.model, classifier.reader.tokenizer, [*texts, *classifier.labels])
+    tell_too_long(classifier.reader, texts)
     right = sum(given.label == record.label for given, record in zip(classifier.predict(texts), records, strict=True))
     classifier.save(parsed.output)
     _tell_saved(parsed, len(records), {"saved": ADAPTED, "classes": classifier.labels, "right": right})
@@ -257,13 +259,13 @@ def tell_cut(writer: "Writer") -> None:
             print(f"{counted(count, what)} too long for the model, and cut", file=sys.stderr)
 
 
-def tell_too_long(reader: Any, texts: Sequence[str]) -> None:
+def tell_too_long(reader: "Reader", texts: Sequence[str]) -> None:
     """Say how many texts a classifier reads in part."""
-    from fewshot_jax.adaptation.readers import HeadReader
-
-    if isinstance(reader, HeadReader) and (count := reader.cut(texts)):
-        most = reader.config.tokenizer.max_length
-        print(f"note: {counted(count, 'text')} longer than {most} tokens; the rest is not read", file=sys.stderr)
+    if count := reader.cut(texts):
+        print(
+            f"note: {counted(count, 'text')} longer than {reader.max_length} tokens; the rest is not read",
+            file=sys.stderr,
+        )
 
 
 def _tell_unfinished(model: Path) -> None:

@@ -1,7 +1,7 @@
 """Examples to token ids, and back: what a decoder reads before it writes, and what it should write."""
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -35,6 +35,7 @@ class Codec:
         refuse: refuse what is too long.
         windows, stride: most windows of a context in which an answer is pointed to, and tokens from the beginning of
             one to that of the next; 0 for half of what a window holds.
+        positions: of the model, where they are fewer than a config's lengths; None where lengths are the config's.
         rows: tokens that the model has; what a text has beyond them (its padding token, spelled out) is read as
             padding. None for all.
         cut: counts ``[sources, targets]`` that were cut so far.
@@ -54,6 +55,7 @@ class Codec:
     refuse: bool = False
     windows: int = 1
     stride: int = 0
+    positions: int | None = None
     rows: int | None = None
     cut: list[int] = field(default_factory=lambda: [0, 0])
     known: dict[Any, Any] | None = None
@@ -126,16 +128,45 @@ class Codec:
         if self.refuse:
             text = example.source if side == "source" else example.target
             place = f"task '{example.task}': " if example.task else ""
+            larger = f"train with a larger tokenizer.{option}" if self.positions is None else self.remedy(option)
             raise UserError(
-                f"{place}a {side} of {length} tokens, room for {room}: '{text[:60]}...'; shorten it, or train with a "
-                f"larger tokenizer.{option}, or with tokenizer.too_long=cut"
+                f"{place}a {side} of {length} tokens, room for {room}: '{text[:60]}...'; shorten it, or {larger}, or "
+                "train with tokenizer.too_long=cut"
             )
         self.cut[side == "target"] += 1
 
+    def shorter(self, *, source: int | None = None, target: int | None = None) -> "Codec":
+        """The same for a model that reads at most so many tokens of a source and of a target; None for no limit."""
+        changes: dict[str, Any] = {}
+        for length, buckets, most in (
+            ("max_length", "buckets", source),
+            ("target_max_length", "target_buckets", target),
+        ):
+            if most is not None and most < getattr(self, length):
+                changes[length] = changes["positions"] = most
+                changes[buckets] = tuple(sorted({min(size, most) for size in getattr(self, buckets)}))
+        return replace(self, **changes)
+
+    def remedy(self, option: str) -> str:
+        """What helps where texts are too long: an option, or another model."""
+        return f"raise {option}" if self.positions is None else f"take a model of more than {self.positions} positions"
+
     def check_size(self) -> None:
-        """Raise a UserError if a source has no room."""
-        if self.max_length <= len(self.begin) + len(self.middle):
-            raise UserError(f"tokenizer.max_length={self.max_length}: leaves no room for a source")
+        """Raise a UserError if a source or a target has no room."""
+        around = len(self.begin) + len(self.middle)
+        if self.max_length <= around:
+            raise UserError(
+                f"tokenizer.max_length={self.max_length}: leaves no room for a source beside {around} special tokens; "
+                "raise it, or take a model with more positions"
+            )
+        if self.target_max_length < 1:
+            raise UserError("the model has too few positions to write anything; take one with more")
+
+    def too_long(self, texts: Sequence[str]) -> int:
+        """How many sources are too long, and read in part."""
+        counting = replace(self, cut=[0, 0], refuse=False)
+        counting.sources(texts)
+        return counting.cut[0]
 
 
 def sequence_batch(

@@ -109,7 +109,7 @@ def _too_long(codec: Codec, what: str, length: int, room: int, question: Questio
     if codec.refuse:
         raise UserError(
             f"task '{question.article}': {what} of {length} tokens, room for {room}: '{question.question[:60]}'; "
-            f"raise {option}, or set tokenizer.too_long to cut"
+            f"{codec.remedy(option)}, or set tokenizer.too_long to cut"
         )
     codec.cut[what == "answer"] += 1
 

@@ -74,7 +74,9 @@ def generate(
         top_p: sample from the smallest set of tokens with at least this probability.
 
     Raises:
-        ValueError: an argument is out of range, or the module predicts no tokens.
+        ValueError: an argument is out of range, the module predicts no tokens, or a prompt and its answer need more
+            positions than the model has: of prompts alone, whatever padding they have. Under ``jit``, where their
+            lengths are not known, such a row has a score of NaN.
 
     References:
         Holtzman et al. The Curious Case of Neural Text Degeneration. ICLR 2020 (section 3.1, top-p).
@@ -94,6 +96,7 @@ def generate(
     if rng is not None and beams > 1:
         raise ValueError("beams are not sampled: give rng= or beams=, not both")
     mask = jnp.ones(input_ids.shape, bool) if attention_mask is None else attention_mask.astype(bool)
+    _check_positions(module, mask, max_new_tokens)
     ends = jnp.asarray(np.atleast_1d([] if eos_id is None else eos_id), jnp.int32)
     if beams > 1:
         sequences = _start(module, params, input_ids, mask, max_new_tokens, beams)
@@ -107,6 +110,21 @@ def generate(
         )
 
     return _one_by_one(_start(module, params, input_ids, mask, max_new_tokens, 1), max_new_tokens, ends, pad_id, choose)
+
+
+def _check_positions(module: Transformer, mask_BL: jax.Array, new: int) -> None:
+    """Refuse what needs more positions than are learned; padding needs none, and the last token is not read."""
+    encoder, decoder = module.shape.encoder, module.shape.decoder
+    if encoder is None and not isinstance(mask_BL, jax.core.Tracer):
+        longest = int(mask_BL.sum(1).max())
+    else:
+        longest = 1  # the start token; or nobody knows
+    if decoder is None or decoder.max_length is None or longest + new - 1 <= decoder.max_length:
+        return
+    raise ValueError(
+        f"max_new_tokens={new} after {longest} tokens: the model has {decoder.max_length} positions; shorten the "
+        "prompt, or lower max_new_tokens"
+    )
 
 
 def filtered(

@@ -53,6 +53,14 @@ class StackShape:
     relative_farthest: int = 128
     bare_first: bool = False
 
+    def check_slots(self, slots: int) -> None:
+        """Raise a ValueError if a sequence whose positions are its slots is longer than the table of positions."""
+        if self.max_length is not None and slots > self.max_length:
+            raise ValueError(
+                f"{slots} tokens are longer than the model's {self.max_length} positions; cut them, or give the "
+                "positions of the real tokens as position_ids"
+            )
+
     @property
     def mixed(self) -> bool:
         """Whether some layers are local and some are not."""
@@ -103,9 +111,11 @@ class Stack(nn.Module):
         Raises:
             ValueError: the sequence is longer than ``max_length``, or has segments and a cache.
         """
-        shape, length, slots = self.shape, x_BLD.shape[1], mask_BM.shape[1]
-        if shape.max_length is not None and slots > shape.max_length:
-            raise ValueError(f"{slots} tokens are longer than the model's {shape.max_length} positions")
+        shape, length = self.shape, x_BLD.shape[1]
+        if positions_BL is None:
+            shape.check_slots(mask_BM.shape[1])
+        elif shape.max_length is not None and not isinstance(positions_BL, jax.core.Tracer):
+            shape.check_slots(int(positions_BL.max()) + 1)  # what is traced beyond the table becomes NaN
         if segments_BL is not None and cache is not None:
             raise ValueError("segments: a cache holds one text a row")
         mask_BM = mask_BM.astype(bool)

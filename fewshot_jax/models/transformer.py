@@ -229,6 +229,7 @@ class Transformer(nn.Module):
                 raise ValueError("token_type_ids: this model has no token types")
             if position_ids is None and shape.positions_skip_padding and self.shape.pad_id is not None:
                 # RoBERTa counts the tokens that are not padding, whatever the mask says of them.
+                shape.check_slots(input_ids.shape[1])
                 real_BL = input_ids != self.shape.pad_id
                 position_ids = jnp.cumsum(real_BL, axis=1) * real_BL - 1
             x_BLD, _ = stack(

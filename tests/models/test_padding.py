@@ -1,5 +1,7 @@
 """Padding between two tokens changes nothing: distances and positions count real tokens."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,3 +71,24 @@ def test_targets_have_the_likelihood_by_which_they_are_generated(name):
     judged = judge_targets(logits_of_targets(pretrained.module, pretrained.params, batch), batch)
     np.testing.assert_allclose(-judged.nats, written.score, rtol=1e-5)
     assert judged.exact.all()
+
+
+def test_padding_of_a_prompt_takes_no_learned_positions():
+    pretrained = tiny("gpt2")  # of 32 positions
+    mask = jnp.pad(jnp.ones_like(IDS), ((0, 0), (0, 20)))
+    padded = jnp.pad(IDS, ((0, 0), (0, 20)))
+    call = functools.partial(generate, pretrained.module, pretrained.params, max_new_tokens=8)
+    expected = call(IDS)
+    for found in (call(padded, mask), jax.jit(call)(padded, mask)):
+        np.testing.assert_array_equal(found.ids, expected.ids)
+        np.testing.assert_allclose(found.score, expected.score, rtol=1e-5)
+
+
+def test_a_prompt_that_leaves_too_few_learned_positions_is_refused():
+    pretrained = tiny("gpt2")
+    call = functools.partial(generate, pretrained.module, pretrained.params, IDS)
+    with pytest.raises(ValueError, match="max_new_tokens=23 after 11 tokens: the model has 32 positions"):
+        call(max_new_tokens=23)
+    assert np.isfinite(call(max_new_tokens=22).score).all()  # the last token is not read
+    traced = jax.jit(lambda mask: call(mask, max_new_tokens=23))(jnp.ones_like(IDS))
+    assert np.isnan(traced.score).all()

@@ -1,0 +1,147 @@
+"""Pretrained models that differ from the usual ones: few positions, a padding token without a row, other separators."""
+
+import jax
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
+
+import fewshot_jax as fsj
+from fewshot_jax.adaptation.classifier import load
+from fewshot_jax.adaptation.start import start_of
+from fewshot_jax.applications.language_model import language_model
+from fewshot_jax.applications.writing import batch_of, writing_functions
+from fewshot_jax.cli.main import main
+from fewshot_jax.config_file import from_dict
+from fewshot_jax.data.examples import Example
+from fewshot_jax.data.tasks import Drawn
+from fewshot_jax.errors import UserError
+from fewshot_jax.models.huggingface.pretrained import Pretrained, build, initial_params
+
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
+WORDS = ["who", "wrote", "it", "jane", "did", "please", "open", "copy", "then", "now"]
+ROWS = len(SPECIAL) + len(WORDS)
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+TOKENS = {"vocab_size": ROWS, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+CONFIGS = {
+    "bert": {**SIZES, **TOKENS, "max_position_embeddings": 16},
+    "roberta": {**SIZES, **TOKENS, "max_position_embeddings": 18, "type_vocab_size": 1},
+    "gpt2": {**TOKENS, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 20},
+    "bart": {
+        **TOKENS,
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 16,
+        "decoder_ffn_dim": 16,
+        "max_position_embeddings": 12,
+        "decoder_start_token_id": 2,
+    },
+}
+
+
+def words(padding="<pad>", template=None):
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*SPECIAL, *WORDS])}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if template is not None:
+        tokenizer.post_processor = template
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": padding}
+    if template is not None:
+        special |= {"cls_token": "<s>", "sep_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def bert_template():
+    tokens = [("<s>", 0), ("</s>", 2)]
+    return processors.TemplateProcessing(single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=tokens)
+
+
+def roberta_template():
+    return processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
+
+
+def directory_of(path, name, head, tokenizer):
+    config = CONFIG_MAPPING[name](**CONFIGS[name])
+    module = build(config, head, np.float32)
+    params = initial_params(module, jax.random.key(0))
+    fsj.save_pretrained(path, Pretrained(config=config, module=module, params=params, head=head))
+    tokenizer.save_pretrained(str(path))
+    return path
+
+
+def model_of(path, architecture, **sections):
+    given = {
+        "application": "question_answering",
+        "model": {"pretrained": str(path), "architecture": architecture},
+        "learner": {"name": "maml"},
+        "data": {"source": "files", "path": "x"},
+        "tokenizer": {"max_length": 32, "buckets": [8, 32], "target_max_length": 16, "target_buckets": [8, 16]},
+        **sections,
+    }
+    config = from_dict(given)
+    return config, language_model(config, texts=list)
+
+
+LONG = "who wrote it jane did please open copy then now " * 4
+
+
+def test_the_lengths_of_two_stacks_are_each_its_own(tmp_path):
+    directory_of(tmp_path, "bart", "causal_lm", words(template=bert_template()))
+    codec = model_of(tmp_path, "encoder_decoder")[1].codec
+    assert (codec.max_length, codec.target_max_length) == (12, 12)
+    assert (codec.buckets, codec.target_buckets) == ((8, 12), (8, 12))
+
+
+def test_a_source_and_its_target_share_the_positions_of_a_decoder(tmp_path):
+    directory_of(tmp_path, "gpt2", "causal_lm", words("[PAD]"))
+    config, model = model_of(tmp_path, "decoder")
+    codec = model.codec
+    assert (codec.max_length, codec.target_max_length) == (10, 10)
+    assert codec.pad == codec.end  # '[PAD]' has no row
+    tasks = [Drawn([Example(LONG, LONG), Example("who [PAD] it", "jane")], [Example("copy", "now")])]
+    support = {name: leaf[0] for name, leaf in batch_of(tasks, codec, 2, 1).support.items()}
+    assert max(leaf.max() for leaf in support.values()) < ROWS
+    assert codec.cut == [1, 1]
+    functions = writing_functions(config, model, training=False)
+    written = jax.jit(functions.write_fn)(functions.init_params(jax.random.key(0)), support, jax.random.key(0))
+    assert np.isfinite(written.nats).all()
+    assert written.ids.shape == (2, 10)
+
+
+def test_examples_that_a_decoder_has_no_positions_for_are_refused(tmp_path):
+    directory_of(tmp_path, "gpt2", "causal_lm", words())
+    config, model = model_of(tmp_path, "decoder", learner={"name": "metaicl"})
+    functions = writing_functions(config, model, training=False)
+    episode = batch_of([Drawn([Example("who", "jane")] * 3, [Example("copy", "now")])], model.codec, 3, 1)
+    support, query = ({name: leaf[0] for name, leaf in side.items()} for side in episode)
+    params = functions.init_params(jax.random.key(0))
+    with pytest.raises(UserError, match=r"tokens of examples.*20 positions; give fewer examples"):
+        jax.eval_shape(functions.output_fn, params, functions.join_fn(support, query), jax.random.key(0))
+
+
+def test_a_classifier_of_few_positions_is_adapted_saved_and_refused_with_a_token_too_many(tmp_path, capsys):
+    directory, model, data = (
+        directory_of(tmp_path / "bert", "bert", None, words(template=bert_template())),
+        tmp_path / "m",
+        tmp_path / "data.csv",
+    )
+    data.write_text(f"text,label\njane wrote it,a\nplease open,b\n{LONG}jane,a\n{LONG}copy,b\n", encoding="utf-8")
+    call = ["adapt", str(directory), "--data", str(data), "--output", str(model), "--folds", "0", "--save", "adapted"]
+    assert main(call) == 0
+    assert "2 texts longer than 16 tokens; the rest is not read" in capsys.readouterr().err
+    assert main(["predict", str(model), "--input", str(data)]) == 0
+    out = capsys.readouterr()
+    assert "2 texts longer than 16 tokens" in out.err and "NaN" not in out.out
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer" / "tokenizer.json"))
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save(str(model / "tokenizer" / "tokenizer.json"))
+    with pytest.raises(UserError, match=r"'<new>' has the id 14.*14 rows"):
+        load(model)
+    words(template=bert_template()).save_pretrained(str(directory))
+    larger = words(template=bert_template())
+    larger.add_tokens(["<new>"])
+    larger.save_pretrained(str(directory))
+    with pytest.raises(UserError, match=r"'<new>' has the id 14.*14 rows"):
+        start_of(directory)
