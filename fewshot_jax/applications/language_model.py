@@ -253,16 +253,36 @@ def _load(directory: Path, head: HeadKind | None, dtype: jnp.dtype) -> Pretraine
 def _around(tokenizer: Any, config: Config, where: str, *, rendered: bool) -> dict[str, Any]:
     """The special tokens of a pretrained model, put where ours stand; a chat template puts its own."""
     own = vocabulary_of(tokenizer, where)
-    begin = [] if own.start is None else [own.start]
+    points = config.kind not in HEADS and config.model.architecture == "encoder"  # at a span of the second text
+    two_stacks = config.model.architecture == "encoder_decoder" and config.kind not in HEADS
+    begin, middle = _template(tokenizer.backend_tokenizer, own.start, pair=points)
     if rendered:
         begin, middle = [], []
+    elif middle and (points or two_stacks or tokenizer.sep_token_id is not None):
+        pass  # as the tokenizer's own template has it; what ends a text that a decoder goes on with is left out
     elif tokenizer.sep_token_id is not None:
         middle = [tokenizer.sep_token_id]
-    elif config.model.architecture == "encoder_decoder":
+    elif two_stacks:
         begin, middle = [], [own.end]  # as T5 reads its texts
     else:
         middle = tokenizer.encode("\n", add_special_tokens=False) or [own.end]
     return {"begin": tuple(begin), "middle": tuple(middle), "end": own.end, "pad": own.pad}
+
+
+def _template(tokenizer: "Tokenizer", start: int | None, *, pair: bool) -> tuple[list[int], list[int]]:
+    """The ids that a tokenizer puts before a text and after it, or between it and a second one.
+
+    Args:
+        tokenizer: with its template.
+        start: of what stands before a text where the tokenizer makes nothing of the letter that is tried.
+        pair: of two texts.
+    """
+    read = tokenizer.encode(*(("a", "a") if pair else ("a",)))
+    of = read.sequence_ids  # None at what the template adds
+    if 0 not in of or (pair and 1 not in of):
+        return [] if start is None else [start], []
+    stop = len(of) - of[::-1].index(0)
+    return read.ids[: of.index(0)], read.ids[stop : of.index(1) if pair else len(of)]
 
 
 def _render(tokenizer: Any) -> Render | None:

@@ -14,6 +14,8 @@ from fewshot_jax.applications.writing import batch_of, writing_functions
 from fewshot_jax.cli.main import main
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.examples import Example
+from fewshot_jax.data.spans import encode_windows
+from fewshot_jax.data.squad import Question
 from fewshot_jax.data.tasks import Drawn
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, initial_params
@@ -85,6 +87,27 @@ def model_of(path, architecture, **sections):
 
 
 LONG = "who wrote it jane did please open copy then now " * 4
+
+
+@pytest.mark.parametrize(("name", "template"), [("bert", bert_template), ("roberta", roberta_template)])
+def test_a_question_and_its_context_are_read_as_the_tokenizer_reads_a_pair(name, template, tmp_path):
+    tokenizer = words(template=template())
+    directory_of(tmp_path, name, "span", tokenizer)
+    _, model = model_of(tmp_path, "encoder")
+    (windows,) = encode_windows(model.codec, [Question("jane did", "who wrote it", (), "", "")])
+    assert windows.ids[0].tolist() == tokenizer("who wrote it", "jane did")["input_ids"]
+    (long,) = encode_windows(model.codec, [Question(LONG, LONG, (), "", "")])
+    assert len(long.ids[0]) == 16  # the positions of either model
+    assert model.codec.buckets == (8, 16)
+    assert model.codec.cut == [2, 0]
+
+
+@pytest.mark.parametrize(("name", "template"), [("bert", bert_template), ("roberta", roberta_template)])
+def test_a_text_alone_is_read_as_the_tokenizer_reads_it(name, template, tmp_path):
+    tokenizer = words(template=template())
+    directory_of(tmp_path, name, None, tokenizer)
+    codec = start_of(tmp_path).pretrained.codec
+    assert codec.sources(["jane wrote it"])[0].tolist() == tokenizer("jane wrote it")["input_ids"]
 
 
 def test_the_lengths_of_two_stacks_are_each_its_own(tmp_path):
