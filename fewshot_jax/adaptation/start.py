@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 EXAMPLES = "examples.jsonl"  # in a model's directory: what it was adapted to
+_KNOWN_BY = ("config.yaml", "model.json")  # a run, and what adapt made
 PACKAGED = Path(__file__).parent / DEFAULT
 MANY = 512  # support texts; of more, each inner step reads a part
 FACTORS = (0.3, 1.0, 3.0)  # of the inner rate, from which one is chosen
@@ -180,13 +181,24 @@ def earlier(model: Path) -> tuple[Path, list[Record]]:
 
 
 def check_named(model: str | Path) -> None:
-    """Raise a UserError if what a user names is not there."""
-    if str(model) != DEFAULT and not Path(model).expanduser().exists():
-        meant = " (did you mean 'default'?)" if difflib.get_close_matches(str(model), [DEFAULT]) else ""
-        raise UserError(
-            f"{model}: no such directory{meant}; give 'default', a run of 'fewshot-jax train', a Hugging Face "
-            "directory, or a model that adapt made"
-        )
+    """Raise a UserError if what a user names is not there, or is none of what a model can be."""
+    path = Path(model).expanduser()
+    if str(model) == DEFAULT or any((path / name).is_file() for name in _KNOWN_BY) or is_pretrained(model):
+        return
+    if path.is_dir():
+        names = sorted(one.name for one in path.iterdir())
+        held = f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}" if names else "nothing"
+        what = f"holds {held}, which is no model"
+    elif path.exists():
+        what = "is a file"
+    else:
+        what = "no such directory"
+        if difflib.get_close_matches(str(model), [DEFAULT]):
+            what += " (did you mean 'default'?)"
+    raise UserError(
+        f"{model}: {what}; give 'default', a run of 'fewshot-jax train' (config.yaml), a Hugging Face directory "
+        "(config.json), or a model that adapt made (model.json)"
+    )
 
 
 def start_of(model: str | Path) -> Start:

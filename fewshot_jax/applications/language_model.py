@@ -114,6 +114,7 @@ def language_model(
     home = None
     if config.model.pretrained is not None:
         home = directory_of(config.model.pretrained) if saved is None else saved / MODEL_OF_A_RUN
+        read_config(home)  # what is wrong with it tells more than what is wrong with the tokenizer beside it
     tokenizer, around, render = _tokenizer(config, texts, chat, saved, home)
     codec = Codec(
         tokenizer=tokenizer,

@@ -168,3 +168,24 @@ def test_a_classifier_of_few_positions_is_adapted_saved_and_refused_with_a_token
     larger.save_pretrained(str(directory))
     with pytest.raises(UserError, match=r"'<new>' has the id 14.*14 rows"):
         start_of(directory)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "holds nothing, which is no model; give 'default'"),
+        (["weights.npz", "notes.txt"], r"holds notes\.txt, weights\.npz, which is no model"),
+        (["adapter_config.json"], "holds adapter_config.json, which is no model"),
+    ],
+)
+def test_a_directory_that_is_no_model_is_told_what_it_holds(names, message, tmp_path):
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=message):
+        start_of(tmp_path)
+
+
+def test_a_config_of_an_unknown_family_is_told_before_a_missing_tokenizer(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
+    with pytest.raises(UserError, match=r"model_type 'mamba' is not one of .*take a model of one of these families"):
+        start_of(tmp_path)

@@ -115,14 +115,23 @@ def read_config(path: Path) -> Config:
     """
     file = path / "config.json"
     if not path.is_dir():
-        raise UserError(f"{path}: {'a file, expected' if path.exists() else 'no such'} directory of a model")
+        what = "is a file" if path.exists() else "no such directory"
+        raise UserError(f"{path}: {what}; give a directory that transformers' save_pretrained wrote")
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; {_instead_of_config(path)}")
     raw = read_json(file)
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
-        raise UserError(f"{file}: names no model_type")
+        raise UserError(
+            f"{file}: names no model_type; expected the config.json that came with a model of one of the families "
+            f"{', '.join(FAMILIES)}"
+        )
     kind = raw["model_type"]
     if kind not in FAMILIES:
         code = ". Code that comes with a checkpoint is never run" if "auto_map" in raw else ""
-        raise UserError(f"{file}: model_type '{kind}' is not one of {', '.join(FAMILIES)}{code}")
+        raise UserError(
+            f"{file}: model_type '{kind}' is not one of {', '.join(FAMILIES)}{code}; take a model of one of these "
+            "families"
+        )
     from transformers import CONFIG_MAPPING
 
     kind_of_config = CONFIG_MAPPING[kind]
@@ -131,11 +140,26 @@ def read_config(path: Path) -> Config:
         names.setdefault(field, {field}).add(alias)
         names.setdefault(alias, {alias}).add(field)
     if missing := [field for field in FAMILIES[kind].required if not names[field] & raw.keys()]:
-        raise UserError(f"{file}: lacks {', '.join(missing)}")
+        raise UserError(
+            f"{file}: lacks {', '.join(missing)}, which model_type '{kind}' needs; copy the config.json again from "
+            "where the model came from"
+        )
     try:
         return kind_of_config.from_dict(raw)
     except Exception as error:  # its validation raises many kinds
         raise UserError(f"{file}: {' '.join(str(error).split())}") from None
+
+
+def _instead_of_config(path: Path) -> str:
+    """What a directory without config.json holds, and what to give."""
+    if (path / "adapter_config.json").exists():
+        return (
+            "the directory holds an adapter in peft's format; give the directory of its base model, and read the "
+            "adapter with fsj.load_adapter"
+        )
+    names = sorted(one.name for one in path.iterdir())
+    held = f"holds {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}" if names else "is empty"
+    return f"the directory {held}; give one that transformers' save_pretrained wrote"
 
 
 def head_of(config: Config, file: Path) -> HeadKind | None:
@@ -150,7 +174,9 @@ def head_of(config: Config, file: Path) -> HeadKind | None:
     family = FAMILIES[config.model_type]
     known = {name: kind for kind, name in family.architectures.items()} | dict(family.readable)
     if not isinstance(given, list) or not isinstance(given[0], str):
-        raise UserError(f"{file}: architectures is not a list of names")
+        raise UserError(
+            f"{file}: architectures={given!r}: expected a list of names; mend it, or read the model with head=None"
+        )
     if given[0] not in known:
         raise UserError(
             f"{file}: architecture '{given[0]}' is not one of {', '.join(known)}; head=None reads the model without it"

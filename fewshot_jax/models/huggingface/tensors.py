@@ -266,7 +266,7 @@ def _nothing(directory: Path, single: str, index: str) -> str:
     shards = [name for name in names if name.endswith(".safetensors")]
     foreign = [name for name in names if name.endswith(_FOREIGN)]
     if shards:
-        return f"{directory}: holds {_quote.repr(shards[0])}, but neither {single} nor {index}. Add the one that lacks."
+        return f"{directory}: holds {_quote.repr(shards[0])}, but neither {single} nor {index}. Add the missing one."
     if foreign and single.startswith("adapter"):
         return (
             f"{directory}: holds {_quote.repr(foreign[0])}, but not {single}; no other format is read, pickles least "
@@ -280,7 +280,10 @@ def _nothing(directory: Path, single: str, index: str) -> str:
             f"AutoModelForCausalLM as M; M.from_pretrained('{directory}').save_pretrained('NEW')\", with the class "
             "of the model"
         )
-    return f"{directory}: holds no model, neither {single} nor {index}"
+    return (
+        f"{directory}: holds no model, neither {single} nor {index}. Give the directory that holds the weights, or "
+        "download them: hf download NAME --local-dir DIRECTORY"
+    )
 
 
 def _shards(directory: Path, index: Path) -> dict[str, TensorInfo]:

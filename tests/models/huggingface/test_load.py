@@ -382,3 +382,14 @@ def test_the_weights_of_another_family_are_shown_where_no_name_fits(saved, tmp_p
     with pytest.raises(fsj.UserError) as error:
         fsj.load_pretrained(saved, head=None)
     assert "transformer.h.0.attn.c_attn.weight [16, 48]" in str(error.value)
+
+
+def test_a_directory_without_a_config_is_told_what_it_holds(tmp_path):
+    with pytest.raises(fsj.UserError, match="the directory is empty; give one that"):
+        fsj.load_pretrained(tmp_path)
+    (tmp_path / "weights.npz").touch()
+    with pytest.raises(fsj.UserError, match=r"the directory holds weights\.npz; give one that"):
+        fsj.load_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").touch()
+    with pytest.raises(fsj.UserError, match=r"an adapter in peft's format; give the directory of its base model"):
+        fsj.load_pretrained(tmp_path)
