@@ -22,6 +22,7 @@ from fewshot_jax.applications.language_model import (
     fingerprint_of_model,
     language_model,
     save_language_model,
+    tell_cut,
 )
 from fewshot_jax.applications.text_classification import fingerprint_of_texts, read_data, split_data
 from fewshot_jax.applications.text_to_text import READ, WRITTEN, Written
@@ -104,6 +105,8 @@ class LabelScoring(ClassApplication):
             name: [ids for _, ids in model.codec.encode([Example(" ", label_text(c)) for c in split.classes])]
             for name, split in splits.items()
         }
+        if saved is None:
+            tell_cut(model.codec)
         application = cls(config, splits, model, sources, names)
         application.check_episodes()
         return application

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -221,6 +222,13 @@ def _with_positions(codec: Codec, config: Config, shape: ModelShape) -> Codec:
     # One table for the source and for the target after it, which has at most half of it.
     target = min(codec.target_max_length, last.max_length // 2)
     return codec.shorter(source=last.max_length - target, target=target)
+
+
+def tell_cut(codec: Codec) -> None:
+    """Say how many texts of a classification were too long and cut."""
+    if count := codec.cut[0]:
+        what = f"{count} texts have more than {codec.max_length} tokens; the rest is not read"
+        print(f"note: {what} ({codec.remedy('tokenizer.max_length')})", file=sys.stderr)
 
 
 def save_language_model(model: LanguageModel, run: Path) -> None:

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from fewshot_jax.applications.language_model import (
     fingerprint_of_model,
     language_model,
     save_language_model,
+    tell_cut,
 )
 from fewshot_jax.config import WITHOUT_A_LOOP, Config, DataConfig, ModelConfig
 from fewshot_jax.data.episodes import EpisodeSampler
@@ -264,9 +264,8 @@ class TextClassification(ClassApplication):
         else:
             tokenizer = load_tokenizer(saved / TOKENIZER)
         encoded = {name: encode_for(config, tokenizer, these, pretrained) for name, these in texts.items()}
-        if pretrained is not None and (count := pretrained.codec.cut[0]):
-            most = pretrained.codec.max_length
-            print(f"note: {count} texts have more than {most} tokens; the rest is not read", file=sys.stderr)
+        if pretrained is not None and saved is None:
+            tell_cut(pretrained.codec)
         application = cls(config, splits, tokenizer, encoded, pretrained)
         application.check_episodes()
         return application
