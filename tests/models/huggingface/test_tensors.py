@@ -345,7 +345,7 @@ BAD_DIRECTORIES = {
         f"only {name}": ({name: ""}, f"holds '{name}', but not model.safetensors; .*pickles.*save_pretrained")
         for name in ("pytorch_model.bin", "m.pt", "m.pth", "m.ckpt", "flax_model.msgpack", "tf_model.h5")
     },
-    "shards without an index": ({"model-00001-of-00002.safetensors": ""}, "holds .*, but neither .*Add the one"),
+    "shards without an index": ({"model-00001-of-00002.safetensors": ""}, "holds .*, but neither .*Add the missing one"),
 }
 
 
