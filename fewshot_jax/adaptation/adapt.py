@@ -20,7 +20,8 @@ from fewshot_jax.applications.language_model import language_model
 from fewshot_jax.applications.text_classification import with_label_names
 from fewshot_jax.applications.writing import writing_functions
 from fewshot_jax.config import WRITES, Config
-from fewshot_jax.data.examples import Example, folded
+from fewshot_jax.data.examples import Example
+from fewshot_jax.data.labels import tidy_records
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import TextSplit, text_split
 from fewshot_jax.errors import UserError
@@ -39,7 +40,7 @@ def adapt(run_dir: str | Path, records: Sequence[Record] | Sequence[Example]) ->
 
     Args:
         run_dir: of a meta-trained run.
-        records: labelled texts, at least two labels; of a run that writes, `Example`s of one task.
+        records: labelled texts, at least two labels, see `tidy_records`; of a run that writes, `Example`s of one task.
 
     Returns:
         The classifier, or the writer.
@@ -58,7 +59,7 @@ def adapt(run_dir: str | Path, records: Sequence[Record] | Sequence[Example]) ->
         return adapt_writer(run, cast(Sequence[Example], records))
     if config.application != "text_classification":
         raise UserError(f"{run.path}: is a run of {config.application}; adapt serves texts: classifiers and writers")
-    labelled = cast(Sequence[Record], records)
+    labelled, _ = tidy_records(cast(Sequence[Record], records), "the examples")
     check_labelled(labelled)
     if config.kind == "label_scoring":
         return _label_scorer(run, config, labelled)
@@ -73,24 +74,6 @@ def check_labelled(records: Sequence[Record]) -> None:
         raise UserError(f"the examples have one label only ('{labels.pop()}'): a classifier needs at least two")
     if NONE in labels:
         raise UserError(f"'{NONE}' is the label of texts below the threshold; give the class another name")
-
-
-def distinct(records: Sequence[Record]) -> tuple[list[Record], int, str | None]:
-    """Labelled texts without those that are there already, which would be trained on and held out at once.
-
-    Returns:
-        (records, how many were left out, a text that has two labels or None); texts are equal but for case and white
-        space.
-    """
-    labels: dict[str, set[str]] = {}
-    kept = []
-    for record in records:
-        known = labels.setdefault(folded(record.text), set())
-        if record.label not in known:
-            kept.append(record)
-        known.add(record.label)
-    unclear = next((record.text for record in kept if len(labels[folded(record.text)]) > 1), None)
-    return kept, len(records) - len(kept), unclear
 
 
 def adapt_start(start: Start, data: TextSplit, selection: Selection | None = None) -> Classifier:

@@ -81,6 +81,10 @@ class Application(Protocol):
         """Of the run, resolved."""
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the data, such as duplicates that are skipped; told when a run starts."""
+
+    @property
     def score(self) -> Score:
         """Of its outputs: what checkpoints and loops are chosen by, the first of `scores`."""
 

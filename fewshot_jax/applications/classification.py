@@ -8,7 +8,7 @@ with five ways adapts to any number of classes.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -168,10 +168,12 @@ class ClassApplication:
         config: resolved.
         splits: train, validation and test items, class-disjoint: each with ``label [n]``, ``classes`` and,
             where there are groups, ``group [n]``.
+        notes: what to tell of the data, see `Application`.
     """
 
     config: Config
     splits: Mapping[str, Any]
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
     score: ClassVar[Score] = ACCURACY
     scores: ClassVar[tuple[Score, ...]] = (ACCURACY, MACRO_F1)
 

@@ -93,7 +93,8 @@ class LabelScoring(ClassApplication):
         Raises:
             UserError: the data or the model cannot be used, or cannot fill the episodes.
         """
-        splits = split_data(read_data(config.data, config.seed), config.data)
+        notes: list[str] = []
+        splits = split_data(read_data(config.data, config.seed, notes), config.data, notes)
 
         def texts() -> list[str]:
             train: TextSplit = splits["train"]
@@ -107,7 +108,7 @@ class LabelScoring(ClassApplication):
         }
         if saved is None:
             tell_cut(model.codec)
-        application = cls(config, splits, model, sources, names)
+        application = cls(config, splits, model, sources, names, notes=tuple(notes))
         application.check_episodes()
         return application
 

@@ -66,6 +66,7 @@ class Regression:
     config: Config
     score: ClassVar[Score] = SQUARED_ERROR
     scores: ClassVar[tuple[Score, ...]] = (SQUARED_ERROR,)
+    notes: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def build(cls, config: Config, saved: Path | None = None) -> Self:

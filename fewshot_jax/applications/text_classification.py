@@ -31,6 +31,7 @@ from fewshot_jax.applications.language_model import (
 )
 from fewshot_jax.config import WITHOUT_A_LOOP, Config, DataConfig, ModelConfig
 from fewshot_jax.data.episodes import EpisodeSampler
+from fewshot_jax.data.labels import tidy_records
 from fewshot_jax.data.loader import EncodedTexts, augment, by_frequency, encode_texts, text_episodes
 from fewshot_jax.data.ngrams import hashed_ngrams
 from fewshot_jax.data.records import Record
@@ -158,8 +159,24 @@ def text_functions(
     return functions(pretrained.init_params)._replace(scratch_params=scratch)
 
 
-def read_data(config: DataConfig, seed: int) -> list[Record]:
-    """Read the labelled texts that a config names."""
+def read_data(config: DataConfig, seed: int, notes: list[str] | None = None) -> list[Record]:
+    """Read the labelled texts that a config names.
+
+    Args:
+        config: of the data.
+        seed: of generated data.
+        notes: gets what to tell of the names of labels; None to leave it out.
+
+    Raises:
+        UserError: the data cannot be read, or two of its labels are the same number.
+    """
+    records, told = tidy_records(_read(config, seed, notes), config.path or config.name or config.source)
+    if notes is not None:
+        notes += told
+    return records
+
+
+def _read(config: DataConfig, seed: int, notes: list[str] | None) -> list[Record]:
     if config.source == "generated":
         from fewshot_jax.data.generated import generated_intents
 
@@ -195,6 +212,7 @@ def read_data(config: DataConfig, seed: int) -> list[Record]:
             text=config.text_field,
             label=config.label_field,
             group=config.group_field,
+            notes=notes,
         )
     return [
         record
@@ -211,13 +229,13 @@ def raw_texts(path: Path, field: str) -> list[str]:
     return read_documents(CorpusConfig(path=str(path), text_field=field))
 
 
-def split_data(records: list[Record], config: DataConfig) -> dict[str, TextSplit]:
-    """Divide records into class-disjoint train, validation and test splits."""
+def split_data(records: list[Record], config: DataConfig, notes: list[str] | None = None) -> dict[str, TextSplit]:
+    """Divide records into class-disjoint train, validation and test splits, without duplicates; see `split_records`."""
     by = config.split_by
     names = sorted({getattr(record, by) for record in records})
     if names == [""]:  # files without a group_field
         raise UserError("data.split_by: the texts have no groups to split by; set data.group_field, or split by label")
-    splits = split_records(records, class_members(names, config), by=by)
+    splits = split_records(records, class_members(names, config), by=by, notes=notes)
     if not splits["train"].texts:
         found = f"{len(names)} {by}{'' if len(names) == 1 else 's'}"
         raise UserError(
@@ -252,7 +270,8 @@ class TextClassification(ClassApplication):
         Raises:
             UserError: the data cannot be read, or cannot fill the episodes.
         """
-        splits = split_data(read_data(config.data, config.seed), config.data)
+        notes: list[str] = []
+        splits = split_data(read_data(config.data, config.seed, notes), config.data, notes)
         texts = {name: with_label_names(config, split) for name, split in splits.items()}
         pretrained = pretrained_encoder(config, saved)
         if pretrained is not None:
@@ -266,7 +285,7 @@ class TextClassification(ClassApplication):
         encoded = {name: encode_for(config, tokenizer, these, pretrained) for name, these in texts.items()}
         if pretrained is not None and saved is None:
             tell_cut(pretrained.codec)
-        application = cls(config, splits, tokenizer, encoded, pretrained)
+        application = cls(config, splits, tokenizer, encoded, pretrained, notes=tuple(notes))
         application.check_episodes()
         return application
 
@@ -336,7 +355,7 @@ def fingerprint_of_texts(splits: Mapping[str, TextSplit]) -> dict[str, str]:
 def with_label_names(config: Config, split: TextSplit) -> list[str]:
     """The ``n`` texts of a split and, where a config asks for label names, those of its classes as texts."""
     names = split.classes if config.episodes.label_names else []
-    return [*split.texts, *(label_text(name, config.data.sets) for name in names)]
+    return [*split.texts, *(label_text(str(name), config.data.sets) for name in names)]
 
 
 def pretrained_encoder(config: Config, saved: Path | None = None, *, weights: bool = True) -> LanguageModel | None:

@@ -44,11 +44,13 @@ class Writing:
         config: resolved.
         pools: the examples of each split; None where tasks are generated.
         model: the language model and its tokenizer.
+        notes: what to tell of the data, see `Application`.
     """
 
     config: Config
     pools: dict[str, list[Example]] | None
     model: LanguageModel
+    notes: tuple[str, ...] = ()
     score: ClassVar[Score] = NATS
     scores: ClassVar[tuple[Score, ...]] = (NATS, EXACT)
     world: ClassVar[World]
@@ -126,7 +128,7 @@ class Writing:
             model = dataclasses.replace(model, codec=dataclasses.replace(model.codec, known={}))
             if saved is None:
                 cls.encode_all(pools, model.codec)
-        application = cls(config, pools, model)
+        application = cls(config, pools, model, _repetitions(pools or {}))
         application.training_sampler()
         for split in ("validation", "test"):
             application.sampler(split, config.evaluation.most_shots(split))
@@ -240,6 +242,12 @@ class Writing:
 
     def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
         """No pictures."""
+
+
+def _repetitions(pools: Mapping[str, Sequence[Example]]) -> tuple[str, ...]:
+    """How many examples `PooledTasks` skips, in words; nothing where there are none."""
+    count = sum(len(pool) - len({(one.task, one.source, one.target) for one in pool}) for pool in pools.values())
+    return (f"skipped {count:,} duplicate example{'' if count == 1 else 's'}",) if count else ()
 
 
 def _hash(pool: Sequence[Example]) -> str:

@@ -70,6 +70,7 @@ def run(arguments: Sequence[str]) -> None:
     from fewshot_jax.config import WRITES
     from fewshot_jax.data.detect import detect_application
     from fewshot_jax.data.files import read_records
+    from fewshot_jax.data.labels import tidy_records
     from fewshot_jax.training.run_directory import RunDirectory
 
     check_output(parsed.output)
@@ -89,7 +90,11 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(
             f"{parsed.data}: has the columns of {found}, and {model} labels texts; give a run of {found} as MODEL"
         )
-    records = [*before, *read_records(parsed.data, text=parsed.text_field, label=parsed.label_field)]
+    read = [*before, *read_records(parsed.data, text=parsed.text_field, label=parsed.label_field)]
+    where = f"{parsed.data}{f', added to the examples of {parsed.model}' if before else ''}"
+    records, joined = tidy_records(read, where)
+    for note in joined:
+        print(f"note: {note}", file=sys.stderr)
     if config is not None and config.kind == "label_scoring":
         _score_labels(parsed, records)
         return
@@ -98,20 +103,22 @@ def run(arguments: Sequence[str]) -> None:
 
 def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
     """Cross-validate, choose, adapt to all texts and save."""
-    from fewshot_jax.adaptation.adapt import adapt_start, check_labelled, distinct
+    from fewshot_jax.adaptation.adapt import adapt_start, check_labelled
     from fewshot_jax.adaptation.folds import rare_classes, stratified
     from fewshot_jax.adaptation.selection import ADAPTED, select
     from fewshot_jax.adaptation.simple import NAME as SIMPLE
     from fewshot_jax.adaptation.simple import SimpleClassifier
     from fewshot_jax.adaptation.start import EXAMPLES, start_of, with_choices
     from fewshot_jax.adaptation.summary import card, record_of
+    from fewshot_jax.data.duplicates import distinct
     from fewshot_jax.data.splits import text_split
 
     records, repeated, unclear = distinct(records)
     if repeated:
-        print(f"note: left out {counted(repeated, 'example')} that stand there twice", file=sys.stderr)
-    if unclear is not None:
-        print(f"warning: '{unclear[:80]}' has two labels, and perhaps others; decide for one", file=sys.stderr)
+        print(f"note: skipped {counted(repeated, 'duplicate example')}", file=sys.stderr)
+    if unclear:
+        more = f" (and {counted(len(unclear) - 1, 'more text')})" if len(unclear) > 1 else ""
+        print(f"warning: '{unclear[0][:80]}' has several labels{more}; keep one", file=sys.stderr)
     check_labelled(records)
     data = text_split(records)
     start = with_choices(start_of(model), len(records))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from fewshot_jax.data.files import read_records
+from fewshot_jax.data.labels import tidy_records
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
 
@@ -27,6 +28,7 @@ def read_sets(
     text: str = "text",
     label: str = "label",
     group: str | None = None,
+    notes: list[str] | None = None,
 ) -> list[Record]:
     """Read several data sets; equal labels of two of them are different classes.
 
@@ -36,6 +38,7 @@ def read_sets(
         files: names to read in a folder, those of them that it has; empty for all files of
             labelled texts in it, in the order of their names.
         text, label, group: fields or columns, as for `read_records`.
+        notes: gets what to tell of the names of labels, see `tidy_records`; None to leave it out.
 
     Returns:
         The records. Labels and groups stand below the name of their data set, as in
@@ -51,12 +54,16 @@ def read_sets(
     found = {name: _files(Path(path) / given, files) for name, given in zip(names, sets, strict=True)}
     if absent := sorted(set(files) - {file.name for these in found.values() for file in these}):
         raise UserError(f"data.files: no folder of data.sets has '{absent[0]}'; correct the name, or leave it out")
-    return [
-        Record(record.text, f"{name}/{record.label}", name if group is None else f"{name}/{record.group}")
-        for name, these in found.items()
-        for file in these
-        for record in read_records(file, text=text, label=label, group=group)
-    ]
+    records = []
+    for name, these in found.items():
+        given = [one for file in these for one in read_records(file, text=text, label=label, group=group)]
+        own, told = tidy_records(given, str(Path(path) / name))
+        if notes is not None:
+            notes += [f"{name}: {note}" for note in told]
+        records += [
+            Record(one.text, f"{name}/{one.label}", name if group is None else f"{name}/{one.group}") for one in own
+        ]
+    return records
 
 
 def _files(path: Path, files: Sequence[str]) -> list[Path]:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fewshot_jax.data.duplicates import distinct, notes_of
+from fewshot_jax.data.names import normal_name
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
 
@@ -82,7 +84,9 @@ def read_class_split(path: Path, name: str | None = None) -> dict[str, list[str]
         content["validation"] = content.pop("valid")
     if not isinstance(content, dict) or not all(isinstance(content.get(split), list) for split in SPLITS):
         raise UserError(f"{path}: expected lists of class names under train, validation and test")
-    members = {split: content[split] for split in SPLITS}
+    members = {
+        split: [normal_name(name) if isinstance(name, str) else name for name in content[split]] for split in SPLITS
+    }
     check_disjoint(members, path)
     return members
 
@@ -97,14 +101,21 @@ def check_disjoint(members: Mapping[str, Sequence[str]], where: object) -> None:
 
 
 def split_records(
-    records: Sequence[Record], members: Mapping[str, Sequence[str]], *, by: str = "label"
+    records: Sequence[Record],
+    members: Mapping[str, Sequence[str]],
+    *,
+    by: str = "label",
+    notes: list[str] | None = None,
 ) -> dict[str, TextSplit]:
-    """Distribute records over splits by their label or group.
+    """Distribute records over splits by their label or group; of duplicates in a split the first is kept.
+
+    Otherwise a query could stand in its own support set. Duplicates are those of `distinct`.
 
     Args:
         records: the labelled texts.
         members: the labels (or groups) of each split.
         by: ``"label"`` or ``"group"``.
+        notes: gets how many duplicates are skipped, and how many texts have several labels; None to leave it out.
 
     Raises:
         UserError: a split names a label that no record has, or a division by
@@ -127,4 +138,7 @@ def split_records(
                     f"label '{label}' occurs in groups of the {found[label]} split and of the {split} split: classes "
                     "must be disjoint; rename the label by group, or set data.split_by to label"
                 )
-    return {split: text_split(part) for split, part in parts.items()}
+    found_in = {split: distinct(part) for split, part in parts.items()}
+    if notes is not None:
+        notes += notes_of(found_in)
+    return {split: text_split(one.records) for split, one in found_in.items()}

@@ -86,6 +86,8 @@ def _train_and_evaluate(
     if resumable:
         run.check_data(fingerprint)
     if not (resumable or quiet):
+        for note in application.notes:
+            print(f"note: {note}", file=sys.stderr)
         warn_of_leakage(application)
     if not (resumable and finished):
         _check_traceable(application)

@@ -11,7 +11,7 @@ from scipy.stats import ttest_1samp
 import fewshot_jax as fsj
 from fewshot_jax.adaptation import selection as selecting
 from fewshot_jax.adaptation import simple
-from fewshot_jax.adaptation.adapt import adapt_start, distinct
+from fewshot_jax.adaptation.adapt import adapt_start
 from fewshot_jax.adaptation.folds import over_folds, rare_classes, stratified
 from fewshot_jax.adaptation.readers import HeadReader
 from fewshot_jax.adaptation.scaling import NONE, most_probable, nats, softmax, temperature_of
@@ -20,6 +20,7 @@ from fewshot_jax.adaptation.simple import NAME as SIMPLE
 from fewshot_jax.adaptation.simple import SimpleClassifier
 from fewshot_jax.adaptation.start import DEFAULT, HEAD, start_of, with_choices
 from fewshot_jax.adaptation.summary import card, record_of, verdict
+from fewshot_jax.data.duplicates import distinct
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import text_split
 from fewshot_jax.errors import UserError
@@ -173,10 +174,10 @@ def test_a_model_that_diverged_is_not_chosen(selection):
     assert selection._replace(diverged=True).best == SIMPLE
 
 
-def test_examples_that_stand_there_twice_are_left_out_and_two_labels_are_told():
+def test_duplicate_examples_are_skipped_and_a_text_with_several_labels_is_reported():
     again = [*RECORDS, Record("  I want my money BACK ", "refund", ""), Record("money back please", "praise", "")]
     kept, repeated, unclear = distinct(again)
-    assert kept == [*RECORDS, again[-1]] and repeated == 1 and unclear == "money back please"
+    assert kept == [*RECORDS, again[-1]] and repeated == 1 and unclear == ["money back please"]
 
 
 def test_the_model_that_is_saved_is_adapted_on_the_features_of_the_cross_validation(selection, start, monkeypatch):

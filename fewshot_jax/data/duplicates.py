@@ -1,0 +1,58 @@
+"""Labelled texts that occur more than once."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from fewshot_jax.data.examples import folded
+from fewshot_jax.data.records import Record
+
+
+class Distinct(NamedTuple):
+    """Labelled texts, each once for each label.
+
+    Attributes:
+        records: without duplicates, in their order.
+        skipped: number of duplicates.
+        unclear: the texts that have several labels, each as it is first written.
+    """
+
+    records: list[Record]
+    skipped: int
+    unclear: list[str]
+
+
+def distinct(records: Sequence[Record]) -> Distinct:
+    """Skip the labelled texts that occur before with the same label, whatever their case and white space.
+
+    A text with several labels is kept once for each of them.
+    """
+    labels: dict[str, list[str]] = {}
+    texts: dict[str, str] = {}
+    kept = []
+    for record in records:
+        key = folded(record.text)
+        texts.setdefault(key, record.text)
+        known = labels.setdefault(key, [])
+        if record.label not in known:
+            kept.append(record)
+            known.append(record.label)
+    unclear = [texts[key] for key, names in labels.items() if len(names) > 1]
+    return Distinct(kept, len(records) - len(kept), unclear)
+
+
+def notes_of(splits: Mapping[str, Distinct]) -> list[str]:
+    """Describe the duplicates of some splits, and their texts with several labels; nothing where there are none."""
+    notes = []
+    if total := sum(one.skipped for one in splits.values()):
+        where = ", ".join(f"{one.skipped:,} in {split}" for split, one in splits.items() if one.skipped)
+        notes.append(
+            f"skipped {total:,} duplicate text{'' if total == 1 else 's'} ({where}): a text counts once for each "
+            "class, whatever its case and spaces"
+        )
+    for split, one in splits.items():
+        if count := len(one.unclear):
+            notes.append(
+                f"{split}: {count:,} text{' has' if count == 1 else 's have'} several labels, such as "
+                f"'{one.unclear[0][:60]}'; {'it is' if count == 1 else 'they are'} kept under each"
+            )
+    return notes

@@ -1,0 +1,39 @@
+"""Names of classes, groups and tasks in one form, so that names that look alike are one."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+# Characters without a width. The joiners U+200C and U+200D stay between characters beyond ASCII, where they spell
+# Persian and Indic words and emoji.
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
+    "|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
+)
+_SHOWN = 3  # names in a note
+
+
+def normal_name(name: str) -> str:
+    """Return a name in Unicode's form NFC, without characters of no width, with single plain spaces."""
+    return " ".join(_INVISIBLE.sub("", unicodedata.normalize("NFC", name)).split())
+
+
+def joined_names(names: Iterable[str], noun: str) -> list[str]:
+    """Describe the names that `normal_name` makes one: a note, or none.
+
+    Args:
+        names: as they are given.
+        noun: what they name, such as "label".
+    """
+    spelled: dict[str, set[str]] = {}
+    for name in names:
+        spelled.setdefault(normal_name(name), set()).add(name)
+    joined = [(name, forms) for name, forms in sorted(spelled.items()) if len(forms) > 1]
+    if not joined:
+        return []
+    shown = ", ".join(f"'{name}' ({len(forms)} spellings)" for name, forms in joined[:_SHOWN])
+    more = f" and {len(joined) - _SHOWN} more" if len(joined) > _SHOWN else ""
+    return [
+        f"joined {noun}s that look alike and differ in Unicode form, in invisible characters or in spaces: "
+        f"{shown}{more}"
+    ]
