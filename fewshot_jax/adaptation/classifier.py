@@ -1,6 +1,6 @@
 """A saved few-shot classifier: load it, predict with it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from fewshot_jax.adaptation.scaling import Prediction, most_probable, softmax
 from fewshot_jax.adaptation.simple import SimpleClassifier, load_simple
 from fewshot_jax.adaptation.writer import Writer, load_writer
 from fewshot_jax.config import WRITES, Config
+from fewshot_jax.data.labels import plain_texts
 from fewshot_jax.errors import UserError, first_line
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.types import PyTree
@@ -50,25 +51,24 @@ class Classifier:
         if shape[-1] != len(self.labels):
             raise ValueError(f"weights for {shape[-1]} classes, but {len(self.labels)} labels")
 
-    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+    def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
         """Probabilities ``[n, N]`` of the classes, in the order of ``labels``."""
         rows = list(self._batches(texts))
         logits = np.concatenate(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
         return softmax(logits / np.float32(self.temperature))
 
-    def predict(self, texts: Sequence[str], threshold: float = 0.0) -> list[Prediction]:
+    def predict(self, texts: Iterable[str], threshold: float = 0.0) -> list[Prediction]:
         """The most probable label of each text, or "none of these" where its probability is below a threshold."""
         return most_probable(self.labels, self.predict_proba(texts), threshold)
 
-    def _batches(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
+    def _batches(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """Batches of two sizes and few lengths, so that nothing is compiled twice."""
-        if isinstance(texts, str):
-            raise TypeError("predict takes a list of texts, not one string")
+        texts = plain_texts(texts)
         size = self.reader.batch_size
         if len(texts) <= FEW:
             size = min(FEW, size)
         for start in range(0, len(texts), size):
-            chunk = list(texts[start : start + size])
+            chunk = texts[start : start + size]
             yield np.asarray(self._logits(self.adapted, self.reader.batch(chunk, size)))[: len(chunk)]
 
     def save(self, directory: str | Path, files: Mapping[str, str] | None = None, **record: Any) -> None:

@@ -1,7 +1,7 @@
 """The simple model that an adapted one has to beat: TF-IDF and logistic regression, from scikit-learn."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from fewshot_jax.adaptation.saving import save_model
 from fewshot_jax.adaptation.scaling import Prediction, most_probable, softmax
+from fewshot_jax.data.labels import plain_texts
 from fewshot_jax.evaluation.baselines import ANALYSERS
 
 NAME = "TF-IDF + logistic regression"
@@ -87,13 +88,11 @@ class SimpleClassifier:
         vectors = hstack([vectorizer.transform(texts) for vectorizer in self._vectorizers])
         return np.asarray(vectors @ self.arrays["kernel"] + self.arrays["bias"])
 
-    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+    def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
         """Probabilities ``[n, N]`` of the classes, in the order of ``labels``."""
-        if isinstance(texts, str):
-            raise TypeError("predict takes a list of texts, not one string")
-        return softmax(self.logits(texts) / self.temperature)
+        return softmax(self.logits(plain_texts(texts)) / self.temperature)
 
-    def predict(self, texts: Sequence[str], threshold: float = 0.0) -> list[Prediction]:
+    def predict(self, texts: Iterable[str], threshold: float = 0.0) -> list[Prediction]:
         """The most probable label of each text, or "none of these" where its probability is below a threshold."""
         return most_probable(self.labels, self.predict_proba(texts), threshold)
 

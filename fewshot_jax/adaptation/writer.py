@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -13,6 +13,7 @@ from fewshot_jax.applications.language_model import LanguageModel, language_mode
 from fewshot_jax.applications.table import application_of
 from fewshot_jax.config import Config
 from fewshot_jax.data.examples import Example
+from fewshot_jax.data.labels import plain_texts
 from fewshot_jax.data.tasks import Drawn
 from fewshot_jax.errors import UserError
 from fewshot_jax.training.evaluate import restore_best_of
@@ -45,10 +46,9 @@ class Writer:
 
         self._ids = ids
 
-    def predict(self, sources: Sequence[str]) -> list[str]:
+    def predict(self, sources: Iterable[str]) -> list[str]:
         """What is written after each source, by the most probable tokens or the config's beams."""
-        if isinstance(sources, str):
-            raise TypeError("predict takes a list of texts, not one string")
+        sources = plain_texts(sources)
         codec, written = self.model.codec, list[str]()
         for start in range(0, len(sources), _BATCH):
             chunk = sources[start : start + _BATCH]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from fewshot_jax.data.examples import Example, folded, names
 from fewshot_jax.data.fields import listed, name, objects, required, string, strings, task_of
 from fewshot_jax.data.files import Problems, each, jsonl_rows, read_text, suffix_of
+from fewshot_jax.data.names import normal_name
 from fewshot_jax.errors import UserError
 
 # The two roles, as chat templates call them.
@@ -138,7 +139,7 @@ def _dialogue(path: Path, line: int, row: Mapping[str, Any], speakers: Mapping[s
     if len(entries) > 1 and entries[-1].get("utterance") == "":
         entries = entries[:-1]
     if "services" in row:
-        task = "+".join(strings(place, "services", row["services"]))
+        task = "+".join(map(normal_name, strings(place, "services", row["services"])))
     else:
         task = task_of(place, row, field, path)
     key = "dialogue_id" if "dialogue_id" in row else "id"
@@ -159,7 +160,7 @@ def _turn(place: str, entry: Mapping[str, Any], task: str, speakers: Mapping[str
         for action in objects(place, "actions", frame.get("actions", [])):
             wordings += _wordings(place, action)
     if frames:
-        task = name(place, "service", required(place, frames[0], "service"), "frame")
+        task = normal_name(name(place, "service", required(place, frames[0], "service"), "frame"))
     return Turn(role, text, _named(text, wordings), task)
 
 

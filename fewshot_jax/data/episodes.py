@@ -69,8 +69,40 @@ def check_enough(
         raise UserError(
             f"{split} split: class '{name}' has {count} examples{more}, but an episode takes "
             f"{shots} shots + {queries} queries = {shots + queries} of each class; "
-            f"add examples, drop the class, or lower {section}.shots or {section}.queries"
+            f"add examples, drop the class, or lower {section}.shots or {section}.queries (duplicates of a text count "
+            "once)"
         )
+
+
+def check_lengths(lengths: Mapping[str, int]) -> None:
+    """Raise a UserError unless arrays have one entry for each of the same items.
+
+    Args:
+        lengths: entries of each array, by its name; the first is compared with the others.
+    """
+    (first, items), *others = lengths.items()
+    for name, count in others:
+        if count != items:
+            raise UserError(
+                f"'{name}' has {count} entries, but '{first}' has {items}. Expected one for each item; give arrays of "
+                "equal length."
+            )
+
+
+def _checked_label(label: np.ndarray) -> np.ndarray:
+    """The labels of items as an array ``[n]`` of numbers or strings, none of them NaN."""
+    label = np.asarray(label)
+    if label.ndim != 1 or label.dtype.kind not in "iufbUS":
+        raise UserError(
+            f"'label' has shape {label.shape} and dtype {label.dtype}. Expected one number or string for each item, "
+            "[n]; convert the labels, for example with np.array(list_of_str)."
+        )
+    if label.dtype.kind == "f" and not np.isfinite(label).all():
+        item = int(np.flatnonzero(~np.isfinite(label))[0])
+        raise UserError(
+            f"'label' of item {item} is {label[item]}. Expected a class for each item; fill it in, or leave it out."
+        )
+    return label
 
 
 class EpisodeSampler:
@@ -120,7 +152,9 @@ class EpisodeSampler:
         split: str = "data",
         section: str = "episodes",
     ):
-        label = np.asarray(label)
+        label = _checked_label(label)
+        if group is not None:
+            check_lengths({"label": len(label), "group": len(group)})
         self.ways, self.shots, self.queries, self.seed = ways, shots, queries, seed
         self.min_ways = ways if min_ways is None else min_ways
         self.min_shots = shots if min_shots is None else min_shots
@@ -236,8 +270,10 @@ def episodes(
         ``[T, N*Q, ...]`` (query), ``label`` in ``0..N-1`` and ``mask``.
 
     Raises:
-        UserError: too few classes, or too few items in a class.
+        UserError: the arrays have different lengths, too few classes, or too few items in a class.
     """
+    lengths = {name: len(field) for name, field in fields.items()}
+    check_lengths({"label": len(label), **lengths, **({} if group is None else {"group": len(group)})})
     sampler = EpisodeSampler(label, ways=ways, shots=shots, queries=queries, seed=seed, group=group)
     support, query = sampler.batch(step, tasks)
     return Episode(gather(fields, support), gather(fields, query))

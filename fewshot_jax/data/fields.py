@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fewshot_jax.data.names import normal_name
 from fewshot_jax.errors import UserError
 
 TASK_FIELD = "task"  # of the name of an example's task, which need not be given
@@ -87,7 +88,7 @@ def task_of(place: str, row: Mapping[str, Any], field: str, path: Path) -> str:
     """
     if field != TASK_FIELD:
         check_fields(place, "field", row, {"data.task_field of the run's config": field})
-    return name(place, field, row[field]) if field in row else path.name.partition(".")[0]
+    return normal_name(name(place, field, row[field]) if field in row else path.name.partition(".")[0])
 
 
 def objects(place: str, field: str, value: object) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fewshot_jax.data.episodes import check_lengths
+from fewshot_jax.data.names import normal_name
 from fewshot_jax.data.splits import SPLITS, check_disjoint
 from fewshot_jax.errors import UserError, require
 
@@ -51,8 +53,8 @@ def read_npz(path: str | PathLike[str]) -> LabelledImages:
     arrays = _npz_arrays(path, ("images", "label", "names", "character"))
     if "images" not in arrays:
         raise UserError(f"{path}: no array 'images'. Write it with np.savez(path, images=..., names=...).")
-    images, label = arrays["images"], arrays.get("label")
-    names = arrays.get("names", arrays.get("character"))
+    images, label = arrays["images"], _normal(arrays.get("label"))
+    names = _normal(arrays.get("names", arrays.get("character")))
     if names is not None:
         require(
             names.ndim == 1 and names.dtype.kind == "U" and len(set(names.tolist())) == names.size,
@@ -90,6 +92,13 @@ def read_npz(path: str | PathLike[str]) -> LabelledImages:
     )
     require(len(names) > 1, f"{path}: only one class, '{names[0]}'. An episode needs two at least.")
     return images, label.astype(np.int32), [str(name) for name in names]
+
+
+def _normal(names: np.ndarray | None) -> np.ndarray | None:
+    """Names in one form, where an array holds some."""
+    if names is None or names.dtype.kind != "U":
+        return names
+    return np.array([normal_name(one) for one in names.ravel().tolist()], str).reshape(names.shape)
 
 
 def _npz_arrays(path: str | PathLike[str], wanted: Sequence[str]) -> dict[str, np.ndarray]:
@@ -140,6 +149,7 @@ def image_splits(
         not rotations or images.shape[1] == images.shape[2],
         f"data.rotations: images of {images.shape[1]} x {images.shape[2]} pixels cannot be turned; they must be square",
     )
+    check_lengths({"images": len(images), "label": len(label)})
     number = {classes[i]: i for i in np.unique(label)}
     check_disjoint(members, "the class split")
     order = np.argsort(label, kind="stable")

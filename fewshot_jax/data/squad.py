@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from fewshot_jax.data.fields import check_fields, kind, name, objects, required, string, task_of
 from fewshot_jax.data.files import Problems, each, note, read_rows, read_text, suffix_of
+from fewshot_jax.data.names import normal_name
 from fewshot_jax.errors import UserError
 
 # Where the name of a field can be given.
@@ -123,7 +124,8 @@ def read_squad(path: str | PurePath, *, answered: bool = True, problems: Problem
     content = read_json(path)
     for number, article in enumerate(objects(str(path), "data", required(str(path), content, "data")), start=1):
         place = f"{path}, article {number}"
-        title = name(place, "title", article["title"], "article") if article.get("title") else f"article {number}"
+        given = article.get("title")
+        title = normal_name(name(place, "title", given, "article")) if given else f"article {number}"
         place = f"{path}, article '{title}'"
         paragraphs = objects(place, "paragraphs", required(place, article, "paragraphs"))
         for position, paragraph in enumerate(paragraphs, start=1):

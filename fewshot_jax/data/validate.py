@@ -14,6 +14,8 @@ from fewshot_jax.data.dialogues import read_dialogues, replies
 from fewshot_jax.data.examples import folded
 from fewshot_jax.data.fields import listed
 from fewshot_jax.data.files import Problems, read_records, read_rows, suffix_of
+from fewshot_jax.data.labels import check_numbers
+from fewshot_jax.data.names import joined_names, normal_name
 from fewshot_jax.data.parallel import read_pairs
 from fewshot_jax.data.squad import read_questions
 from fewshot_jax.errors import UserError
@@ -96,7 +98,14 @@ def check_file(path: Path, application: str, *, text: str = "text", label: str =
         items = read_items(path, application, text=text, label=label, problems=found)
     except UserError as error:  # of the whole file
         found.append(error)
+    spelled = {item.group for item in items}
+    items = [item._replace(group=normal_name(item.group)) for item in items]
     groups = dict(Counter(item.group for item in items).most_common())
+    if application == "text_classification":
+        try:
+            check_numbers(groups, str(path))
+        except UserError as error:
+            found.append(error)
     if not found:
         found += _too_few(path, application, groups)
     names = list(items[0].texts) if items else []
@@ -111,7 +120,7 @@ def check_file(path: Path, application: str, *, text: str = "text", label: str =
         empty=sum("is empty. Fill it in" in problem for problem in problems),
         lengths={name: lengths([item.texts[name] for item in items]) for name in names},
         problems=problems,
-        notes=_notes(path, application, items, label),
+        notes=[*joined_names(spelled, "label"), *_notes(path, application, items, label)],
     )
 
 

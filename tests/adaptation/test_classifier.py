@@ -99,6 +99,19 @@ def test_a_loaded_model_gives_identical_probabilities(classifier, saved):
     np.testing.assert_array_equal(loaded.predict_proba(texts), classifier.predict_proba(texts))
 
 
+def test_numbers_of_numpy_as_labels_are_saved_and_stay_integers(run, records, tmp_path):
+    numbers = np.unique([record.label for record in records], return_inverse=True)[1]
+    labelled = [record._replace(label=label) for record, label in zip(records, numbers, strict=True)]
+    fsj.adapt(run, labelled).save(tmp_path / "model")
+    loaded = fsj.load(tmp_path / "model")
+    assert loaded.labels == [0, 1, 2, 3] and type(loaded.predict([SHORT])[0].label) is int
+
+
+def test_a_record_without_a_label_is_named(run, records):
+    with pytest.raises(fsj.UserError, match=r"record 7 \('pay'\): label nan of type float"):
+        fsj.adapt(run, [*records, Record("pay", float("nan"))])
+
+
 def test_saving_leaves_the_model_and_nothing_else(saved):
     assert {path.name for path in saved.parent.iterdir()} == {"model"}
     names = {"model.safetensors", "model.json", "tokenizer.json", "tokenizer_config.json"}

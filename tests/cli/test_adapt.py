@@ -120,7 +120,7 @@ def test_texts_with_line_separators_and_repeated_ones_are_added_to(folder, tmp_p
         given = ["--data", data, "--output", tmp_path / output, "--folds", "0", "--save", "simple"]
         code, out, err = call(["adapt", before, *given], capsys)
         assert code == 0 and "8 examples of 3 classes" in out, err
-    assert "left out 6 examples that stand there twice" in err
+    assert "skipped 6 duplicate examples" in err
 
 
 def test_a_text_that_is_cut_and_a_label_that_means_something_else_are_told(folder, tmp_path, capsys):
@@ -224,3 +224,20 @@ def test_a_model_that_lost_its_examples_takes_no_more(folder, tmp_path, capsys):
     given = ["--data", folder / "examples.csv", "--output", tmp_path / "m"]
     code, _, err = call(["adapt", tmp_path / "model", *given], capsys)
     assert code == 2 and "does not hold its examples" in err
+
+
+def test_labels_that_look_alike_are_joined_and_equal_numbers_are_refused_with_earlier_examples(tmp_path, capsys):
+    texts = ["a tea", "two teas", "green tea", "a cake", "two cakes", "carrot cake"]
+
+    def adapt(model, name, labels, prefix=""):
+        rows = "".join(f"{prefix}{text},{label}\n" for text, label in zip(texts, labels, strict=True))
+        (tmp_path / name).write_text(f"text,label\n{rows}", encoding="utf-8")
+        output = tmp_path / f"{name}_model"
+        return main(["adapt", str(model), "--data", str(tmp_path / name), "--output", str(output), "--folds", "0"])
+
+    assert adapt("default", "a.csv", ["thé", "the\u0301", "thé\u200b", *["0"] * 3]) == 0
+    assert "joined labels" in capsys.readouterr().err
+    assert json.loads((tmp_path / "a.csv_model" / "model.json").read_text())["labels"] == ["0", "thé"]
+    assert adapt(tmp_path / "a.csv_model", "b.csv", ["0.0"] * 6, "please ") == 2
+    assert "labels that are the same number: '0' and '0.0'" in capsys.readouterr().err
+    assert not (tmp_path / "b.csv_model").exists()

@@ -271,3 +271,26 @@ def test_episodes_draws_a_meta_batch_from_arrays():
     again = fsj.episodes(fields, LABEL, step=3, tasks=4, seed=1, group=GROUP, **SIZES)
     assert same(drawn, again)
     assert not same(drawn, fsj.episodes(fields, LABEL, step=4, tasks=4, seed=1, group=GROUP, **SIZES))
+
+
+@pytest.mark.parametrize("labels", [23, 25])
+def test_rows_and_labels_of_unequal_number_are_refused_with_both_numbers(labels):
+    x, label = np.zeros((24, 1), np.float32), np.arange(labels) % 4
+    sizes = {"step": 0, "tasks": 1, "ways": 3, "shots": 2, "queries": 2}
+    with pytest.raises(ValueError, match=f"'x' has 24 entries, but 'label' has {labels}"):
+        fsj.episodes({"x": x}, label, **sizes)
+    with pytest.raises(ValueError, match=f"'group' has {labels} entries, but 'label' has 24"):
+        fsj.episodes({"x": x}, np.arange(24) % 4, group=np.zeros(labels, int), **sizes)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (np.array([0.0, 0, 1, np.nan]), "'label' of item 3 is nan"),
+        (np.array(["a", None, "b", "c"], object), "dtype object"),
+        (np.zeros((4, 1)), r"shape \(4, 1\)"),
+    ],
+)
+def test_what_can_be_no_label_of_an_item_is_refused(label, message):
+    with pytest.raises(fsj.UserError, match=message):
+        fsj.episodes({"x": np.zeros(4)}, label, step=0, tasks=1, ways=1, shots=1, queries=1)
