@@ -15,7 +15,7 @@ from fewshot_jax.adaptation.scaling import NONE
 from fewshot_jax.adaptation.selection import Adaptations, Selection
 from fewshot_jax.adaptation.start import Start, start_of_run
 from fewshot_jax.adaptation.writer import Writer, adapt_writer
-from fewshot_jax.applications.label_scoring import one_task
+from fewshot_jax.applications.label_scoring import candidates, one_task
 from fewshot_jax.applications.language_model import language_model
 from fewshot_jax.applications.text_classification import with_label_names
 from fewshot_jax.applications.writing import writing_functions
@@ -110,7 +110,7 @@ def adapt_start(start: Start, data: TextSplit, selection: Selection | None = Non
 
 def _label_scorer(run: RunDirectory, config: Config, records: Sequence[Record]) -> Classifier:
     model, data = language_model(config, texts=list, saved=run.path, weights=False), text_split(records)
-    reader = NameReader(config, model, data.classes)
+    reader = NameReader(config, model, candidates(data.classes, config))
     read: dict[tuple[int, ...], str] = {}
     for label, ids in zip(data.classes, reader.names, strict=True):
         if (other := read.setdefault(tuple(ids), label)) != label:

@@ -77,7 +77,7 @@ class Classifier:
         Raises:
             UserError: the directory exists and is not empty, or cannot be written.
         """
-        described = {**record, "labels": self.labels, "temperature": self.temperature}
+        described = {**record, **self.reader.record, "labels": self.labels, "temperature": self.temperature}
         save_model(directory, self.adapted, self.config, described, self.reader.save, files or {})
 
 
@@ -101,7 +101,7 @@ def load(directory: str | Path) -> "Classifier | SimpleClassifier | Writer":
         if config.application in WRITES:
             return load_writer(directory, adapted, config)
         labels = record["labels"]
-        reader = saved_reader(config, directory, labels)
+        reader = saved_reader(config, directory, record)
         classifier = Classifier(adapted, labels, config, reader, record.get("temperature", 1.0))
         classifier.check()
     except UserError:

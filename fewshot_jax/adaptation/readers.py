@@ -1,7 +1,8 @@
 """How an adapted classifier reads texts: with a head, or by the names of its classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +20,8 @@ from fewshot_jax.data.sets import label_text
 from fewshot_jax.data.tokenization import load_tokenizer, save_tokenizer
 from fewshot_jax.types import Batch
 
+CANDIDATES = "candidates"  # in model.json: the texts that are scored for the classes, in the order of the labels
+
 
 class Reader(Protocol):
     """Texts to batches, for the functions that judge them.
@@ -27,11 +30,13 @@ class Reader(Protocol):
         functions: whose outputs are logits ``[B, N]`` of the classes.
         tokenizer: of the texts.
         batch_size: texts read at once; a constant, so that each length compiles once.
+        record: what ``model.json`` says of it.
     """
 
     functions: Functions
     tokenizer: Any
     batch_size: int
+    record: Mapping[str, Any]
 
     @property
     def max_length(self) -> int:
@@ -58,6 +63,7 @@ class HeadReader:
     """
 
     batch_size = 256
+    record: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, config: Config, tokenizer: Any, ways: int, pretrained: LanguageModel | None = None):
         self.config, self.tokenizer, self.pretrained = config, tokenizer, pretrained
@@ -93,12 +99,13 @@ class NameReader:
     Args:
         config: of the run.
         model: of the run.
-        labels: of the classes.
+        names: of the classes, as texts.
     """
 
-    def __init__(self, config: Config, model: LanguageModel, labels: Sequence[str]):
+    def __init__(self, config: Config, model: LanguageModel, names: Sequence[str]):
         self.model, self.tokenizer = model, model.codec.tokenizer
-        self.names: list[Ids] = [ids for _, ids in model.codec.encode([Example(" ", label_text(n)) for n in labels])]
+        self.record: Mapping[str, Any] = {CANDIDATES: list(names)}
+        self.names: list[Ids] = [ids for _, ids in model.codec.encode([Example(" ", name) for name in names])]
         # Each text is read once for every class, after all examples where they are the context.
         self.batch_size = max(1, 256 // len(self.names))
         self.functions = scored_labels(
@@ -122,10 +129,21 @@ class NameReader:
         save_language_model(self.model, directory)
 
 
-def saved_reader(config: Config, directory: Path, labels: Sequence[str]) -> Reader:
-    """The reader that `Reader.save` wrote."""
+def saved_reader(config: Config, directory: Path, record: Mapping[str, Any]) -> Reader:
+    """The reader that `Reader.save` wrote.
+
+    Args:
+        config: of the saved model.
+        directory: of the saved model.
+        record: its ``model.json``.
+    """
+    labels = record["labels"]
     if config.kind == "label_scoring":
-        return NameReader(config, language_model(config, texts=list, saved=directory, weights=False), labels)
+        # A model that names no candidates is older: it was adapted to labels with the names of their data sets.
+        names = record.get(CANDIDATES, [label_text(str(label)) for label in labels])
+        if len(names) != len(labels):
+            raise ValueError(f"{len(names)} candidates, but {len(labels)} labels")
+        return NameReader(config, language_model(config, texts=list, saved=directory, weights=False), names)
     model = pretrained_encoder(config, directory, weights=False)
     tokenizer = load_tokenizer(directory) if model is None else model.codec.tokenizer
     return HeadReader(config, tokenizer, len(labels), model)

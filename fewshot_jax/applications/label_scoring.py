@@ -98,12 +98,12 @@ class LabelScoring(ClassApplication):
 
         def texts() -> list[str]:
             train: TextSplit = splits["train"]
-            return [*train.texts, *map(label_text, train.classes)]
+            return [*train.texts, *candidates(train.classes, config)]
 
         model = language_model(config, texts=texts, saved=saved)
         sources = {name: model.codec.sources(split.texts) for name, split in splits.items()}
         names = {
-            name: [ids for _, ids in model.codec.encode([Example(" ", label_text(c)) for c in split.classes])]
+            name: [ids for _, ids in model.codec.encode([Example(" ", c) for c in candidates(split.classes, config)])]
             for name, split in splits.items()
         }
         if saved is None:
@@ -158,6 +158,11 @@ class LabelScoring(ClassApplication):
 
     def fingerprint(self) -> dict[str, str]:
         return {**fingerprint_of_texts(self.splits), **fingerprint_of_model(self.config)}
+
+
+def candidates(labels: Sequence[str], config: Config) -> list[str]:
+    """What is scored for each class: its name as a text, without the name of its data set."""
+    return [label_text(str(label), config.data.sets) for label in labels]
 
 
 def one_task(

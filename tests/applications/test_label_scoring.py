@@ -8,13 +8,15 @@ import pytest
 
 from fewshot_jax.adaptation.adapt import adapt
 from fewshot_jax.adaptation.classifier import load
+from fewshot_jax.adaptation.readers import saved_reader
 from fewshot_jax.algorithms.metaicl import metaicl
 from fewshot_jax.applications.application import Functions
-from fewshot_jax.applications.label_scoring import each_choice, one_task, scored_labels
+from fewshot_jax.applications.label_scoring import candidates, each_choice, one_task, scored_labels
 from fewshot_jax.applications.table import build_application
 from fewshot_jax.applications.text_to_text import text_to_text
 from fewshot_jax.cli.main import main
 from fewshot_jax.config_file import from_dict
+from fewshot_jax.data.examples import Example
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.fresh import new_model, new_params
@@ -222,10 +224,44 @@ def test_a_run_adapts_to_a_file_of_other_classes(channel_run, tmp_path, capsys):
     assert main(["predict", str(made), "--input", str(tmp_path / "new.txt"), "--output", str(output)]) == 0
     predicted = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["predicted_label"] in ("refund", "call_me") for row in predicted] == [True, True]
+    assert json.loads((made / "model.json").read_text())["candidates"] == ["call me", "refund"]
     classifier = load(made)
     np.testing.assert_allclose(classifier.predict_proba(["please open it"] * 40).sum(1), 1, rtol=1e-6)
     one, many = (classifier.predict_proba(["please open it", *["just pay"] * more]) for more in (0, 40))
     np.testing.assert_allclose(one[0], many[0], rtol=1e-5)
+
+
+def of_sets(folder):
+    """The config of a run on two data sets with one label in common."""
+    for name in ("bank", "shop"):
+        rows = [f"{name} {label} {i},{label}" for label in ("refund_issue", *"abcdefgh") for i in range(4)]
+        (folder / f"{name}.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    data = {"source": "files", "path": str(folder), "sets": ["bank.csv", "shop.csv"], "fractions": [0.4, 0.3, 0.3]}
+    return from_dict({**SMALL, "data": data, "evaluation": {**SMALL["evaluation"], "ways": 2}})
+
+
+def test_the_name_of_a_data_set_is_in_no_candidate(tmp_path):
+    application = build_application(of_sets(tmp_path))
+    codec = application.model.codec
+    of_sets_names = {codec.tokenizer.token_to_id(name) for name in ("bank", "shop")} - {None}
+    assert of_sets_names, "the texts hold the words, so the tokenizer knows them"
+    for split, names in application.names.items():
+        labels = [label.partition("/")[2].replace("_", " ") for label in application.splits[split].classes]
+        expected = [ids for _, ids in codec.encode([Example(" ", label) for label in labels])]
+        assert [ids.tolist() for ids in names] == [ids.tolist() for ids in expected]
+        assert not of_sets_names & {token for ids in names for token in ids.tolist()}
+
+
+def test_an_adapted_model_scores_the_candidates_it_was_adapted_to(tmp_path, channel_run):
+    config = from_dict({**SMALL, "data": {"source": "files", "path": "absent", "sets": ["please", "just"]}})
+    labels = ["please/open_it", "just/print"]
+    assert candidates(labels, config) == ["open it", "print"]
+    new = saved_reader(config, channel_run, {"labels": labels, "candidates": candidates(labels, config)})
+    assert new.record == {"candidates": ["open it", "print"]}
+    old = saved_reader(config, channel_run, {"labels": labels})
+    assert old.record == {"candidates": ["please open it", "just print"]}, "as it was adapted, with the sets' names"
+    with pytest.raises(ValueError, match="1 candidates, but 2 labels"):
+        saved_reader(config, channel_run, {"labels": labels, "candidates": ["open it"]})
 
 
 def test_two_classes_that_read_alike_cannot_be_told_apart(channel_run):
