@@ -91,13 +91,6 @@ def accuracy(true: np.ndarray, predicted: np.ndarray) -> float:
     return float((true == predicted).mean())
 
 
-def macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
-    """F1, averaged over the classes that are there."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0))
-
-
 def encoded(start: Start, texts: Sequence[str], ways: int) -> tuple[Functions, Batch, MetaParams]:
     """Texts as the learner of a start reads them: the functions, a batch of them without labels, the meta-parameters.
 

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from fewshot_jax.adaptation.folds import rare_classes
-from fewshot_jax.adaptation.selection import ADAPTED, MAJORITY, ROUNDING, Selection, accuracy, confusions, macro_f1
+from fewshot_jax.adaptation.selection import ADAPTED, MAJORITY, ROUNDING, Selection, accuracy, confusions
 from fewshot_jax.adaptation.simple import NAME as SIMPLE
 from fewshot_jax.adaptation.start import Start
+from fewshot_jax.evaluation.classification_metrics import macro_f1
 from fewshot_jax.evaluation.statistics import Estimate, plain
 from fewshot_jax.versions import versions
 

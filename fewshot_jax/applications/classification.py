@@ -114,45 +114,47 @@ def classification(features: Features, *, ways: int, joint_classes: int = 0) -> 
     )
 
 
-def _predicted(logits: jax.Array, episode: Episode) -> tuple[jax.Array, jax.Array]:
-    """Which classes the support set has, ``[N]``, and the most probable of those for each query, ``[Q]``."""
+def _predicted(logits: jax.Array, episode: Episode) -> jax.Array:
+    """The most probable class of the support set for each query, ``[Q]``."""
     support = episode.support
     present = jnp.zeros(logits.shape[-1], bool).at[support["label"]].max(support["mask"])
-    return present, jnp.where(present[None, :], logits, -jnp.inf).argmax(-1)
+    return jnp.where(present[None, :], logits, -jnp.inf).argmax(-1)
 
 
 def _accuracy(logits: jax.Array, episode: Episode) -> jax.Array:
     """Share of the real queries labelled right; a class that the support set lacks cannot be predicted."""
     query = episode.query
-    correct = _predicted(logits, episode)[1] == query["label"]
+    correct = _predicted(logits, episode) == query["label"]
     return jnp.sum(correct & query["mask"]) / jnp.maximum(query["mask"].sum(), 1)
 
 
 def macro_f1_of_episode(logits: jax.Array, episode: Episode) -> jax.Array:
-    """F1 of the real queries, averaged over the classes of the support set, which alone can be predicted.
+    """F1 of the real queries, averaged over the classes that are true or predicted for any of them.
 
-    A class with neither a query nor a prediction counts as 0.
+    It is `evaluation.classification_metrics.macro_f1` of the episode, for traced values. A class that the support set
+    lacks cannot be predicted.
 
     Args:
         logits: ``[Q, N]``.
         episode: with ``label, mask`` in support and query.
 
     Returns:
-        A scalar from 0 to 1.
+        A scalar from 0 to 1; 0 of no queries.
     """
     query, ways = episode.query, logits.shape[-1]
-    present, predicted = _predicted(logits, episode)
+    predicted = _predicted(logits, episode)
     real = query["mask"][:, None]
     gold, given = (real & (labels[:, None] == jnp.arange(ways)[None, :]) for labels in (query["label"], predicted))
     # 2 TP / (2 TP + FP + FN), whose denominator is the number of real items plus that of predicted ones
-    f1 = 2 * (gold & given).sum(0) / jnp.maximum(gold.sum(0) + given.sum(0), 1)
-    return jnp.sum(f1, where=present) / jnp.maximum(present.sum(), 1)
+    size = gold.sum(0) + given.sum(0)
+    f1 = 2 * (gold & given).sum(0) / jnp.maximum(size, 1)
+    return f1.sum() / jnp.maximum((size > 0).sum(), 1)
 
 
 def confusion_of_episode(logits: jax.Array, episode: Episode) -> jax.Array:
     """Counts ``[N, N]`` of the real queries: row ``i``, column ``j`` are items labelled ``i`` predicted as ``j``."""
     query, ways = episode.query, logits.shape[-1]
-    _, predicted = _predicted(logits, episode)
+    predicted = _predicted(logits, episode)
     return jnp.zeros((ways, ways), jnp.int32).at[query["label"], predicted].add(query["mask"].astype(jnp.int32))
 
 

@@ -56,8 +56,8 @@ class NearestCentroid:
     def __init__(self, vectors: Any):
         self._vectors = vectors
 
-    def predict(self, episode: Episode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of one episode of `Items` (support ``[S]``, query ``[Q]``): true and predicted labels ``[Q]``, and classes.
+    def predict(self, episode: Episode) -> tuple[np.ndarray, np.ndarray]:
+        """Of one episode of `Items` (support ``[S]``, query ``[Q]``): true and predicted labels ``[Q]``.
 
         Padded queries are left out.
         """
@@ -66,7 +66,7 @@ class NearestCentroid:
         centroids = np.stack([np.asarray(vectors[support.label == label].mean(0)).reshape(-1) for label in classes])
         centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
         similarity = self._vectors[query.position] @ centroids.T
-        return query.label, classes[similarity.argmax(1)], classes
+        return query.label, classes[similarity.argmax(1)]
 
     def scores(self, sampler: EpisodeSampler, *, episodes: int, tasks: int) -> dict[str, np.ndarray]:
         """Accuracy and macro F1, each ``[episodes]``, over the same stream as `episodic.evaluate_episodes`.
@@ -77,7 +77,7 @@ class NearestCentroid:
         """
         judged = [self.predict(sampler.task(*divmod(i, tasks))) for i in range(episodes)]
         return {
-            ACCURACY.name: np.array([(true == given).mean() for true, given, _ in judged]),
+            ACCURACY.name: np.array([(true == given).mean() for true, given in judged]),
             MACRO_F1.name: np.array([macro_f1(*one) for one in judged]),
         }
 

@@ -15,7 +15,7 @@ from fewshot_jax.adaptation.adapt import adapt_start
 from fewshot_jax.adaptation.folds import over_folds, rare_classes, stratified
 from fewshot_jax.adaptation.readers import HeadReader
 from fewshot_jax.adaptation.scaling import NONE, most_probable, nats, softmax, temperature_of
-from fewshot_jax.adaptation.selection import ADAPTED, Adaptations, choose, confusions, macro_f1, select
+from fewshot_jax.adaptation.selection import ADAPTED, Adaptations, choose, confusions, select
 from fewshot_jax.adaptation.simple import NAME as SIMPLE
 from fewshot_jax.adaptation.simple import SimpleClassifier
 from fewshot_jax.adaptation.start import DEFAULT, HEAD, start_of, with_choices
@@ -332,10 +332,6 @@ def test_confusions_are_counted_and_have_an_example(selection):
     found = confusions(made, "adapted", [str(i) for i in range(12)])
     assert found[0][:3] == (*selection.labels[2:0:-1], 4)
     assert found[0][3] in {"8", "9", "10", "11"}
-
-
-def test_macro_f1_is_that_of_the_classes_that_are_there():
-    assert macro_f1(np.array([0, 0, 1]), np.array([0, 1, 1])) == pytest.approx(2 / 3)
 
 
 def test_the_default_knows_english_words(start):

@@ -52,7 +52,7 @@ def nearest_centroid(vectors, support, query):
 
 
 def accuracy(centroid, episode):
-    true, predicted, _ = centroid.predict(episode)
+    true, predicted = centroid.predict(episode)
     return (true == predicted).mean()
 
 

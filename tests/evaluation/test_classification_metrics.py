@@ -1,80 +1,64 @@
-"""Confusion matrix and macro F1 are those of scikit-learn."""
+"""There is one macro F1, that of scikit-learn, on the host and inside a compiled program."""
+
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score
 
-from fewshot_jax.applications.classification import macro_f1_of_episode
-from fewshot_jax.evaluation.classification_metrics import confusion, macro_f1
+from fewshot_jax.adaptation import summary
+from fewshot_jax.applications.classification import MACRO_F1, macro_f1_of_episode
+from fewshot_jax.evaluation import baselines
+from fewshot_jax.evaluation.classification_metrics import macro_f1
 from fewshot_jax.types import Episode
 
-metrics = pytest.importorskip("sklearn.metrics")
+WAYS, QUERIES = 5, 12
+score_of_episode = jax.jit(macro_f1_of_episode)
 
-CLASSES = ["book", "cancel", "print", "never seen"]
+
+def reference(true, predicted):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return f1_score(true, predicted, average="macro", zero_division=0)
 
 
-def draw(seed, count=40):
-    """Labels and predictions, of which none is of the last class."""
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), min_size=1))
+def test_it_is_that_of_the_classes_that_are_true_or_predicted(pairs):
+    true, predicted = zip(*pairs, strict=True)
+    assert macro_f1(true, predicted) == pytest.approx(reference(true, predicted), abs=1e-12)
+
+
+def test_a_class_that_is_predicted_alone_counts_as_zero_and_an_absent_one_not_at_all():
+    true, predicted = [0, 0, 1, 1], [0, 0, 1, 2]  # F1 of 1, 2/3 and 0; class 3 is nowhere
+    assert macro_f1(true, predicted) == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert macro_f1(np.array(true), np.array(predicted)) == macro_f1(true, predicted)
+
+
+def test_of_no_items_it_is_zero_and_unequal_numbers_are_refused():
+    assert macro_f1([], []) == 0
+    with pytest.raises(ValueError, match="inconsistent"):
+        macro_f1(["a"], ["a", "b"])
+
+
+def test_the_tables_of_adapt_and_of_the_baselines_use_it():
+    assert summary.macro_f1 is baselines.macro_f1 is macro_f1
+    assert MACRO_F1.of is macro_f1_of_episode
+
+
+@settings(deadline=None)  # the first call compiles
+@given(st.integers(0, 2**32 - 1), st.integers(1, WAYS), st.floats(0, 1))
+def test_that_of_an_episode_is_the_same_of_its_real_queries(seed, present, share):
     rng = np.random.default_rng(seed)
-    return ([CLASSES[i] for i in rng.integers(0, 3, count)] for _ in range(2))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_names_of_classes(seed):
-    labels, predictions = draw(seed)
-    np.testing.assert_array_equal(
-        confusion(labels, predictions, CLASSES), metrics.confusion_matrix(labels, predictions, labels=CLASSES)
-    )
-    expected = metrics.f1_score(labels, predictions, labels=CLASSES, average="macro", zero_division=0)
-    assert macro_f1(labels, predictions, CLASSES) == pytest.approx(expected, abs=1e-12)
-
-
-def test_numbers_of_classes_as_arrays():
-    labels, predictions = np.array([0, 1, 2, 2]), np.array([0, 2, 2, 2])
-    assert confusion(labels, predictions, range(3)).tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 2]]
-    assert macro_f1(labels, predictions, range(3)) == pytest.approx((1 + 0 + 0.8) / 3)
-
-
-def test_no_items():
-    assert confusion([], [], ["a", "b"]).tolist() == [[0, 0], [0, 0]]
-    assert macro_f1([], [], ["a", "b"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("labels", "predictions", "classes", "message"),
-    [
-        (["a"], ["a", "b"], ["a", "b"], "1 labels, but 2 predictions"),
-        (["a"], ["c"], ["a", "b"], "'c' is not among the 2 classes"),
-        (["a"], ["a"], ["a", "a"], "each class once"),
-        ([], [], [], "at least one"),
-    ],
-)
-def test_what_does_not_fit_is_refused(labels, predictions, classes, message):
-    with pytest.raises(ValueError, match=message):
-        macro_f1(labels, predictions, classes)
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("ways", [3, 5])
-def test_the_score_of_an_episode_counts_real_queries_and_present_classes(seed, ways):
-    rng = np.random.default_rng(seed)
-    count = 24
-    support = {"label": jnp.array([0, 1, 2, 1, ways - 1]), "mask": jnp.array([True] * 4 + [False])}
-    query = {"label": jnp.asarray(rng.integers(0, 3, count)), "mask": jnp.asarray(rng.random(count) < 0.7)}
-    logits = rng.normal(size=(count, ways)) + 2 * (np.arange(ways) > 2)  # absent classes have the largest logits
-    score = jax.jit(macro_f1_of_episode)(jnp.asarray(logits, jnp.float32), Episode(support, query))
-    real = np.asarray(query["mask"])
-    gold, given = np.asarray(query["label"])[real], logits[real, :3].argmax(-1)
-    expected = metrics.f1_score(gold, given, labels=[0, 1, 2], average="macro", zero_division=0)
-    assert float(score) == pytest.approx(expected, abs=1e-6)
-
-
-def test_the_score_of_an_episode_is_the_metric_of_its_predictions():
-    rng = np.random.default_rng(0)
-    label, logits = np.tile(np.arange(4), 5), rng.normal(size=(20, 4))
-    episode = Episode(
-        {"label": jnp.arange(4), "mask": jnp.ones(4, bool)}, {"label": jnp.asarray(label), "mask": jnp.ones(20, bool)}
-    )
-    score = macro_f1_of_episode(jnp.asarray(logits), episode)
-    assert float(score) == pytest.approx(macro_f1(label, logits.argmax(-1), range(4)), abs=1e-6)
+    support = {"label": np.minimum(np.arange(2 * WAYS) % WAYS, present - 1), "mask": rng.random(2 * WAYS) < 0.8}
+    support["mask"][:present] = True  # of each class one
+    query = {"label": rng.integers(0, present, QUERIES), "mask": rng.random(QUERIES) < share}
+    logits = rng.normal(size=(QUERIES, WAYS)).astype(np.float32)
+    logits[:, present:] += 9  # classes that the support set lacks
+    real = query["mask"]
+    true, predicted = query["label"][real], logits[real, :present].argmax(-1)
+    score = score_of_episode(jnp.asarray(logits), jax.tree.map(jnp.asarray, Episode(support, query)))
+    assert float(score) == pytest.approx(macro_f1(true, predicted), abs=1e-6)
