@@ -9,7 +9,7 @@ import numpy as np
 
 from fewshot_jax.adaptation.readers import Reader, saved_reader
 from fewshot_jax.adaptation.saving import read_model, save_model
-from fewshot_jax.adaptation.scaling import Prediction, most_probable, softmax
+from fewshot_jax.adaptation.scaling import Prediction, most_probable, probabilities
 from fewshot_jax.adaptation.simple import SimpleClassifier, load_simple
 from fewshot_jax.adaptation.writer import Writer, load_writer
 from fewshot_jax.config import WRITES, Config
@@ -53,17 +53,17 @@ class Classifier:
 
     def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
         """Probabilities ``[n, N]`` of the classes, in the order of ``labels``."""
+        texts = plain_texts(texts)
         rows = list(self._batches(texts))
         logits = np.concatenate(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
-        return softmax(logits / np.float32(self.temperature))
+        return probabilities(logits, texts, self.temperature)
 
     def predict(self, texts: Iterable[str], threshold: float = 0.0) -> list[Prediction]:
         """The most probable label of each text, or "none of these" where its probability is below a threshold."""
         return most_probable(self.labels, self.predict_proba(texts), threshold)
 
-    def _batches(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+    def _batches(self, texts: list[str]) -> Iterator[np.ndarray]:
         """Batches of two sizes and few lengths, so that nothing is compiled twice."""
-        texts = plain_texts(texts)
         size = self.reader.batch_size
         if len(texts) <= FEW:
             size = min(FEW, size)

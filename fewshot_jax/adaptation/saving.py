@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from fewshot_jax import strict_json
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import from_dict, to_dict
 from fewshot_jax.errors import UserError
@@ -43,10 +44,15 @@ def finite(adapted: PyTree) -> PyTree:
         UserError: it diverged.
     """
     adapted = jax.device_get(adapted)
-    numbers = (leaf for leaf in jax.tree.leaves(adapted) if jnp.issubdtype(leaf.dtype, jnp.floating))
-    if not all(np.isfinite(leaf).all() for leaf in numbers):
+    if _not_finite({jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(adapted)}) is not None:
         raise UserError("adapting to these examples diverged: lower inner.rate in the config of the run")
     return adapted
+
+
+def _not_finite(arrays: Mapping[str, Any]) -> str | None:
+    """The name of the first array that holds a number that is not finite."""
+    floats = ((name, leaf) for name, leaf in arrays.items() if jnp.issubdtype(leaf.dtype, jnp.floating))
+    return next((name for name, leaf in floats if not np.isfinite(leaf).all()), None)
 
 
 def save_model(
@@ -68,25 +74,32 @@ def save_model(
         files: texts of further files, by name.
 
     Raises:
-        UserError: the directory exists and is not empty, or cannot be written.
+        UserError: the directory exists and is not empty, or cannot be written, or a weight is not finite.
     """
     from safetensors.numpy import save_file
 
     directory = Path(directory)
     check_output(directory)
+    arrays = {name: np.array(leaf, order="C") for name, leaf in flatten_dict(adapted, sep="/").items()}
+    if (name := _not_finite(arrays)) is not None:
+        raise UserError(
+            f"{directory}: the weights '{name}' are not all finite numbers. Nothing is saved; adapt again, with a "
+            "lower inner.rate in the config of the run."
+        )
     try:
         directory.absolute().parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.absolute().parent))
     except OSError as error:
         raise UserError(f"{directory}: cannot write here ({error}); see --output") from None
     try:
-        arrays = {name: np.array(leaf, order="C") for name, leaf in flatten_dict(adapted, sep="/").items()}
         save_file(arrays, partial / "model.safetensors")
         write_tokenizer(partial)
         for name, text in files.items():
             (partial / name).write_text(text, encoding="utf-8")
         described = {**record, **({} if config is None else {"config": to_dict(config)}), "versions": versions()}
-        (partial / "model.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        (partial / "model.json").write_text(
+            strict_json.dumps(described, directory / "model.json", indent=2) + "\n", encoding="utf-8"
+        )
         # As the user makes files: the weights' writer, and mkdtemp, give theirs to their owner alone.
         os.umask(mask := os.umask(0))
         for path in [partial, *partial.rglob("*")]:
@@ -117,7 +130,10 @@ def read_model(directory: Path) -> tuple[PyTree, Config | None, dict[str, Any]]:
             what = "is a run, which is yet to be adapted" if run else "holds no adapted model (no model.json)"
         raise UserError(f"{directory}: {what}; make a model with 'fewshot-jax adapt RUN --data FILE --output DIR'")
     record = json.loads((directory / "model.json").read_text(encoding="utf-8"))
-    adapted = unflatten_dict(load_file(directory / "model.safetensors"), sep="/")
+    arrays = load_file(directory / "model.safetensors")
+    if (name := _not_finite(arrays)) is not None:
+        raise ValueError(f"the weights '{name}' in model.safetensors are not all finite numbers")
+    adapted = unflatten_dict(arrays, sep="/")
     if "kind" in record:  # a model without a run
         return adapted, None, record
     return adapted, from_dict(record["config"], source=str(directory / "model.json")), record

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fewshot_jax.errors import UserError
+
 IMPOSSIBLE = -1e6  # a logit below it is of a class that cannot be predicted
 NONE = "none of these"
 
@@ -20,6 +22,22 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities ``[n, N]``."""
     shifted = np.exp(logits - logits.max(-1, keepdims=True, initial=-np.inf))
     return shifted / shifted.sum(-1, keepdims=True)
+
+
+def probabilities(logits: np.ndarray, texts: Sequence[str], temperature: float) -> np.ndarray:
+    """The `softmax` ``[n, N]`` of the logits of some texts, divided by a temperature.
+
+    Raises:
+        UserError: those of a text are no numbers.
+    """
+    if (bad := np.flatnonzero(~np.isfinite(logits).all(-1))).size:
+        text = texts[int(bad[0])]
+        raise UserError(
+            f"the model's outputs are no finite numbers for {bad.size} of {len(texts)} texts, such as texts[{bad[0]}] "
+            f"('{text[:40]}'). Expected a probability for each class; the weights are damaged or do not fit the "
+            "tokenizer: adapt again, or start from another model."
+        )
+    return softmax(logits / np.float32(temperature))
 
 
 def most_probable(labels: Sequence[str], probabilities: np.ndarray, threshold: float = 0.0) -> list[Prediction]:

@@ -7,8 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from fewshot_jax import strict_json
 from fewshot_jax.adaptation.saving import save_model
-from fewshot_jax.adaptation.scaling import Prediction, most_probable, softmax
+from fewshot_jax.adaptation.scaling import Prediction, most_probable, probabilities
 from fewshot_jax.data.labels import plain_texts
 from fewshot_jax.evaluation.baselines import ANALYSERS
 
@@ -90,7 +91,8 @@ class SimpleClassifier:
 
     def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
         """Probabilities ``[n, N]`` of the classes, in the order of ``labels``."""
-        return softmax(self.logits(plain_texts(texts)) / self.temperature)
+        texts = plain_texts(texts)
+        return probabilities(self.logits(texts), texts, self.temperature)
 
     def predict(self, texts: Iterable[str], threshold: float = 0.0) -> list[Prediction]:
         """The most probable label of each text, or "none of these" where its probability is below a threshold."""
@@ -104,7 +106,7 @@ class SimpleClassifier:
         """
 
         def write_terms(partial: Path) -> None:
-            (partial / TERMS).write_text(json.dumps(self.terms, ensure_ascii=False) + "\n", encoding="utf-8")
+            (partial / TERMS).write_text(strict_json.dumps(self.terms, ensure_ascii=False) + "\n", encoding="utf-8")
 
         described = {**record, "kind": KIND, "labels": self.labels, "temperature": self.temperature}
         save_model(directory, self.arrays, None, described, write_terms, files or {})

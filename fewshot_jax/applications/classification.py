@@ -121,11 +121,16 @@ def _predicted(logits: jax.Array, episode: Episode) -> jax.Array:
     return jnp.where(present[None, :], logits, -jnp.inf).argmax(-1)
 
 
+def _unless_nan(value: jax.Array, logits: jax.Array, episode: Episode) -> jax.Array:
+    """A score, and NaN where the loop of the episode diverged: the largest of logits that are NaN means nothing."""
+    return jnp.where((jnp.isnan(logits).any(-1) & episode.query["mask"]).any(), jnp.nan, value)
+
+
 def _accuracy(logits: jax.Array, episode: Episode) -> jax.Array:
     """Share of the real queries labelled right; a class that the support set lacks cannot be predicted."""
     query = episode.query
     correct = _predicted(logits, episode) == query["label"]
-    return jnp.sum(correct & query["mask"]) / jnp.maximum(query["mask"].sum(), 1)
+    return _unless_nan(jnp.sum(correct & query["mask"]) / jnp.maximum(query["mask"].sum(), 1), logits, episode)
 
 
 def macro_f1_of_episode(logits: jax.Array, episode: Episode) -> jax.Array:
@@ -139,7 +144,7 @@ def macro_f1_of_episode(logits: jax.Array, episode: Episode) -> jax.Array:
         episode: with ``label, mask`` in support and query.
 
     Returns:
-        A scalar from 0 to 1; 0 of no queries.
+        A scalar from 0 to 1; 0 of no queries, NaN of logits that are NaN.
     """
     query, ways = episode.query, logits.shape[-1]
     predicted = _predicted(logits, episode)
@@ -148,14 +153,15 @@ def macro_f1_of_episode(logits: jax.Array, episode: Episode) -> jax.Array:
     # 2 TP / (2 TP + FP + FN), whose denominator is the number of real items plus that of predicted ones
     size = gold.sum(0) + given.sum(0)
     f1 = 2 * (gold & given).sum(0) / jnp.maximum(size, 1)
-    return f1.sum() / jnp.maximum((size > 0).sum(), 1)
+    return _unless_nan(f1.sum() / jnp.maximum((size > 0).sum(), 1), logits, episode)
 
 
 def confusion_of_episode(logits: jax.Array, episode: Episode) -> jax.Array:
     """Counts ``[N, N]`` of the real queries: row ``i``, column ``j`` are items labelled ``i`` predicted as ``j``."""
     query, ways = episode.query, logits.shape[-1]
     predicted = _predicted(logits, episode)
-    return jnp.zeros((ways, ways), jnp.int32).at[query["label"], predicted].add(query["mask"].astype(jnp.int32))
+    real = query["mask"] & ~jnp.isnan(logits).any(-1)  # a loop that diverged predicts nothing
+    return jnp.zeros((ways, ways), jnp.int32).at[query["label"], predicted].add(real.astype(jnp.int32))
 
 
 ACCURACY = Score("accuracy", _accuracy)

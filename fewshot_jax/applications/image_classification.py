@@ -1,7 +1,6 @@
 """Few-shot image classification, the benchmark on which the family of learners is compared with its papers."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fewshot_jax import strict_json
 from fewshot_jax.applications.application import Functions, Stream
 from fewshot_jax.applications.classification import (
     ClassApplication,
@@ -114,7 +114,7 @@ class ImageClassification(ClassApplication):
 
     def fingerprint(self) -> dict[str, str]:
         def digest(split: ImageSplit) -> str:
-            hashed = hashlib.sha256(json.dumps([split.label.tolist(), split.classes]).encode())
+            hashed = hashlib.sha256(strict_json.dumps([split.label.tolist(), split.classes]).encode())
             hashed.update(np.ascontiguousarray(split.images).data)
             return hashed.hexdigest()
 

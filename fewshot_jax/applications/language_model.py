@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from fewshot_jax import strict_json
 from fewshot_jax.config import Config
 from fewshot_jax.config.applications import HEADS
 from fewshot_jax.data.pretraining.objectives import vocabulary_of
@@ -242,7 +243,7 @@ def save_language_model(model: LanguageModel, run: Path) -> None:
         load_text_tokenizer(model.home, "model.pretrained").save_pretrained(str(run / MODEL_OF_A_RUN))
         shutil.copyfile(model.home / "config.json", run / MODEL_OF_A_RUN / "config.json")
     around = {"begin": codec.begin, "middle": codec.middle, "end": codec.end, "pad": codec.pad}
-    (directory / CODEC).write_text(json.dumps(around) + "\n", encoding="utf-8")
+    (directory / CODEC).write_text(strict_json.dumps(around) + "\n", encoding="utf-8")
 
 
 def _read_codec(path: Path) -> dict[str, Any]:

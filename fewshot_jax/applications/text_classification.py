@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fewshot_jax import strict_json
 from fewshot_jax.applications.application import Functions, Stream
 from fewshot_jax.applications.classification import (
     ClassApplication,
@@ -347,7 +347,7 @@ class TextClassification(ClassApplication):
 def fingerprint_of_texts(splits: Mapping[str, TextSplit]) -> dict[str, str]:
     """A hash of the texts, labels and classes of each split."""
     return {
-        name: hashlib.sha256(json.dumps([split.texts, split.label.tolist(), split.classes]).encode()).hexdigest()
+        name: hashlib.sha256(strict_json.dumps([split.texts, split.label.tolist(), split.classes]).encode()).hexdigest()
         for name, split in splits.items()
     }
 

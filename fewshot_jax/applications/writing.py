@@ -5,7 +5,6 @@ An application adds its generated world, how its files are read, and which end o
 
 import dataclasses
 import hashlib
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from fewshot_jax import strict_json
 from fewshot_jax.applications.application import Functions, Score, Stream, episode_seed
 from fewshot_jax.applications.classification import class_members, data_files
 from fewshot_jax.applications.language_model import (
@@ -251,7 +251,7 @@ def _repetitions(pools: Mapping[str, Sequence[Example]]) -> tuple[str, ...]:
 
 
 def _hash(pool: Sequence[Example]) -> str:
-    return hashlib.sha256(json.dumps(pool).encode()).hexdigest()
+    return hashlib.sha256(strict_json.dumps(pool).encode()).hexdigest()
 
 
 def trains_with_dropout(config: Config) -> bool:

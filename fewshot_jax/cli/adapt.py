@@ -1,7 +1,6 @@
 """``fewshot-jax adapt MODEL --data FILE --output DIR``."""
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from fewshot_jax import strict_json
 from fewshot_jax.cli.arguments import counted, parse, print_json
 from fewshot_jax.errors import UserError
 
@@ -148,7 +148,7 @@ def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
             file=sys.stderr,
         )
     kept = {"better": selection.best if selection else ADAPTED, "adapted": ADAPTED, "simple": SIMPLE}[parsed.save]
-    examples = "".join(json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in records)
+    examples = "".join(strict_json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in records)
     files, start_name = {EXAMPLES: examples}, start.name
     classifier: Any
     if kept == SIMPLE:

@@ -1,7 +1,6 @@
 """Parsing with tyro: dataclasses in, filled dataclasses out."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from fewshot_jax import strict_json
 from fewshot_jax.cli.examples import example_of
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import read_config
@@ -111,5 +111,4 @@ def counted(number: int, noun: str) -> str:
 
 def print_json(value: Any) -> None:
     """Write one JSON document to stdout."""
-    json.dump(value, sys.stdout, indent=2)
-    sys.stdout.write("\n")
+    sys.stdout.write(strict_json.dumps(value, "--json", indent=2) + "\n")

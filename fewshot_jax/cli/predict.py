@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from fewshot_jax import strict_json
 from fewshot_jax.cli.adapt import refuse_fields, tell_cut, tell_too_long
 from fewshot_jax.cli.arguments import counted, parse
 from fewshot_jax.data.files import columns_of_csv
@@ -86,7 +86,7 @@ def run(arguments: Sequence[str]) -> None:
             ]
             said = f"labelled {counted(sum(map(bool, texts)), 'text')}"
     if parsed.output == STREAM:
-        sys.stdout.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in made)
+        sys.stdout.writelines(_lines(parsed.output, made))
         return
     _write(parsed.output, made)
     print(f"{said}; written to {parsed.output}")
@@ -167,7 +167,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 def _write_rows(path: Path, rows: list[dict[str, Any]], suffix: str) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         if suffix == ".jsonl":
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            file.writelines(_lines(path, rows))
             return
         columns = list(dict.fromkeys(name for row in rows for name in row))
         writer = csv.DictWriter(file, columns, delimiter="," if suffix == ".csv" else "\t", lineterminator="\n")
@@ -175,6 +175,12 @@ def _write_rows(path: Path, rows: list[dict[str, Any]], suffix: str) -> None:
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
 
 
+def _lines(path: Path, rows: list[dict[str, Any]]) -> list[str]:
+    """The rows as lines of JSON."""
+    where = "stdout" if path == STREAM else path
+    return [strict_json.dumps(row, f"{where}, row {i}", ensure_ascii=False) + "\n" for i, row in enumerate(rows, 1)]
+
+
 def _cell(value: Any) -> Any:
     """A list or an object, such as the turns of a dialogue, as JSON; what a spreadsheet would run, as a text."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else safe_cell(value)
+    return strict_json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else safe_cell(value)

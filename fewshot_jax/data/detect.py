@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 
+from fewshot_jax import strict_json
 from fewshot_jax.data.fields import kind, listed
 from fewshot_jax.data.files import jsonl_rows, read_rows, read_text, suffix_of
 from fewshot_jax.data.squad import read_json
@@ -88,7 +89,7 @@ def _json_of(path: Path) -> Mapping[str, object]:
     content = read_text(path)
     if content.lstrip().startswith("["):
         try:
-            found = kind(json.loads(content))
+            found = kind(strict_json.loads(content))
         except (json.JSONDecodeError, RecursionError):
             return read_json(path)  # which says where it is broken
         raise UserError(

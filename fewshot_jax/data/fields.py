@@ -4,12 +4,12 @@
 """
 
 import difflib
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fewshot_jax import strict_json
 from fewshot_jax.data.names import normal_name
 from fewshot_jax.errors import UserError
 
@@ -67,7 +67,7 @@ def check_characters(place: str, field: str, value: object) -> None:
         field: the name of the field, looked at as well.
         value: a string, or whatever JSON can hold.
     """
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else strict_json.dumps(value, ensure_ascii=False)
     if _SURROGATE.search(text) or _SURROGATE.search(field):
         raise UserError(
             f"{place}: '{field.encode(errors='backslashreplace').decode()}' holds half of a surrogate pair (\\ud800 to "

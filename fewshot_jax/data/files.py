@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
+from fewshot_jax import strict_json
 from fewshot_jax.data.fields import check_characters, check_fields, kind, listed, name, string
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
@@ -155,7 +156,7 @@ def read_rows(
         )
     content = read_text(path)
     if suffix == ".jsonl":
-        rows = jsonl_rows(path, content, fields, json.dumps(dict.fromkeys(fields.values(), "...")), problems)
+        rows = jsonl_rows(path, content, fields, strict_json.dumps(dict.fromkeys(fields.values(), "...")), problems)
     elif suffix == ".txt":
         (field,) = fields.values()
         rows = ((line, {field: text}) for line, text in plain_lines(content))
@@ -263,7 +264,7 @@ def jsonl_rows(
 
 def _json_object(place: str, text: str, example: str) -> dict[str, Any]:
     try:
-        row = json.loads(text)
+        row = strict_json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits
         column = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(

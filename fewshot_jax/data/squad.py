@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from fewshot_jax import strict_json
 from fewshot_jax.data.fields import check_fields, kind, name, objects, required, string, task_of
 from fewshot_jax.data.files import Problems, each, note, read_rows, read_text, suffix_of
 from fewshot_jax.data.names import normal_name
@@ -139,7 +140,7 @@ def read_squad(path: str | PurePath, *, answered: bool = True, problems: Problem
 def read_json(path: Path) -> Mapping[str, Any]:
     """Return the JSON object in a file."""
     try:
-        content = json.loads(read_text(path))
+        content = strict_json.loads(read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
         place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         column = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""

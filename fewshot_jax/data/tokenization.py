@@ -4,7 +4,6 @@ They put [CLS] before a text, nothing after it: the representation of a text is 
 be cut anywhere. Words and their pieces are split as BERT splits them, bytes as GPT-2 does.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from os import PathLike
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from fewshot_jax import strict_json
 from fewshot_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def save_tokenizer(tokenizer: "Tokenizer", directory: str | PathLike[str]) -> No
         "model_input_names": ["input_ids", "attention_mask"],
     }
     path = directory / "tokenizer_config.json"
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    path.write_text(strict_json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load_tokenizer(directory: str | PathLike[str]) -> "Tokenizer":

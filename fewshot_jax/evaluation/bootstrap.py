@@ -19,10 +19,12 @@ class Interval(NamedTuple):
     high: float
 
     def text(self, *, percent: bool = True, sign: bool = False) -> str:
-        """``mean [low, high]``, in percent with one digit or as they are with three."""
+        """``mean [low, high]``, in percent with one digit or as they are with three; see `Estimate.text`."""
+        if not math.isfinite(self.mean):
+            return "not finite"
         scale, digits = (100, 1) if percent else (1, 3)
         mean, low, high = (f"{scale * value:{'+' if sign else ''}.{digits}f}" for value in self)
-        return f"{mean} [{low}, {high}]"
+        return f"{mean} [{low}, {high}]" if math.isfinite(self.high - self.low) else mean
 
 
 def interval_over(groups: Sequence[np.ndarray], *, seed: int = 0) -> Interval:

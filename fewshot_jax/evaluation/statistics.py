@@ -14,10 +14,15 @@ class Estimate(NamedTuple):
     half_width: float
 
     def text(self, *, percent: bool = True, sign: bool = False) -> str:
-        """``mean ± half-width``, in percent with one digit or as they are with three."""
+        """``mean ± half-width``, in percent with one digit or as they are with three.
+
+        One value has no interval, and a mean that is not finite is called so.
+        """
+        if not math.isfinite(self.mean):
+            return "not finite"
         scale, digits = (100, 1) if percent else (1, 3)
-        plus = "+" if sign else ""
-        return f"{scale * self.mean:{plus}.{digits}f} ± {scale * self.half_width:.{digits}f}"
+        mean = f"{scale * self.mean:{'+' if sign else ''}.{digits}f}"
+        return f"{mean} ± {scale * self.half_width:.{digits}f}" if math.isfinite(self.half_width) else mean
 
 
 def finite(number: float) -> float | None:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fewshot_jax import strict_json
 from fewshot_jax.errors import UserError, first_line
 
 TIMEOUT = 120  # seconds to wait for the other processes at the start
@@ -98,7 +99,7 @@ def gather_json(value: Any) -> list[Any]:
         return [value]
     from jax.experimental import multihost_utils
 
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    text = np.frombuffer(strict_json.dumps(value).encode(), np.uint8)
     sizes = np.atleast_1d(multihost_utils.process_allgather(np.int32(text.size))).reshape(-1)
     padded = np.zeros(int(sizes.max()), np.uint8)
     padded[: text.size] = text

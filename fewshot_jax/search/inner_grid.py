@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fewshot_jax import strict_json
 from fewshot_jax.algorithms.gradient_based import RATES
 from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.applications.application import Score, evaluation_steps
@@ -240,7 +240,7 @@ def tune_inner(
         difference=difference_of(in_grid, of_own, application.score),
     )
     with whole_file(run.path / INNER_GRID) as partial:
-        partial.write_text(json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(strict_json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
     return found
 
 

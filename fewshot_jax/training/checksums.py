@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from fewshot_jax import strict_json
 from fewshot_jax.errors import UserError
 from fewshot_jax.whole_file import whole_file
 
@@ -31,7 +32,7 @@ class Checksums:
             sums = {str(file.relative_to(folder)): _sum(file) for file in _files(folder)}
             self._sums.mkdir(exist_ok=True)
             with whole_file(self._sums / f"{step}.json") as partial:
-                partial.write_text(json.dumps(sums, indent=0) + "\n", encoding="utf-8")
+                partial.write_text(strict_json.dumps(sums, indent=0) + "\n", encoding="utf-8")
             self._forget()
         except FileNotFoundError:  # the checkpoint made way for later ones meanwhile
             pass

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fewshot_jax import strict_json
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.statistics import finite
 from fewshot_jax.whole_file import whole_file
@@ -31,7 +32,7 @@ def write_episode_scores(path: Path, scores: EpisodeScores, *, score: str, step:
     rows = {row: {str(shots): plain(values) for shots, values in of.items()} for row, of in scores.items()}
     with whole_file(path) as partial:
         content = {"score": score, "checkpoint_step": step, "rows": rows}
-        partial.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(strict_json.dumps(content) + "\n", encoding="utf-8")
 
 
 def read_episode_scores(run_path: str | Path) -> dict[str, dict[int, np.ndarray]]:

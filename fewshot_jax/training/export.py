@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from fewshot_jax import strict_json
 from fewshot_jax.algorithms.gradient_based import RATES
 from fewshot_jax.applications.language_model import MODEL_OF_A_RUN, TOKENIZER, LanguageModel, language_model
 from fewshot_jax.applications.table import application_of
@@ -73,7 +74,7 @@ def export(run_dir: str | Path, output: str | Path, *, force: bool = False) -> l
         raise UserError(f"{output}: cannot write here ({error}); see --output") from None
     try:
         save_pretrained(partial, model)
-        (partial / EXPORT).write_text(json.dumps({"files": _names(partial)}, indent=2) + "\n", encoding="utf-8")
+        (partial / EXPORT).write_text(strict_json.dumps({"files": _names(partial)}, indent=2) + "\n", encoding="utf-8")
         partial.chmod(0o755)
         _check_output(output, force)  # again: what came meanwhile is not replaced either
         _swap(partial, place)

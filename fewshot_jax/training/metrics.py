@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from fewshot_jax import strict_json
 from fewshot_jax.training.tensorboard import EventFile
 from fewshot_jax.whole_file import whole_file
 
@@ -68,7 +69,7 @@ class MetricsFile:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, allow_nan=False) + "\n"
+    return strict_json.dumps(row) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fewshot_jax import strict_json
 from fewshot_jax.applications.application import Application
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import differences, read_config, write_config
@@ -132,7 +133,7 @@ class RunFiles:
         if not is_first():
             return
         with whole_file(self.path / name) as partial:
-            partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            partial.write_text(strict_json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.path / name

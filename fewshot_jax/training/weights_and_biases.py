@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fewshot_jax import strict_json
 from fewshot_jax.errors import UserError, first_line
 from fewshot_jax.training.tensorboard import scalars
 from fewshot_jax.whole_file import whole_file
@@ -62,7 +63,7 @@ class Tracker:
                 "leave the flag out."
             ) from error
         with whole_file(path) as partial:
-            partial.write_text(json.dumps({"project": project, "id": self._run.id}) + "\n", encoding="utf-8")
+            partial.write_text(strict_json.dumps({"project": project, "id": self._run.id}) + "\n", encoding="utf-8")
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Send the numbers of a row with a ``step``."""

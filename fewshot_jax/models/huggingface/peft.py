@@ -1,6 +1,5 @@
 """LoRA in the format of peft: ``adapter_config.json`` and ``adapter_model.safetensors``, both ways."""
 
-import json
 import math
 import re
 from collections import Counter
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from fewshot_jax import strict_json
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.models.adapters import Adapter, combined, only
 from fewshot_jax.models.huggingface.families import FAMILIES
@@ -106,7 +106,7 @@ def save_adapter(path: str | Path, pretrained: Pretrained, trained: Params, adap
     }
     write_checkpoint(path, tensors, stem=_STEM, max_shard_bytes=2**62)  # peft reads no shards
     try:
-        (path / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (path / _CONFIG).write_text(strict_json.dumps(config, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot write here ({error})") from error
 

@@ -1,7 +1,6 @@
 """Tensors written in the safetensors format: a checkpoint of a directory, whole or not at all."""
 
 import contextlib
-import json
 import math
 import os
 import re
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fewshot_jax import strict_json
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.tensors import CODES, SURROGATE
 
@@ -99,7 +99,7 @@ def _serialized(shard: Sequence[TensorSource]) -> Iterator[Any]:
         start, stop = stop, stop + source.nbytes
         code = CODES[source.dtype]
         header[source.name] = {"dtype": code, "shape": source.shape, "data_offsets": [start, stop]}
-    raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    raw = strict_json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)  # the data then start at a multiple of 8 bytes
     yield len(raw).to_bytes(8, "little") + raw
     for source in shard:
@@ -119,7 +119,7 @@ def _index(shards: Mapping[str, Sequence[TensorSource]]) -> bytes:
         "metadata": {"total_size": sum(source.nbytes for shard in shards.values() for source in shard)},
         "weight_map": {source.name: file for file, shard in shards.items() for source in shard},
     }
-    return json.dumps(record, indent=2, sort_keys=True).encode() + b"\n"
+    return strict_json.dumps(record, indent=2, sort_keys=True).encode() + b"\n"
 
 
 def _write(file: Path, chunks: Iterator[Any]) -> None:
