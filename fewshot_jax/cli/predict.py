@@ -14,8 +14,7 @@ import tyro
 from fewshot_jax import strict_json
 from fewshot_jax.cli.adapt import refuse_fields, tell_cut, tell_too_long
 from fewshot_jax.cli.arguments import counted, parse
-from fewshot_jax.data.files import columns_of_csv
-from fewshot_jax.data.spreadsheet import safe_cell
+from fewshot_jax.data.spreadsheet import columns_of_csv, encoding_of, safe_cell
 from fewshot_jax.errors import UserError
 from fewshot_jax.whole_file import whole_file
 
@@ -119,7 +118,7 @@ def _given(path: Path, text_field: str) -> Iterator[Path]:
         return
     content = sys.stdin.buffer.read()
     with tempfile.TemporaryDirectory() as folder:
-        text = content.decode("utf-8", "replace").removeprefix("\ufeff").lstrip()
+        text = content.decode(encoding_of(content), "replace").removeprefix("\ufeff").lstrip()
         suffix = ".jsonl" if text.startswith("{") else ".csv" if text_field in columns_of_csv(text)[1] else ".txt"
         file = Path(folder) / f"stdin{suffix}"
         file.write_bytes(content)

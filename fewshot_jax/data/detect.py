@@ -45,8 +45,8 @@ def detect_application(path: str | PurePath, *, text: str = "text", label: str =
         return fitting[0]
     if fitting:
         raise UserError(
-            f"{path}: has the columns of {' and of '.join(fitting)} ({listed(columns)}). Say which by --application, "
-            "or leave out the columns of the others."
+            f"{path}: has the columns of {' and of '.join(fitting)} ({listed(columns)}). Expected "
+            "those of one: remove the columns of the others ('data validate' and 'data preview' take --application)."
         )
     raise UserError(
         f"{path}, line {_first_line(path)}: its columns are {listed(columns)}, which fit no application: "

@@ -1,6 +1,6 @@
 """Rows of JSONL, CSV, TSV and plain text files, and the labelled texts and texts to predict in them.
 
-Files are UTF-8, with or without a byte order mark, and may be gzipped. Whatever is wrong
+Files are UTF-8, with or without a byte order mark, or UTF-16 with one, and may be gzipped. Whatever is wrong
 with one is a `UserError` that names the file, the line (counted from 1) and the remedy.
 Readers of rows raise the first; given a list of `problems`, they put there what is wrong
 with single rows, and leave those out.
@@ -19,12 +19,19 @@ from typing import Any, TypeVar
 from fewshot_jax import strict_json
 from fewshot_jax.data.fields import check_characters, check_fields, kind, listed, name, string
 from fewshot_jax.data.records import Record
+from fewshot_jax.data.spreadsheet import (
+    DELIMITERS,
+    columns_of_csv,
+    encoding_of,
+    without_blank_end,
+    without_blank_rows,
+    without_separator,
+)
 from fewshot_jax.errors import UserError
 
 # Where the name of a field can be given.
 _TEXT, _LABEL = "--text-field (in a config: data.text_field)", "--label-field (in a config: data.label_field)"
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_DELIMITED, _SHEETS = (".csv", ".tsv"), (".xlsx", ".xls", ".ods")
 
 # A row and the line on which it starts.
 Row = tuple[int, dict[str, Any]]
@@ -43,8 +50,8 @@ def read_records(
     """Read labelled texts from a `.jsonl`, `.csv` or `.tsv` file, or a `.gz` of one.
 
     Texts, labels and groups are stripped. Integer labels become strings. Blank lines are
-    skipped. CSV and TSV files start with a header and quote as spreadsheets do; a CSV file
-    whose header has more columns so is divided by semicolons.
+    skipped. CSV and TSV files start with a header and are written as spreadsheets write
+    them: see `spreadsheet` for delimiters, a first line ``sep=;`` and blank cells and rows.
 
     Args:
         path: the file.
@@ -121,7 +128,7 @@ def read_texts(
         UserError: the file, or a line of it, cannot be read.
     """
     path = Path(path).expanduser()
-    numbered = list(read_rows(path, {option: text}, plain=True))
+    numbered = list(read_rows(path, {option: text}, plain=True, blank_rows=blanks))
 
     def given(line: int, value: Any) -> str:
         if blanks and (value is None or (isinstance(value, str) and not value.strip())):
@@ -132,7 +139,11 @@ def read_texts(
 
 
 def read_rows(
-    path: Path, fields: Mapping[str, str], plain: bool = False, problems: Problems | None = None
+    path: Path,
+    fields: Mapping[str, str],
+    plain: bool = False,
+    problems: Problems | None = None,
+    blank_rows: bool = False,
 ) -> Iterator[Row]:
     """Yield the rows of a file and the lines, counted from 1, on which they start.
 
@@ -141,6 +152,7 @@ def read_rows(
         fields: what every row must have: the option that names a field -> its name.
         plain: a `.txt` file is taken too; its rows have the one field of `fields`.
         problems: gets what is wrong with single rows; None to raise the first.
+        blank_rows: of a CSV or TSV, yield rows of blank cells too, save the last ones.
 
     Raises:
         UserError: the file, or a line of it, cannot be read, or lacks a field.
@@ -148,11 +160,12 @@ def read_rows(
     if path.is_dir():
         raise UserError(f"{path}: this is a directory. Name a file in it.")
     suffix = suffix_of(path)
-    if suffix not in (".jsonl", *_DELIMITERS, *([".txt"] if plain else [])):
+    if suffix not in (".jsonl", *_DELIMITED, *([".txt"] if plain else [])):
         texts = ", .txt (one text per line)" if plain else ""
+        sheet = " A spreadsheet saves a sheet as 'CSV UTF-8'." if suffix in _SHEETS else ""
         raise UserError(
             f"{path}: cannot read files of type '{suffix}'. Use .jsonl (one JSON object per "
-            f"line), .csv, .tsv (with a header){texts}, or any of them with .gz."
+            f"line), .csv, .tsv (with a header){texts}, or any of them with .gz.{sheet}"
         )
     content = read_text(path)
     if suffix == ".jsonl":
@@ -161,20 +174,10 @@ def read_rows(
         (field,) = fields.values()
         rows = ((line, {field: text}) for line, text in plain_lines(content))
     else:
-        delimiter = columns_of_csv(content)[0] if suffix == ".csv" else _DELIMITERS[suffix]
-        rows = _delimited_rows(path, content, fields, delimiter, problems)
+        content, given = without_separator(content)
+        delimiter = given or ("\t" if suffix == ".tsv" else columns_of_csv(content)[0])
+        rows = _delimited_rows(path, content, fields, delimiter, problems, blank_rows)
     return rows
-
-
-def columns_of_csv(content: str) -> tuple[str, list[str]]:
-    """What divides the columns of a CSV, and their names: where that gives more of them, semicolons."""
-    header = next(iter(content.lstrip().splitlines()), "")
-    try:
-        found = {delimiter: next(csv.reader([header], delimiter=delimiter), []) for delimiter in ",;"}
-    except csv.Error:  # too long for one
-        return ",", []
-    delimiter = max(found, key=lambda one: len(found[one]))
-    return delimiter, [name.strip() for name in found[delimiter]]
 
 
 def suffix_of(path: PurePath) -> str:
@@ -186,7 +189,7 @@ def read_text(path: Path) -> str:
     """Return the decoded content of a file, which is not blank, without its byte order mark.
 
     Raises:
-        UserError: the file cannot be read, is empty, not UTF-8, or not whole.
+        UserError: the file cannot be read, is empty, neither UTF-8 nor UTF-16, or not whole.
     """
     try:
         data = path.read_bytes()
@@ -201,18 +204,24 @@ def read_text(path: Path) -> str:
             f"{path}: not a whole gzip file ({error}). Compress it again, or rename it if it is not compressed."
         ) from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
-    try:
-        content = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        found = "UTF-16" if data.startswith(_UTF16_MARKS) else f"byte 0x{data[error.start]:02x}"
         raise UserError(
-            f"{path}, line {_line_at(data, error.start)}: not UTF-8 ({found} at byte offset "
+            f"{path}: cannot be read ({error.strerror}). Expected a file; check the path and its permissions."
+        ) from None
+    try:
+        content = data.decode(encoding := encoding_of(data))
+    except UnicodeDecodeError as error:
+        if encoding == "utf-16":
+            raise UserError(
+                f"{path}: begins as UTF-16 and is not ({error.reason} at byte offset {error.start}). Save the file "
+                "again, as UTF-8 (in a spreadsheet: 'CSV UTF-8')."
+            ) from None
+        raise UserError(
+            f"{path}, line {_line_at(data, error.start)}: not UTF-8 (byte 0x{data[error.start]:02x} at byte offset "
             f"{error.start}). Re-encode the file as UTF-8, for example with "
-            "`iconv -f ENCODING -t UTF-8`."
+            "`iconv -f ENCODING -t UTF-8`, or save it as 'CSV UTF-8' in a spreadsheet."
         ) from None
     # The csv module accepts NUL or not depending on the Python version: refuse it here.
-    if (offset := data.find(0)) >= 0:
+    if (offset := data.find(0) if encoding == "utf-8" else content.find("\0")) >= 0:
         raise UserError(
             f"{path}, line {_line_at(data, offset)}: NUL byte at byte offset {offset}. Is this "
             "a text file? Remove the byte, or re-encode the file as UTF-8."
@@ -279,37 +288,39 @@ def _json_object(place: str, text: str, example: str) -> dict[str, Any]:
 
 
 def _delimited_rows(
-    path: Path, content: str, fields: Mapping[str, str], delimiter: str, problems: Problems | None
+    path: Path, content: str, fields: Mapping[str, str], delimiter: str, problems: Problems | None, blank_rows: bool
 ) -> Iterator[Row]:
+    rows = without_blank_rows(_cells(path, content, delimiter, problems), inside=not blank_rows)
+    line, cells = next(rows, (1, []))
+    header = without_blank_end([column.strip() for column in cells])
+    if header:
+        _check_header(f"{path}, line {line}", header, fields, delimiter)
+    count = 0
+    for line, cells in rows:
+        count += 1
+        cells = without_blank_end(cells, len(header))
+        if len(cells) == len(header):
+            yield line, dict(zip(header, cells, strict=True))
+            continue
+        wrong = UserError(
+            f"{path}, line {line}: {len(cells)} columns where the header has {len(header)} ({listed(header)}). Put "
+            f"double quotes around a value that contains the delimiter {delimiter!r}, and fill in missing values."
+        )
+        note(problems, wrong)
+    if not count and not problems:
+        raise UserError(f"{path}: only a header, no rows. Add at least one row below it.")
+
+
+def _cells(path: Path, content: str, delimiter: str, problems: Problems | None) -> Iterator[tuple[int, list[str]]]:
+    """Yield the cells of each row and the line on which it starts: a row may span lines."""
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
-    header: list[str] = []
-    line, count = 1, 0  # a row may span lines: `line` is the one on which it starts
+    line = 1
     try:
-        for row in reader:
-            if not row:  # a blank line
-                pass
-            elif not header:
-                header = [column.strip() for column in row]
-                _check_header(f"{path}, line {line}", header, fields, delimiter)
-            elif len(row) != len(header):
-                count += 1
-                note(
-                    problems,
-                    UserError(
-                        f"{path}, line {line}: {len(row)} columns where the header has "
-                        f"{len(header)} ({listed(header)}). Put double quotes around a value that "
-                        f"contains the delimiter {delimiter!r}, and fill in missing values."
-                    ),
-                )
-            else:
-                count += 1
-                yield line, dict(zip(header, row, strict=True))
+        for cells in reader:
+            yield line, cells
             line = reader.line_num + 1
     except csv.Error as error:
         note(problems, _broken_row(path, line, error, delimiter))
-        return
-    if not count:
-        raise UserError(f"{path}: only a header, no rows. Add at least one row below it.")
 
 
 def _broken_row(path: Path, line: int, error: csv.Error, delimiter: str) -> UserError:
@@ -330,9 +341,10 @@ def _check_header(place: str, header: list[str], fields: Mapping[str, str], deli
     if repeated := sorted({c for c in header if header.count(c) > 1}):
         raise UserError(f"{place}: the header repeats {listed(repeated)}. Give every column its own name.")
     if len(header) == 1 and (found := next((c for c in ",;\t|" if c != delimiter and c in header[0]), None)):
+        other = ", or name the file .csv" if found in DELIMITERS else ""
         raise UserError(
             f"{place}: the header is one column, {listed(header)}, and seems to be divided by {found!r}. Divide the "
-            f"columns by {delimiter!r}, or name a file with tabs .tsv."
+            f"columns by {delimiter!r}{other}."
         )
     check_fields(place, "column", header, fields)
 

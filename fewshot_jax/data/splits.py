@@ -12,6 +12,7 @@ from fewshot_jax.data.names import normal_name
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
 
+_EXAMPLE = '{"train": ["a"], "valid": ["b"], "test": ["c"]}'
 SPLITS = ("train", "validation", "test")
 
 
@@ -74,7 +75,9 @@ def read_class_split(path: Path, name: str | None = None) -> dict[str, list[str]
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot read the class split ({reason}); see data.class_split") from None
+        raise UserError(
+            f"{path}: cannot read the class split ({reason}). Expected JSON such as {_EXAMPLE}; see data.class_split"
+        ) from None
     if name is not None:
         if not isinstance(content, dict) or name not in content:
             found = ", ".join(content) if isinstance(content, dict) else "no names"
@@ -83,7 +86,7 @@ def read_class_split(path: Path, name: str | None = None) -> dict[str, list[str]
     if isinstance(content, dict) and "valid" in content:
         content["validation"] = content.pop("valid")
     if not isinstance(content, dict) or not all(isinstance(content.get(split), list) for split in SPLITS):
-        raise UserError(f"{path}: expected lists of class names under train, validation and test")
+        raise UserError(f"{path}: expected lists of class names under train, validation and test, as in {_EXAMPLE}")
     members = {
         split: [normal_name(name) if isinstance(name, str) else name for name in content[split]] for split in SPLITS
     }
@@ -97,7 +100,10 @@ def check_disjoint(members: Mapping[str, Sequence[str]], where: object) -> None:
     for split, names in members.items():
         for name in names:
             if seen.setdefault(name, split) != split:
-                raise UserError(f"{where}: class '{name}' is in {seen[name]} and in {split}; splits must be disjoint")
+                raise UserError(
+                    f"{where}: class '{name}' is in {seen[name]} and in {split}; splits must be disjoint: remove it "
+                    "from one"
+                )
 
 
 def split_records(
@@ -124,7 +130,10 @@ def split_records(
     present = {getattr(record, by) for record in records}
     for split, names in members.items():
         if missing := sorted(set(names) - present):
-            raise UserError(f"{split} split: no record has the {by} '{missing[0]}' ({len(missing)} such names)")
+            raise UserError(
+                f"{split} split: no record has the {by} '{missing[0]}' ({len(missing)} such names); correct "
+                "the names in data.class_split, or add examples"
+            )
     of_name = {name: split for split, names in members.items() for name in names}
     parts: dict[str, list[Record]] = {split: [] for split in members}
     for record in records:

@@ -1,16 +1,81 @@
-"""Cells that a spreadsheet shows and does not run.
+"""What spreadsheets write into a CSV file beside the cells, and cells that they show and do not run.
 
 A spreadsheet takes a cell that begins with one of a few characters for a formula, also where it stands in a CSV file
 in quotes, and a formula can start programs and fetch addresses (OWASP, CSV Injection).
 """
 
+import csv
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+DELIMITERS = (",", ";", "\t")
+_SEPARATOR = re.compile(r'\s*"?sep=([^\w\s"]|\t)"?[,;\t]*(?=[\r\n])', re.IGNORECASE)
+_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 # Tab, line feed and carriage return at the beginning are skipped by some programs, which then see what follows; those
 # of East Asian width are taken for the narrow ones.
 _STARTS = (*"=+-@", "\t", "\r", "\n", *"\uff1d\uff0b\uff0d\uff20")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def encoding_of(data: bytes) -> str:
+    """Return the encoding of a text file: UTF-16 where it begins with that byte order mark, else UTF-8."""
+    return _MARKS.get(data[:2], "utf-8")
+
+
+def without_separator(content: str) -> tuple[str, str | None]:
+    """Return a CSV file's content without its first line ``sep=;``, and the delimiter which that names, or None.
+
+    The line stays as a blank one, so that lines are counted as in the file.
+    """
+    match = _SEPARATOR.match(content)
+    return (content, None) if match is None else (content[match.end() :], match[1])
+
+
+def columns_of_csv(content: str) -> tuple[str, list[str]]:
+    """Return what divides the columns of a CSV, and their names.
+
+    That is what a first line ``sep=;`` says, else comma, semicolon or tab: whichever gives most columns.
+    """
+    content, given = without_separator(content)
+    header = next(iter(content.lstrip("\r\n ").splitlines()), "")
+    try:
+        found = {one: next(csv.reader([header], delimiter=one), []) for one in ([given] if given else DELIMITERS)}
+    except csv.Error:  # too long for one
+        return given or ",", []
+    delimiter = max(found, key=lambda one: len(found[one]))
+    return delimiter, [name.strip() for name in found[delimiter]]
+
+
+def without_blank_end(cells: list[str], least: int = 0) -> list[str]:
+    """Return the cells of a row without the blank ones at its end, which a spreadsheet writes for empty columns.
+
+    Args:
+        cells: of the row.
+        least: how many stay, blank or not.
+    """
+    count = len(cells)
+    while count > least and not cells[count - 1].strip():
+        count -= 1
+    return cells[:count]
+
+
+def without_blank_rows(rows: Iterable[tuple[int, list[str]]], *, inside: bool) -> Iterator[tuple[int, list[str]]]:
+    """Yield numbered rows without those at the end whose cells are all blank.
+
+    Args:
+        rows: numbers of lines, and cells.
+        inside: leave out those that other rows follow as well.
+    """
+    pending: list[tuple[int, list[str]]] = []
+    for line, cells in rows:
+        if not without_blank_end(cells):
+            pending += [] if inside or not cells else [(line, cells)]
+            continue
+        yield from pending
+        pending = []
+        yield line, cells
 
 
 def safe_cell(value: Any) -> Any:

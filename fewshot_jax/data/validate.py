@@ -17,6 +17,7 @@ from fewshot_jax.data.files import Problems, read_records, read_rows, suffix_of
 from fewshot_jax.data.labels import check_numbers
 from fewshot_jax.data.names import joined_names, normal_name
 from fewshot_jax.data.parallel import read_pairs
+from fewshot_jax.data.spreadsheet import encoding_of
 from fewshot_jax.data.squad import read_questions
 from fewshot_jax.errors import UserError
 
@@ -203,6 +204,8 @@ def _encoding(path: Path, problems: Sequence[str]) -> str:
         return "unknown"
     if path.name.lower().endswith(".gz"):
         return "UTF-8, gzip"
+    if encoding_of(start) == "utf-16":
+        return "UTF-16"
     return "UTF-8 with a byte order mark" if start.startswith(_MARK) else "UTF-8"
 
 

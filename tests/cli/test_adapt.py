@@ -226,6 +226,15 @@ def test_a_model_that_lost_its_examples_takes_no_more(folder, tmp_path, capsys):
     assert code == 2 and "does not hold its examples" in err
 
 
+def test_a_sheet_on_stdin_is_read_as_the_file_is(folder, capsys, monkeypatch):
+    sheet = "sep=;\r\nid;text;\r\n7;where is my parcel;\r\n;;\r\n".encode("utf-16")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(sheet)))
+    code, out, err = call(["predict", folder / "model"], capsys)
+    assert code == 0, err
+    (row,) = map(json.loads, out.splitlines())
+    assert row.keys() == {"id", "text", "predicted_label", "probability"} and row["text"] == "where is my parcel"
+
+
 def test_labels_that_look_alike_are_joined_and_equal_numbers_are_refused_with_earlier_examples(tmp_path, capsys):
     texts = ["a tea", "two teas", "green tea", "a cake", "two cakes", "carrot cake"]
 

@@ -27,8 +27,8 @@ def jsonl(*rows):
 
 # What cannot be used: name of the case: (file's name, content, words of the message).
 REFUSED = {
-    "UTF-16 little endian": ("a.csv", codecs.BOM_UTF16_LE + GOOD.encode("utf-16-le"), ["line 1", "UTF-16", "iconv"]),
-    "UTF-16 big endian": ("a.csv", codecs.BOM_UTF16_BE + GOOD.encode("utf-16-be"), ["line 1", "UTF-16", "iconv"]),
+    "torn UTF-16": ("a.csv", codecs.BOM_UTF16_LE + GOOD.encode("utf-16-le")[:-1], ["UTF-16", "CSV UTF-8"]),
+    "UTF-16 without a mark": ("a.csv", GOOD.encode("utf-16-le"), ["line 1", "NUL byte", "re-encode"]),
     "latin-1": ("a.tsv", GOOD.replace(",", "\t").replace("maps", "caf\xe9").encode("latin-1"), ["line 3", "not UTF-8"]),
     "latin-1 JSONL": ("a.jsonl", b'{"text": "caf\xe9", "label": "a"}\n', ["line 1", "not UTF-8"]),
     "an open quote": ("a.csv", GOOD + '"cancel rooms,cancelling\nbook rooms,booking\n', ["line 6", "double quote"]),
@@ -38,7 +38,9 @@ REFUSED = {
     "a cell too many": ("a.csv", GOOD + "please, cancel,cancelling\n", ["line 6", "3 columns", "double quotes around"]),
     "a misspelt column": ("a.csv", GOOD.replace("label", "lable"), ["'lable'", "'label'", "--label-field"]),
     "no header": ("a.csv", FOUR, ["'book tickets', 'booking'", "text", "label"]),
-    "tabs in a CSV": ("a.csv", GOOD.replace(",", "\t"), ["line 1", "one column", ".tsv"]),
+    "bars in a CSV": ("a.csv", GOOD.replace(",", "|"), ["line 1", "one column", "'|'"]),
+    "commas in a TSV": ("a.tsv", GOOD, ["line 1", "one column", "name the file .csv"]),
+    "another delimiter than its first line says": ("a.csv", "sep=;\n" + GOOD, ["line 2", "one column", "','"]),
     "one class": ("a.csv", "text,label\na,b\nc,b\nd,b\n", ["one label only ('b')", "two"]),
     "one example": ("a.csv", "text,label\na,b\n", ["one label only ('b')", "two"]),
     "an empty file": ("a.csv", "", ["file is empty", "at least one row"]),
@@ -67,7 +69,7 @@ REFUSED = {
     "an empty label": ("a.csv", GOOD + "book it,\n", ["line 6", "'label' is empty", "remove the line"]),
     "a value beyond csv's limit": ("a.csv", GOOD + "y" * 200_000 + ",booking\n", ["line 6", "131,072", ".jsonl"]),
     "a torn gzip": ("a.csv.gz", b"\x1f\x8b\x08\0\0\0\0\0", ["gzip", "Compress it again"]),
-    "another type": ("a.xlsx", b"PK\x03\x04", ["cannot read files of type '.xlsx'", ".csv"]),
+    "another type": ("a.xlsx", b"PK\x03\x04", ["cannot read files of type '.xlsx'", "'CSV UTF-8'"]),
     "no type": ("examples", GOOD, ["cannot read files of type ''", ".csv"]),
     "the columns of a translation": ("a.csv", "source,target\na,b\n", ["translation", "MODEL"]),
 }
@@ -105,6 +107,24 @@ TAKEN = {
     "quotes and semicolons": ("a.csv", '\n"text";"label"\n' + GOOD.replace(",", ";").partition("\n")[2], TEXTS, LABELS),
     "old Mac newlines": ("a.csv", GOOD.replace("\n", "\r"), TEXTS, LABELS),
     "upper case": ("A.CSV", GOOD, TEXTS, LABELS),
+    "UTF-16 little endian": ("a.csv", codecs.BOM_UTF16_LE + GOOD.encode("utf-16-le"), TEXTS, LABELS),
+    "UTF-16 big endian": ("a.csv", codecs.BOM_UTF16_BE + GOOD.encode("utf-16-be"), TEXTS, LABELS),
+    "Excel's Unicode text": ("a.csv", GOOD.replace(",", "\t").replace("\n", "\r\n").encode("utf-16"), TEXTS, LABELS),
+    "JSONL in UTF-16": ("a.jsonl", jsonl(*LINES).encode("utf-16"), TEXTS, LABELS),
+    "tabs in a CSV": ("a.csv", GOOD.replace(",", "\t"), TEXTS, LABELS),
+    "a first line with the delimiter": ("a.csv", "sep=;\r\n" + GOOD.replace(",", ";"), TEXTS, LABELS),
+    "a first line with a tab": ("a.csv", "sep=\t\n" + GOOD.replace(",", "\t"), TEXTS, LABELS),
+    "a first line with a bar": ("a.csv", '"SEP=|"\n' + GOOD.replace(",", "|"), TEXTS, LABELS),
+    "empty columns at the end": ("a.csv", GOOD.replace("\n", ",,\n"), TEXTS, LABELS),
+    "empty rows at the end": ("a.csv", GOOD + ",\n  ,\n\n", TEXTS, LABELS),
+    "an empty row before the header and one inside": ("a.csv", ";\n" + GOOD.replace(",", ";") + ";\n", TEXTS, LABELS),
+    "a sheet of all of it": (
+        "a.csv",
+        codecs.BOM_UTF8 + ("sep=;\n" + GOOD.replace(",", ";").replace("\n", ";;\n") + ";;;\n").encode(),
+        TEXTS,
+        LABELS,
+    ),
+    "empty columns in the header alone": ("a.csv", GOOD.replace("label\n", "label,,\n", 1), TEXTS, LABELS),
 }
 
 

@@ -166,6 +166,7 @@ def test_encodings_are_named(tmp_path):
     path = tmp_path / "a.csv"
     for data, encoding in (
         (b"\xef\xbb\xbf" + GOOD.encode(), "UTF-8 with a byte order mark"),
+        (GOOD.encode("utf-16"), "UTF-16"),
         (gzip.compress(GOOD.encode()), "UTF-8, gzip"),
     ):
         path = tmp_path / ("a.csv.gz" if "gzip" in encoding else "a.csv")

@@ -99,7 +99,7 @@ def test_a_json_string_may_hold_unicode_line_separators(write):
             ", line 3",
             "not UTF-8 (byte 0xe9 at byte offset 20). Re-encode",
         ),
-        ("a.csv", "text,label\na,b\n".encode("utf-16"), ", line 1", "not UTF-8 (UTF-16 at byte"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16")[:-1], "", "begins as UTF-16 and is not (truncated data"),
         ("a.csv", "text,label\na,b\0\n", ", line 2", "NUL byte at byte offset 14"),
         ("a.csv.gz", b"text,label\na,b\n", "", "not a whole gzip file"),
         ("a.csv.gz", gzip.compress(b"text,label\na,b\n" * 9, mtime=0)[:-9], "", "not a whole gzip file"),
@@ -156,3 +156,49 @@ def test_prediction_input_stays_aligned_with_its_lines(write):
         read_texts(write("a.jsonl", '{"text": 5}\n'), blanks=True)
     with pytest.raises(UserError, match=r"a\.doc: cannot read files of type '\.doc'.*\.txt"):
         read_texts(write("a.doc", "hi"))
+
+
+# Blank columns, and blank rows inside and at the end.
+SHEET = "text,label,note,,\r\na,b,n,,\r\n,,,,\r\nc,d,\r\n,,\r\n,\r\n"
+
+
+def test_blank_cells_and_rows_of_a_spreadsheet_hold_nothing(write):
+    path = write("a.csv", SHEET)
+    assert read_records(path) == [Record("a", "b"), Record("c", "d")]
+    assert read_texts(path, blanks=True) == (
+        [
+            {"text": "a", "label": "b", "note": "n"},
+            {"text": "", "label": "", "note": ""},
+            {"text": "c", "label": "d", "note": ""},
+        ],
+        ["a", "", "c"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "columns"),
+    [
+        (SHEET.replace("n,,", "n,,x"), 2, 5),
+        (SHEET.replace("c,d,", "c,d"), 4, 2),
+        ("sep=;\ntext;label\na;b\nc;d;e\n", 4, 3),
+        ("sep=;\ntext;label\na;b\nc\n", 4, 1),
+    ],
+)
+def test_a_cell_too_many_or_a_needed_one_too_few_names_the_line_of_the_sheet(write, content, line, columns):
+    with pytest.raises(UserError, match=rf"a\.csv, line {line}: {columns} columns where the header has"):
+        read_records(write("a.csv", content))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("told", [True, False])
+def test_each_dialect_of_a_spreadsheet_gives_the_same_records(write, encoding, delimiter, told):
+    rows = [["text", "label"], ["hello; there, you\t|", "greet"], ["see\nyou", "leave"]]
+    body = "\r\n".join(delimiter.join(f'"{cell}"' for cell in row) for row in rows)
+    content = (f"sep={delimiter}\r\n" if told else "") + body
+    path = write("a.csv", content.encode(encoding))
+    if delimiter == "|" and not told:
+        with pytest.raises(UserError, match=r"a\.csv, line 1: "):
+            read_records(path)
+    else:
+        assert read_records(path) == [Record("hello; there, you\t|", "greet"), Record("see\nyou", "leave")]
