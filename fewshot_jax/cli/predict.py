@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from fewshot_jax.atomic_write import atomic_file, cannot_write
 from fewshot_jax.cli.adapt import refuse_fields, tell_cut, tell_too_long
 from fewshot_jax.cli.arguments import counted, parse
 from fewshot_jax.data.files import columns_of_csv
 from fewshot_jax.data.spreadsheet import safe_cell
 from fewshot_jax.errors import UserError
-from fewshot_jax.whole_file import whole_file
 
 if TYPE_CHECKING:
     from fewshot_jax.adaptation.scaling import Prediction
@@ -158,10 +158,10 @@ def _check_free(path: Path, rows: list[dict[str, Any]], added: set[str]) -> None
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     try:
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             _write_rows(partial, rows, path.suffix)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); see --output") from None
+        raise cannot_write(path, error, "--output") from None
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]], suffix: str) -> None:

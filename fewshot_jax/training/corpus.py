@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from fewshot_jax.atomic_write import atomic_files
 from fewshot_jax.config.pretraining import PretrainConfig
 from fewshot_jax.data.pretraining.documents import divide, read_documents
 from fewshot_jax.data.pretraining.objectives import SENTINELS, Questions, without_special_tokens
@@ -55,7 +56,8 @@ def make_tokenizer(config: PretrainConfig, documents: Documents, run: Pretrainin
     """
     given = config.tokenizer.path or config.model.pretrained
     if given is not None:
-        load_text_tokenizer(Path(given), "tokenizer.path").save_pretrained(str(run.tokenizer))
+        with atomic_files(run.tokenizer) as partial:
+            load_text_tokenizer(Path(given), "tokenizer.path").save_pretrained(str(partial))
         return
     special = SENTINELS if config.objective == "span_corruption" else ()
     room = _CHARACTERS

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from fewshot_jax.atomic_write import write_text
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.statistics import finite
-from fewshot_jax.whole_file import whole_file
 
 EPISODE_SCORES = "episode_scores.json"  # in the directory of a run
 EpisodeScores = Mapping[str, Mapping[int, np.ndarray]]  # row -> shots -> [episodes]
@@ -29,9 +29,8 @@ def write_episode_scores(path: Path, scores: EpisodeScores, *, score: str, step:
         return [finite(value) for value in np.asarray(values, np.float64).tolist()]
 
     rows = {row: {str(shots): plain(values) for shots, values in of.items()} for row, of in scores.items()}
-    with whole_file(path) as partial:
-        content = {"score": score, "checkpoint_step": step, "rows": rows}
-        partial.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+    content = {"score": score, "checkpoint_step": step, "rows": rows}
+    write_text(path, json.dumps(content, allow_nan=False) + "\n")
 
 
 def read_episode_scores(run_path: str | Path) -> dict[str, dict[int, np.ndarray]]:

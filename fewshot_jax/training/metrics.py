@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from fewshot_jax.atomic_write import append, naming, write_text
 from fewshot_jax.training.tensorboard import EventFile
-from fewshot_jax.whole_file import whole_file
 
 TENSORBOARD = "tensorboard"  # its folder in a run directory
 
@@ -49,15 +49,15 @@ class MetricsFile:
         if read_only:
             path = Path(os.devnull)
         else:
-            with whole_file(path) as partial:
-                partial.write_text("".join(_line(row) for row in kept), encoding="utf-8")
+            write_text(path, "".join(_line(row) for row in kept))
             self._sinks.append(EventFile(path.parent / TENSORBOARD, after=after))
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._path, self._file = path, path.open("ab", buffering=0)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one line; numbers that are not finite become null."""
         plain = {name: _plain(value) for name, value in row.items()}
-        self._file.write(_line(plain))
+        with naming(self._path):
+            append(self._file, _line(plain).encode())
         for sink in self._sinks:
             sink.write(plain)
 

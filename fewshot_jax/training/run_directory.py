@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_jax.applications.application import Application
+from fewshot_jax.atomic_write import cannot_write, write_text
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import differences, read_config, write_config
 from fewshot_jax.errors import UserError
 from fewshot_jax.parallel.processes import first_alone, is_first
-from fewshot_jax.whole_file import whole_file
 
 # What may change while a run goes on.
 _FREE_OF_EVALUATION = ("episodes", "inner_steps", "tune_rates", "tune_steps", "null_threshold", "at_end")
@@ -124,15 +124,12 @@ class RunFiles:
             raise UserError(f"{error} (expected the config of a run of 'fewshot-jax {command}')") from None
 
     def _write_config(self, config: Any) -> None:
-        with whole_file(self.path / "config.yaml") as partial:
-            write_config(config, partial)
+        write_config(config, self.path / "config.yaml")
 
     def write(self, name: str, values: Any) -> None:
         """Write a JSON file whole or not at all; of several processes the first does."""
-        if not is_first():
-            return
-        with whole_file(self.path / name) as partial:
-            partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        if is_first():
+            write_text(self.path / name, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
@@ -205,7 +202,7 @@ class RunDirectory(RunFiles):
             self.write("data.json", dict(fingerprint))
             self._write_config(application.config)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot write the run directory ({error}); see --run-dir") from None
+            raise cannot_write(self.path, error, "--run-dir") from None
 
     def update(self, config: Config) -> Config:
         """Store what may change while a run goes on (`FREE`): of its evaluation, its baselines, its devices.

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fewshot_jax.atomic_write import write_text
 from fewshot_jax.errors import UserError, first_line
 from fewshot_jax.training.tensorboard import scalars
-from fewshot_jax.whole_file import whole_file
 
 RECORD = "wandb.json"  # in a run directory: the id under which the run goes on
 
@@ -61,8 +61,7 @@ class Tracker:
                 f"--wandb {project}: cannot start ({first_line(error)}). Run `wandb login`, set WANDB_MODE=offline, or "
                 "leave the flag out."
             ) from error
-        with whole_file(path) as partial:
-            partial.write_text(json.dumps({"project": project, "id": self._run.id}) + "\n", encoding="utf-8")
+        write_text(path, json.dumps({"project": project, "id": self._run.id}) + "\n")
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Send the numbers of a row with a ``step``."""

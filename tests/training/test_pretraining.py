@@ -120,7 +120,7 @@ def test_a_run_leaves_its_files(finished):
         *("tokenizer/tokenizer.json", "model/config.json", "model/model.safetensors", "model/tokenizer.json"),
     ):
         assert (run.path / name).stat().st_size > 0, name
-    assert not list(run.path.glob(".*.partial"))
+    assert not list(run.path.glob(".*.partial*"))
     assert run.result() == result
     assert result["packing_efficiency"] > 0.95
     assert run.data()["validation"]["documents"] == 12
