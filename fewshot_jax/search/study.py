@@ -111,11 +111,11 @@ def tune(
         require(value >= 1, f"--{name} {value}: expected at least 1")
     points = check_sampler(sampler, space)
     files = StudyFiles(directory)
-    files.start(config, space)
     most = trials if points is None else min(trials, points)
     search = Search(config, space, files.path, most, sampler, pruner, objective, quiet)
-    _check_kept(search, "grid" if sampler == "grid" else "free")
     with full_disk(files.path, "--study"):
+        files.start(config, space)
+        _check_kept(search, "grid" if sampler == "grid" else "free")
         if workers == 1:
             work(search)
         else:
