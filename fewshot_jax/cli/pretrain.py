@@ -48,9 +48,12 @@ def run(arguments: Sequence[str]) -> None:
     if parsed.json:
         print_json(result)
         return
-    speed, mfu = result["tokens_per_second"], result["mfu"]
-    measured = "" if speed is None else f"; {speed:,.0f} tokens/s, {mfu:.1%} model-FLOP utilisation"
-    print(
-        f"{parsed.run_dir / 'model'}: {result['validation_loss']:.3f} nats per token on held-out documents "
-        f"(perplexity {result['validation_perplexity']:.1f}) at step {result['best_step']}{measured}"
+    speed, mfu = result.get("tokens_per_second"), result.get("mfu")
+    measured = "" if speed is None or mfu is None else f"; {speed:,.0f} tokens/s, {mfu:.1%} model-FLOP utilisation"
+    loss, perplexity = result.get("validation_loss"), result.get("validation_perplexity")
+    judged = (
+        "its loss on held-out documents is not finite"
+        if loss is None or perplexity is None
+        else f"{loss:.3f} nats per token on held-out documents (perplexity {perplexity:.1f})"
     )
+    print(f"{parsed.run_dir / 'model'}: {judged} at step {result.get('best_step')}{measured}")

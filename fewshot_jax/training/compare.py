@@ -102,7 +102,7 @@ def _scores(
     """The scores of a run's learner at each number of shots, kept ones where they are as asked for."""
     config, result = run.config(), run.result()
     wanted, count = shots or config.evaluation.shots, episodes or config.evaluation.episodes
-    if (run.path / EPISODE_SCORES).exists() and result and result["best_step"] == scored_step(run.path):
+    if (run.path / EPISODE_SCORES).exists() and result and result.get("best_step") == scored_step(run.path):
         kept = read_episode_scores(run.path).get(config.learner.name, {})
         if all(k in kept and len(kept[k]) >= count for k in wanted):
             return {k: kept[k][:count] for k in wanted}

@@ -133,9 +133,14 @@ def read_corpus(questions: Questions, run: PretrainingDirectory) -> Corpus:
     """The packed corpus of a run that goes on.
 
     Raises:
-        UserError: it is not there.
+        UserError: it is not there, or torn.
     """
     data = run.data() or {}
-    return Corpus(
-        *(read_windows(run.windows(split), questions.packing, data[split]["tokens"]) for split in Corpus._fields)
-    )
+    try:
+        tokens = {split: int(data[split]["tokens"]) for split in Corpus._fields}
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{run.path / 'data.json'}: expected the number of tokens of each split; restore the file, or start a new "
+            "run in another --run-dir"
+        ) from None
+    return Corpus(*(read_windows(run.windows(split), questions.packing, tokens[split]) for split in Corpus._fields))

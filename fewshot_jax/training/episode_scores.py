@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,10 +42,7 @@ def read_episode_scores(run_path: str | Path) -> dict[str, dict[int, np.ndarray]
     Raises:
         UserError: the run was not evaluated, or the file is not whole.
     """
-    return {
-        row: {int(shots): np.array(values, np.float64) for shots, values in of.items()}
-        for row, of in _content(Path(run_path))["rows"].items()
-    }
+    return _content(Path(run_path)).scores
 
 
 def scored_step(run_path: str | Path) -> int:
@@ -53,17 +50,28 @@ def scored_step(run_path: str | Path) -> int:
 
     Args and errors as of `read_episode_scores`.
     """
-    return int(_content(Path(run_path))["checkpoint_step"])
+    return _content(Path(run_path)).step
 
 
-def _content(run_path: Path) -> dict[str, Any]:
+class _Content(NamedTuple):
+    step: int
+    scores: dict[str, dict[int, np.ndarray]]
+
+
+def _content(run_path: Path) -> _Content:
     path = run_path / EPISODE_SCORES
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content["rows"], dict) and isinstance(content["checkpoint_step"], int):
-            return content
+        scores = {
+            row: {int(shots): np.array(values, np.float64) for shots, values in of.items()}
+            for row, of in content["rows"].items()
+        }
+        if isinstance(content["checkpoint_step"], int) and all(
+            v.ndim == 1 for of in scores.values() for v in of.values()
+        ):
+            return _Content(content["checkpoint_step"], scores)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; 'fewshot-jax evaluate {run_path}' writes it") from None
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
         pass
     raise UserError(f"{path}: holds no scores of episodes; 'fewshot-jax evaluate {run_path}' writes it anew")

@@ -28,6 +28,21 @@ def check_installed(project: str) -> Any:
     return wandb
 
 
+def _known(record: Path) -> str:
+    """The id under which a run was sent before.
+
+    Raises:
+        UserError: its file is torn.
+    """
+    try:
+        return str(json.loads(record.read_text(encoding="utf-8"))["id"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{record}: expected the id of the run on Weights & Biases as JSON; restore the file, or delete it to go "
+            "on as a new run there"
+        ) from None
+
+
 class Tracker:
     """Sends rows of metrics to a project; a resumed run goes on as the same run there.
 
@@ -46,7 +61,7 @@ class Tracker:
 
     def __init__(self, project: str, directory: Path, *, after: int, config: Mapping[str, Any]):
         wandb, path = check_installed(project), directory / RECORD
-        known = json.loads(path.read_text(encoding="utf-8"))["id"] if after and path.exists() else None
+        known = _known(path) if after and path.exists() else None
         try:
             self._run = wandb.init(
                 project=project,

@@ -197,8 +197,12 @@ def test_what_an_unfinished_run_lacks_is_a_sentence(unfinished, tmp_path):
     assert {path.name for path in made.pictures} == {"early_training_loss.png", "early_validation_score.png"}
 
 
-def test_damaged_files_are_sentences_too(unfinished, tmp_path):
-    (unfinished / "evaluation.json").write_text('{"accuracy": ')
+@pytest.mark.parametrize(
+    "torn",
+    ['{"accuracy": ', '{"accuracy": 3}', '{"accuracy": {"protonet": {"1": 0.5}}}', '{"more": {"loss": {}}}', "3"],
+)
+def test_damaged_files_are_sentences_too(unfinished, tmp_path, torn):
+    (unfinished / "evaluation.json").write_text(torn)
     (unfinished / "episode_scores.json").write_text("[]")
     (unfinished / "metrics.jsonl").unlink()
     content = report([unfinished], tmp_path / "out", quiet=True).page.read_text(encoding="utf-8")
