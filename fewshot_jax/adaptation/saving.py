@@ -23,7 +23,7 @@ from fewshot_jax.config import Config
 from fewshot_jax.config_file import from_dict, to_dict
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.writer import TensorSource, write_tensors
-from fewshot_jax.training.run_directory import check_writable
+from fewshot_jax.training.run_directory import check_writable, described
 from fewshot_jax.types import PyTree
 from fewshot_jax.versions import versions
 
@@ -98,11 +98,11 @@ def read_model(directory: Path) -> tuple[PyTree, Config | None, dict[str, Any]]:
     from safetensors.numpy import load_file
 
     if not (directory / "model.json").exists():
-        what = "does not exist"
-        if directory.exists():
-            run = (directory / "config.yaml").exists()
-            what = "is a run, which is yet to be adapted" if run else "holds no adapted model (no model.json)"
-        raise UserError(f"{directory}: {what}; make a model with 'fewshot-jax adapt RUN --data FILE --output DIR'")
+        found = described(directory, "holds no adapted model (it has no model.json)")
+        raise UserError(
+            f"{directory}: {found}; expected a model that adapt saved: 'fewshot-jax adapt MODEL --data FILE --output "
+            "DIR' makes one"
+        )
     record = json.loads((directory / "model.json").read_text(encoding="utf-8"))
     adapted = unflatten_dict(load_file(directory / "model.safetensors"), sep="/")
     if "kind" in record:  # a model without a run

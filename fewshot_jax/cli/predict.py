@@ -14,7 +14,7 @@ import tyro
 
 from fewshot_jax.atomic_write import atomic_file, cannot_write
 from fewshot_jax.cli.adapt import refuse_fields, tell_cut, tell_too_long
-from fewshot_jax.cli.arguments import counted, parse
+from fewshot_jax.cli.arguments import counted, parse, quietly
 from fewshot_jax.data.files import columns_of_csv
 from fewshot_jax.data.spreadsheet import safe_cell
 from fewshot_jax.errors import UserError
@@ -42,6 +42,7 @@ class Arguments:
         text_field: column or field of the text.
         threshold: a text whose most probable label is less probable than this, 0 to 1, is labelled 'none of these'.
         force: write over an output that exists.
+        quiet: print the result alone, no notes.
     """
 
     model: tyro.conf.Positional[Path]
@@ -50,12 +51,19 @@ class Arguments:
     text_field: str = "text"
     threshold: float = 0.0
     force: bool = False
+    quiet: bool = False
 
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command."""
     parsed = parse(Arguments, "predict", arguments)
     _check(parsed)
+    with quietly(parsed.quiet):
+        _predict(parsed)
+
+
+def _predict(parsed: Arguments) -> None:
+    """Load the model, read the rows, and write them with what the model says."""
     from fewshot_jax.adaptation.classifier import Classifier, load
     from fewshot_jax.adaptation.writer import Writer
     from fewshot_jax.applications.table import application_of

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from fewshot_jax.cli.arguments import ProcessArguments, parse_run, print_json, resumable
+from fewshot_jax.cli.arguments import ProcessArguments, parse_run, print_json, quietly, resumable
 from fewshot_jax.config.pretraining import PretrainConfig
 
 
@@ -20,7 +20,7 @@ class Arguments(ProcessArguments):
     Attributes:
         config: YAML file; any of its fields can be overridden, as in --corpus.path texts.jsonl.
         run_dir: directory for the config, the packed texts, checkpoints, metrics and model of the run.
-        quiet: print no progress.
+        quiet: print the result alone, no progress and no notes.
         wandb: project on Weights & Biases that gets the metrics too (needs the package wandb).
         json: print the result as JSON.
         settings: the fields of the config.
@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> None:
     from fewshot_jax.training.pretrain import pretrain
 
     parsed.join()
-    with resumable():
+    with resumable(), quietly(parsed.quiet):
         result = pretrain(parsed.settings, parsed.run_dir, quiet=parsed.quiet, wandb=parsed.wandb)
     if not is_first():
         return

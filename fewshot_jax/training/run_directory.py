@@ -67,6 +67,26 @@ def check_writable(path: Path, *, flag: str) -> None:
         raise UserError(f"{path}: cannot write here ({parent} is not a writable directory); see {flag}") from None
 
 
+def described(path: Path, otherwise: str = "is not a run directory (it has no config.yaml)") -> str:
+    """Say what a path holds, where another thing was expected; ``otherwise`` of what is not known."""
+    if not path.exists():
+        return "does not exist"
+    if not path.is_dir():
+        return "is a file, not a directory"
+    if (path / "config.yaml").exists() and (path / "space.yaml").exists():
+        return "is a study of 'fewshot-jax tune', whose runs are in its folder trials"
+    if (path / "config.yaml").exists():
+        command = "train" if (path / "labels.json").exists() else "pretrain"
+        return f"is a run of 'fewshot-jax {command}'"
+    if (path / "model.json").exists():
+        return "is a model that 'fewshot-jax adapt' saved, for 'fewshot-jax predict'"
+    if (path / "config.json").exists():
+        return "is a model in Hugging Face's format"
+    if runs := sorted(one.parent.name for one in path.glob("*/config.yaml")):
+        return f"is no run itself but has runs in it ({', '.join(runs[:3])}{', ...' if runs[3:] else ''})"
+    return otherwise
+
+
 class RunFiles:
     """What the directory of every run holds: its config, metrics, checkpoints and result."""
 
@@ -115,12 +135,14 @@ class RunFiles:
 
     def _config(self, kind: type[Any], command: str) -> Any:
         """The config of a run that a command made."""
+        wanted = f"expected a run; 'fewshot-jax {command} CONFIG --run-dir RUN' makes one"
         if not self.exists():
-            what = "is not a run directory (it has no config.yaml)" if self.path.exists() else "does not exist"
-            raise UserError(f"{self.path}: {what}; 'fewshot-jax {command} CONFIG --run-dir RUN' makes one")
+            raise UserError(f"{self.path}: {described(self.path)}; {wanted}")
         try:
             return read_config(self.path / "config.yaml", kind)
         except UserError as error:
+            if (found := described(self.path)) != f"is a run of 'fewshot-jax {command}'":
+                raise UserError(f"{self.path}: {found}; {wanted}") from None
             raise UserError(f"{error} (expected the config of a run of 'fewshot-jax {command}')") from None
 
     def _write_config(self, config: Any) -> None:
