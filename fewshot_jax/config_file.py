@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
+from fewshot_jax.atomic_write import write_text
 from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError, require
 
@@ -150,8 +151,8 @@ def read_yaml(path: Path, what: str = "config") -> Any:
 
 
 def write_config(config: Any, path: Path) -> None:
-    """Write every field of a config as YAML."""
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    """Write every field of a config as YAML, whole or not at all."""
+    write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
 def flat(config: Any) -> dict[str, Any]:

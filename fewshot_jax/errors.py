@@ -8,6 +8,10 @@ class UserError(ValueError):
     """
 
 
+class WriteError(UserError):
+    """A file or directory cannot be written, because the disk is full, say; whatever else is written will fail too."""
+
+
 class Terminated(Exception):
     """A run was told to end (SIGTERM), has saved a checkpoint, and can go on.
 

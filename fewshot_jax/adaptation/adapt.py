@@ -13,7 +13,7 @@ from fewshot_jax.adaptation.readers import NameReader, Reader
 from fewshot_jax.adaptation.saving import finite
 from fewshot_jax.adaptation.scaling import NONE
 from fewshot_jax.adaptation.selection import Adaptations, Selection
-from fewshot_jax.adaptation.start import Start, start_of_run
+from fewshot_jax.adaptation.start import Start, not_of_texts, start_of_run
 from fewshot_jax.adaptation.writer import Writer, adapt_writer
 from fewshot_jax.applications.label_scoring import candidates, one_task
 from fewshot_jax.applications.language_model import language_model
@@ -58,7 +58,7 @@ def adapt(run_dir: str | Path, records: Sequence[Record] | Sequence[Example]) ->
     if config.application in WRITES:
         return adapt_writer(run, cast(Sequence[Example], records))
     if config.application != "text_classification":
-        raise UserError(f"{run.path}: is a run of {config.application}; adapt serves texts: classifiers and writers")
+        raise UserError(not_of_texts(run.path, config))
     labelled, _ = tidy_records(cast(Sequence[Record], records), "the examples")
     check_labelled(labelled)
     if config.kind == "label_scoring":

@@ -8,9 +8,6 @@ examples.jsonl       what it was adapted to, so that more can be added
 """
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -22,10 +19,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax import strict_json
+from fewshot_jax.atomic_write import atomic_directory, cannot_write
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import from_dict, to_dict
 from fewshot_jax.errors import UserError
-from fewshot_jax.training.run_directory import check_writable
+from fewshot_jax.models.huggingface.writer import TensorSource, write_tensors
+from fewshot_jax.training.run_directory import check_writable, described
 from fewshot_jax.types import PyTree
 from fewshot_jax.versions import versions
 
@@ -76,42 +75,29 @@ def save_model(
     Raises:
         UserError: the directory exists and is not empty, or cannot be written, or a weight is not finite.
     """
-    from safetensors.numpy import save_file
-
     directory = Path(directory)
     check_output(directory)
-    arrays = {name: np.array(leaf, order="C") for name, leaf in flatten_dict(adapted, sep="/").items()}
+    arrays = {name: np.asarray(leaf) for name, leaf in flatten_dict(adapted, sep="/").items()}
     if (name := _not_finite(arrays)) is not None:
         raise UserError(
             f"{directory}: the weights '{name}' are not all finite numbers. Nothing is saved; adapt again, with a "
             "lower inner.rate in the config of the run."
         )
+    content = {**record, **({} if config is None else {"config": to_dict(config)}), "versions": versions()}
+    model = strict_json.dumps(content, directory / "model.json", indent=2)
     try:
-        directory.absolute().parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.absolute().parent))
+        with atomic_directory(directory) as partial:
+            write_tensors(partial / "model.safetensors", map(_tensor, arrays.items()))
+            write_tokenizer(partial)
+            for name, text in {**files, "model.json": f"{model}\n"}.items():
+                (partial / name).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{directory}: cannot write here ({error}); see --output") from None
-    try:
-        save_file(arrays, partial / "model.safetensors")
-        write_tokenizer(partial)
-        for name, text in files.items():
-            (partial / name).write_text(text, encoding="utf-8")
-        described = {**record, **({} if config is None else {"config": to_dict(config)}), "versions": versions()}
-        (partial / "model.json").write_text(
-            strict_json.dumps(described, directory / "model.json", indent=2) + "\n", encoding="utf-8"
-        )
-        # As the user makes files: the weights' writer, and mkdtemp, give theirs to their owner alone.
-        os.umask(mask := os.umask(0))
-        for path in [partial, *partial.rglob("*")]:
-            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
-        if directory.exists():
-            directory.rmdir()
-        os.replace(partial, directory)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if not isinstance(error, OSError):
-            raise
-        raise UserError(f"{directory}: cannot write here ({error}); see --output") from None
+        raise cannot_write(directory, error, "--output") from None
+
+
+def _tensor(named: tuple[str, np.ndarray]) -> TensorSource:
+    name, array = named
+    return TensorSource(name, array.dtype, array.shape, lambda: array)
 
 
 def read_model(directory: Path) -> tuple[PyTree, Config | None, dict[str, Any]]:
@@ -124,11 +110,11 @@ def read_model(directory: Path) -> tuple[PyTree, Config | None, dict[str, Any]]:
     from safetensors.numpy import load_file
 
     if not (directory / "model.json").exists():
-        what = "does not exist"
-        if directory.exists():
-            run = (directory / "config.yaml").exists()
-            what = "is a run, which is yet to be adapted" if run else "holds no adapted model (no model.json)"
-        raise UserError(f"{directory}: {what}; make a model with 'fewshot-jax adapt RUN --data FILE --output DIR'")
+        found = described(directory, "holds no adapted model (it has no model.json)")
+        raise UserError(
+            f"{directory}: {found}; expected a model that adapt saved: 'fewshot-jax adapt MODEL --data FILE --output "
+            "DIR' makes one"
+        )
     record = json.loads((directory / "model.json").read_text(encoding="utf-8"))
     arrays = load_file(directory / "model.safetensors")
     if (name := _not_finite(arrays)) is not None:

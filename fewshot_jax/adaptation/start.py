@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from fewshot_jax.adaptation.saving import read_model
 from fewshot_jax.applications.application import evaluation_steps
 from fewshot_jax.applications.language_model import LanguageModel, directory_of
 from fewshot_jax.applications.text_classification import TOKENIZER, pretrained_encoder, text_functions
-from fewshot_jax.config import WITHOUT_A_LOOP, Config
+from fewshot_jax.config import WITHOUT_A_LOOP, WRITES, Config
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.tokenization import load_tokenizer
@@ -165,19 +165,49 @@ def earlier(model: Path) -> tuple[Path, list[Record]]:
     """What a model that adapt made was adapted from, and to which examples; the model itself and none of another.
 
     Raises:
-        UserError: a model that adapt made does not say.
+        UserError: a model that adapt made keeps no examples, or its files are damaged.
     """
     if not (model / "model.json").exists():
         return model, []
     try:
         said = json.loads((model / "model.json").read_text(encoding="utf-8"))
+        _check_keeps_examples(model, said)
         with (model / EXAMPLES).open(encoding="utf-8") as rows:  # not splitlines(), which cuts texts at U+2028
             return Path(said["start"]), [Record(**json.loads(row)) for row in rows]
+    except UserError:
+        raise
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{model}: the saved model is damaged, or does not hold its examples and its start ({first_line(error)}); "
-            "adapt what it came from to all examples"
+            f"{model}: the saved model is damaged: cannot read what it was adapted from and to ('start' in model.json, "
+            f"{EXAMPLES}: {first_line(error)}); restore the files, or adapt the original model to all examples together"
         ) from None
+
+
+def _check_keeps_examples(model: Path, said: Mapping[str, Any]) -> None:
+    """Raise a UserError if a saved model is whole but of a kind that keeps no examples."""
+    if said.get("kind") or "start" in said:
+        return
+    config = from_dict(said["config"], source=str(model / "model.json"))
+    if config.application in WRITES:
+        what = f"a model for {config.application.replace('_', ' ')}"
+    elif config.kind == "label_scoring":
+        what = "a classifier that scores the names of its classes"
+    else:
+        what = "a classifier that was saved without its examples"
+    raise UserError(
+        f"{model}: holds {what}, to which no examples can be added: only classifiers with a head, saved by "
+        "'fewshot-jax adapt', keep theirs. Adapt the run that it came from to all examples together: 'fewshot-jax "
+        "adapt RUN --data ALL_EXAMPLES --output DIR'"
+    )
+
+
+def not_of_texts(model: Path, config: Config) -> str:
+    """The message of a run that adapt cannot serve."""
+    served = [name.replace("_", " ") for name in ("text_classification", *sorted(WRITES))]
+    return (
+        f"{model}: is a run of {config.application.replace('_', ' ')}; adapt takes runs of {', '.join(served)}. "
+        f"'fewshot-jax evaluate {model}' measures this run"
+    )
 
 
 def check_named(model: str | Path) -> None:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax import strict_json
+from fewshot_jax.atomic_write import atomic_files, write_text
 from fewshot_jax.config import Config
 from fewshot_jax.config.applications import HEADS
 from fewshot_jax.data.pretraining.objectives import vocabulary_of
@@ -238,12 +239,13 @@ def save_language_model(model: LanguageModel, run: Path) -> None:
     if model.home is None:
         save_tokenizer(codec.tokenizer, directory)
     else:
-        directory.mkdir(parents=True, exist_ok=True)
-        codec.tokenizer.save(str(directory / "tokenizer.json"))
-        load_text_tokenizer(model.home, "model.pretrained").save_pretrained(str(run / MODEL_OF_A_RUN))
-        shutil.copyfile(model.home / "config.json", run / MODEL_OF_A_RUN / "config.json")
+        with atomic_files(directory) as partial:
+            codec.tokenizer.save(str(partial / "tokenizer.json"))
+        with atomic_files(run / MODEL_OF_A_RUN, last="config.json") as partial:
+            load_text_tokenizer(model.home, "model.pretrained").save_pretrained(str(partial))
+            shutil.copyfile(model.home / "config.json", partial / "config.json")
     around = {"begin": codec.begin, "middle": codec.middle, "end": codec.end, "pad": codec.pad}
-    (directory / CODEC).write_text(strict_json.dumps(around) + "\n", encoding="utf-8")
+    write_text(directory / CODEC, strict_json.dumps(around) + "\n")
 
 
 def _read_codec(path: Path) -> dict[str, Any]:

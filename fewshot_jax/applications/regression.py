@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fewshot_jax.applications.application import Functions, Score, Stream, episode_seed, evaluation_steps
+from fewshot_jax.atomic_write import atomic_file
 from fewshot_jax.config import WITHOUT_A_LOOP, Config
 from fewshot_jax.data.sinusoid import INPUT, sinusoid_task
 from fewshot_jax.models.mlp import MLP
@@ -137,4 +138,5 @@ class Regression:
                 axes.plot(grid, fitted, color=(shade, shade, 1.0), label=label)
             axes.set(xlabel="x", title=f"amplitude {curve.amplitude:.1f}, phase {curve.phase:.1f}")
         figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside right upper")
-        figure.savefig(directory / "adapted_curves.png", dpi=120)
+        with atomic_file(directory / "adapted_curves.png") as partial:
+            figure.savefig(partial, dpi=120)

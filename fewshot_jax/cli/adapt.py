@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from fewshot_jax import strict_json
-from fewshot_jax.cli.arguments import counted, parse, print_json
+from fewshot_jax.cli.arguments import counted, parse, print_json, quietly
 from fewshot_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Arguments:
         save: which model is saved: the better one, the adapted one or the simple one.
         folds: of the cross-validation; 0 for none.
         repeats: of the cross-validation, each with other folds.
-        quiet: print no progress.
+        quiet: print the result alone, no progress and no notes.
         as_json: print what was found as JSON.
     """
 
@@ -65,8 +65,14 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(
             f"--folds {parsed.folds} --repeats {parsed.repeats}: expected at least 2 folds (or 0) and 1 repeat"
         )
+    with quietly(parsed.quiet):
+        _adapt(parsed)
+
+
+def _adapt(parsed: Arguments) -> None:
+    """Find out what MODEL is, read the examples, and adapt by what fits both."""
     from fewshot_jax.adaptation.saving import check_output
-    from fewshot_jax.adaptation.start import DEFAULT, check_named, earlier, is_pretrained
+    from fewshot_jax.adaptation.start import DEFAULT, check_named, earlier, is_pretrained, not_of_texts
     from fewshot_jax.config import WRITES
     from fewshot_jax.data.detect import detect_application
     from fewshot_jax.data.files import read_records
@@ -82,15 +88,16 @@ def run(arguments: Sequence[str]) -> None:
             _write(parsed, config)
             return
         if config.application != "text_classification":
-            raise UserError(f"{model}: is a run of {config.application}; adapt serves texts: classifiers and writers")
+            raise UserError(not_of_texts(model, config))
     else:
         config = None
-    found = detect_application(parsed.data, text=parsed.text_field, label=parsed.label_field)
+    text, label = parsed.text_field, parsed.label_field
+    found = detect_application(parsed.data, text=text, label=label, prefer="text_classification")
     if found != "text_classification":
         raise UserError(
             f"{parsed.data}: has the columns of {found}, and {model} labels texts; give a run of {found} as MODEL"
         )
-    read = [*before, *read_records(parsed.data, text=parsed.text_field, label=parsed.label_field)]
+    read = [*before, *read_records(parsed.data, text=text, label=label)]
     where = f"{parsed.data}{f', added to the examples of {parsed.model}' if before else ''}"
     records, joined = tidy_records(read, where)
     for note in joined:

@@ -1,6 +1,9 @@
 """Parsing with tyro: dataclasses in, filled dataclasses out."""
 
 import contextlib
+import io
+import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -102,6 +105,30 @@ class ProcessArguments:
             from fewshot_jax.parallel.processes import start
 
             start(self.coordinator, self.processes, self.process)
+
+
+class _Sink(io.TextIOBase):
+    """Takes what is written to it and keeps nothing; never closed, since handlers of logs may hold it."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+@contextlib.contextmanager
+def quietly(quiet: bool) -> Iterator[None]:
+    """Print no notes, warnings or progress in the block, whoever they are of, if ``quiet``; errors are raised."""
+    if not quiet:
+        yield
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logger = logging.getLogger("jax")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(_Sink()):
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 def counted(number: int, noun: str) -> str:

@@ -202,7 +202,7 @@ def _application(arguments: Validate | Preview) -> str:
 
     path = arguments.file if isinstance(arguments, Validate) else arguments.source
     if arguments.application is None:
-        return detect_application(path, text=arguments.text_field, label=arguments.label_field)
+        return detect_application(path, text=arguments.text_field, label=arguments.label_field, flag="--application")
     check_application(arguments.application)
     return arguments.application
 

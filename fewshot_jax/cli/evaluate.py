@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from fewshot_jax.cli.arguments import parse, print_json
+from fewshot_jax.cli.arguments import parse, print_json, quietly
 from fewshot_jax.config_file import differences
 from fewshot_jax.errors import UserError
 
@@ -35,7 +35,7 @@ class Arguments:
         compare: two runs: the difference of their scores, paired by episode, with a p-value.
         check_leakage: evaluate nothing, but say which names of classes and which texts test shares with training and
             with validation.
-        quiet: print no progress.
+        quiet: print the result alone, no progress and no notes.
         json: print JSON.
     """
 
@@ -61,11 +61,12 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(f"--shots {parsed.shots}: expected positive numbers")
     if not parsed.runs:
         raise UserError("evaluate needs a run: fewshot-jax evaluate RUN")
-    if parsed.check_leakage:
-        return _check_leakage(parsed)
-    if parsed.compare:
-        return _compare(parsed)
-    return _evaluate(parsed)
+    with quietly(parsed.quiet):
+        if parsed.check_leakage:
+            return _check_leakage(parsed)
+        if parsed.compare:
+            return _compare(parsed)
+        return _evaluate(parsed)
 
 
 def _compare(parsed: Arguments) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from fewshot_jax.cli.arguments import parse
+from fewshot_jax.cli.arguments import parse, quietly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +19,14 @@ class Arguments:
     Attributes:
         run: run directory of 'fewshot-jax train' or 'fewshot-jax pretrain'.
         output: new directory for config.json, model.safetensors and the tokenizer.
-        force: replace an exported model that is there.
+        force: replace an exported model that exists.
+        quiet: print the result alone, no notes.
     """
 
     run: tyro.conf.Positional[Path]
     output: Path
     force: bool = False
+    quiet: bool = False
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -32,6 +34,7 @@ def run(arguments: Sequence[str]) -> None:
     parsed = parse(Arguments, "export", arguments)
     from fewshot_jax.training.export import export
 
-    for note in export(parsed.run, parsed.output, force=parsed.force):
-        print(f"note: {note}", file=sys.stderr)
+    with quietly(parsed.quiet):
+        for note in export(parsed.run, parsed.output, force=parsed.force):
+            print(f"note: {note}", file=sys.stderr)
     print(f"written to {parsed.output}; read it with fsj.load_pretrained or transformers' AutoModel")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fewshot_jax.cli.arguments import parse_run, print_json, resumable
+from fewshot_jax.cli.arguments import parse_run, print_json, quietly, resumable
 from fewshot_jax.config import Config
 
 
@@ -28,7 +28,7 @@ class Arguments:
         by: what is held out: classes; domains (groups, or tasks); or files, which are the data sets of data.sets. By
             default what the config divides (data.split_by).
         seeds: of training and episodes, and without --folds of the division; by default the config's.
-        quiet: print no progress.
+        quiet: print the result alone, no progress and no notes.
         json: print JSON.
         settings: the fields of the config.
     """
@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> None:
     from fewshot_jax.training.holdout import parts_of
 
     parts = parts_of(parsed.settings, by=parsed.by, folds=parsed.folds, seeds=parsed.seeds)
-    with resumable():
+    with resumable(), quietly(parsed.quiet):
         result = generalisation(parts, parsed.run_dir, quiet=parsed.quiet)
     if parsed.json:
         print_json(result.to_json())

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+from fewshot_jax.atomic_write import FULL, cannot_write
 from fewshot_jax.cli.examples import example_of
 from fewshot_jax.config_file import nearest
 from fewshot_jax.errors import Terminated, UserError
@@ -121,7 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, a folder that vanished: the message names the path
-        print(f"error: {error}", file=sys.stderr)
+        full = error.errno in FULL
+        print(f"error: {cannot_write(Path(error.filename or 'stdout'), error) if full else error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

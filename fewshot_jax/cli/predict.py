@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from fewshot_jax import strict_json
+from fewshot_jax.atomic_write import atomic_file, cannot_write
 from fewshot_jax.cli.adapt import refuse_fields, tell_cut, tell_too_long
-from fewshot_jax.cli.arguments import counted, parse
+from fewshot_jax.cli.arguments import counted, parse, quietly
 from fewshot_jax.data.spreadsheet import columns_of_csv, encoding_of, safe_cell
 from fewshot_jax.errors import UserError
-from fewshot_jax.whole_file import whole_file
 
 if TYPE_CHECKING:
     from fewshot_jax.adaptation.scaling import Prediction
@@ -41,6 +41,7 @@ class Arguments:
         text_field: column or field of the text.
         threshold: a text whose most probable label is less probable than this, 0 to 1, is labelled 'none of these'.
         force: write over an output that exists.
+        quiet: print the result alone, no notes.
     """
 
     model: tyro.conf.Positional[Path]
@@ -49,12 +50,19 @@ class Arguments:
     text_field: str = "text"
     threshold: float = 0.0
     force: bool = False
+    quiet: bool = False
 
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command."""
     parsed = parse(Arguments, "predict", arguments)
     _check(parsed)
+    with quietly(parsed.quiet):
+        _predict(parsed)
+
+
+def _predict(parsed: Arguments) -> None:
+    """Load the model, read the rows, and write them with what the model says."""
     from fewshot_jax.adaptation.classifier import Classifier, load
     from fewshot_jax.adaptation.writer import Writer
     from fewshot_jax.applications.table import application_of
@@ -157,10 +165,10 @@ def _check_free(path: Path, rows: list[dict[str, Any]], added: set[str]) -> None
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     try:
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             _write_rows(partial, rows, path.suffix)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); see --output") from None
+        raise cannot_write(path, error, "--output") from None
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]], suffix: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from fewshot_jax.cli.arguments import ProcessArguments, parse_run, print_json, resumable
+from fewshot_jax.cli.arguments import ProcessArguments, parse_run, print_json, quietly, resumable
 from fewshot_jax.config.pretraining import PretrainConfig
 
 
@@ -20,7 +20,7 @@ class Arguments(ProcessArguments):
     Attributes:
         config: YAML file; any of its fields can be overridden, as in --corpus.path texts.jsonl.
         run_dir: directory for the config, the packed texts, checkpoints, metrics and model of the run.
-        quiet: print no progress.
+        quiet: print the result alone, no progress and no notes.
         wandb: project on Weights & Biases that gets the metrics too (needs the package wandb).
         json: print the result as JSON.
         settings: the fields of the config.
@@ -41,16 +41,19 @@ def run(arguments: Sequence[str]) -> None:
     from fewshot_jax.training.pretrain import pretrain
 
     parsed.join()
-    with resumable():
+    with resumable(), quietly(parsed.quiet):
         result = pretrain(parsed.settings, parsed.run_dir, quiet=parsed.quiet, wandb=parsed.wandb)
     if not is_first():
         return
     if parsed.json:
         print_json(result)
         return
-    speed, mfu = result["tokens_per_second"], result["mfu"]
-    measured = "" if speed is None else f"; {speed:,.0f} tokens/s, {mfu:.1%} model-FLOP utilisation"
-    print(
-        f"{parsed.run_dir / 'model'}: {result['validation_loss']:.3f} nats per token on held-out documents "
-        f"(perplexity {result['validation_perplexity']:.1f}) at step {result['best_step']}{measured}"
+    speed, mfu = result.get("tokens_per_second"), result.get("mfu")
+    measured = "" if speed is None or mfu is None else f"; {speed:,.0f} tokens/s, {mfu:.1%} model-FLOP utilisation"
+    loss, perplexity = result.get("validation_loss"), result.get("validation_perplexity")
+    judged = (
+        "its loss on held-out documents is not finite"
+        if loss is None or perplexity is None
+        else f"{loss:.3f} nats per token on held-out documents (perplexity {perplexity:.1f})"
     )
+    print(f"{parsed.run_dir / 'model'}: {judged} at step {result.get('best_step')}{measured}")

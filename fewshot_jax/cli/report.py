@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from fewshot_jax.cli.arguments import counted, parse, print_json
+from fewshot_jax.cli.arguments import counted, parse, print_json, quietly
 from fewshot_jax.errors import UserError
 
 
@@ -21,7 +21,7 @@ class Arguments:
         output: directory for report.html and the pictures, or a path that ends in .html.
         episodes: of each measurement that the report makes itself: inner steps, calibration; 0 for none.
         force: write over an earlier report.
-        quiet: print no progress.
+        quiet: print the result alone, no progress and no notes.
         json: print the numbers behind the pictures as JSON.
     """
 
@@ -40,7 +40,8 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError("report needs a run: fewshot-jax report RUN --output DIR")
     from fewshot_jax.reporting.report import report
 
-    made = report(parsed.runs, parsed.output, episodes=parsed.episodes, force=parsed.force, quiet=parsed.quiet)
+    with quietly(parsed.quiet):
+        made = report(parsed.runs, parsed.output, episodes=parsed.episodes, force=parsed.force, quiet=parsed.quiet)
     if parsed.json:
         print_json(made.to_json())
     else:

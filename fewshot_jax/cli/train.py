@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from fewshot_jax.cli.arguments import ProcessArguments, parse_run, print_json, resumable
+from fewshot_jax.cli.arguments import ProcessArguments, parse_run, print_json, quietly, resumable
 from fewshot_jax.config import Config
 
 
@@ -20,7 +20,7 @@ class Arguments(ProcessArguments):
     Attributes:
         config: YAML file; any of its fields can be overridden, as in --inner.steps 3.
         run_dir: directory for the config, checkpoints, metrics and pictures of the run.
-        quiet: print no progress.
+        quiet: print the result alone, no progress and no notes.
         wandb: project on Weights & Biases that gets the metrics too (needs the package wandb).
         json: print the evaluation as JSON.
         settings: the fields of the config.
@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> None:
     from fewshot_jax.training.loop import train
 
     parsed.join()
-    with resumable():
+    with resumable(), quietly(parsed.quiet):
         evaluation = train(parsed.settings, parsed.run_dir, quiet=parsed.quiet, wandb=parsed.wandb)
     if evaluation is None or not is_first():
         return

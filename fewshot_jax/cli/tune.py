@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fewshot_jax.cli.arguments import counted, parse, parse_run, print_json, resumable
+from fewshot_jax.cli.arguments import counted, parse, parse_run, print_json, quietly, resumable
 from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError
 
@@ -34,7 +34,7 @@ class Arguments:
         pruner: how hopeless trials are told, which end early.
         workers: processes of this command.
         evaluate: evaluate the best trial on the test tasks.
-        quiet: print no progress.
+        quiet: print the result alone, no progress and no notes.
         json: print JSON.
         settings: the fields of the config.
     """
@@ -92,7 +92,7 @@ def run(arguments: Sequence[str]) -> None:
 
     config = resolve(parsed.settings)
     space = read_space(parsed.space, config)
-    with resumable():
+    with resumable(), quietly(parsed.quiet):
         result = tune(
             config,
             space,

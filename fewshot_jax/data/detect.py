@@ -22,7 +22,14 @@ NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 _EXAMPLE = '{"text": "...", "label": "..."}'
 
 
-def detect_application(path: str | PurePath, *, text: str = "text", label: str = "label") -> str:
+def detect_application(
+    path: str | PurePath,
+    *,
+    text: str = "text",
+    label: str = "label",
+    prefer: str | None = None,
+    flag: str | None = None,
+) -> str:
     """Return the name of the application whose columns a file has; SQuAD's JSON is of question answering.
 
     The columns are those of the header (CSV, TSV) or the fields of the first line (JSONL); no other row is checked.
@@ -31,6 +38,8 @@ def detect_application(path: str | PurePath, *, text: str = "text", label: str =
         path: a `.csv`, `.tsv`, `.jsonl` or `.json` file, or a `.gz` of one.
         text: the column of the text of a classification, where the user has named another.
         label: that of the label.
+        prefer: the application to take where several fit.
+        flag: of the command line, by which the user can say which.
 
     Raises:
         UserError: the file cannot be read, or its columns are those of no application, or of several.
@@ -41,12 +50,14 @@ def detect_application(path: str | PurePath, *, text: str = "text", label: str =
     columns = columns_of(path)
     needs = {**NEEDS, "text_classification": ((text,), (label,))}
     fitting = [name for name, places in needs.items() if all(set(place) & set(columns) for place in places)]
+    if prefer in fitting:
+        fitting = [prefer]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         raise UserError(
-            f"{path}: has the columns of {' and of '.join(fitting)} ({listed(columns)}). Expected "
-            "those of one: remove the columns of the others ('data validate' and 'data preview' take --application)."
+            f"{path}: has the columns of {' and of '.join(fitting)} ({listed(columns)}). "
+            f"{f'Say which by {flag}, or remove' if flag else 'Remove'} the columns of the others."
         )
     raise UserError(
         f"{path}, line {_first_line(path)}: its columns are {listed(columns)}, which fit no application: "

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from fewshot_jax import strict_json
+from fewshot_jax.atomic_write import atomic_files
 from fewshot_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -190,14 +191,9 @@ def save_tokenizer(tokenizer: "Tokenizer", directory: str | PathLike[str]) -> No
     which nothing puts behind a text.
 
     Raises:
-        UserError: the directory cannot be written.
+        OSError: the directory cannot be written.
     """
     directory = Path(directory)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{directory}: cannot write here ({error})") from error
-    tokenizer.save(str(directory / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "pad_token": _PAD,
@@ -210,8 +206,9 @@ def save_tokenizer(tokenizer: "Tokenizer", directory: str | PathLike[str]) -> No
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
     }
-    path = directory / "tokenizer_config.json"
-    path.write_text(strict_json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with atomic_files(directory) as partial:
+        tokenizer.save(str(partial / "tokenizer.json"))
+        (partial / "tokenizer_config.json").write_text(strict_json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load_tokenizer(directory: str | PathLike[str]) -> "Tokenizer":

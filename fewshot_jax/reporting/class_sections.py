@@ -16,20 +16,26 @@ NO_CLASSES = "This application has no classes."
 
 
 def stored_confusion(record: RunRecord) -> dict[int, Confusion]:
-    """The counts of the evaluation, at each number of shots; what each class was asked beside is not stored."""
+    """The counts of the evaluation, at each number of shots; what each class was asked beside is not stored.
+
+    Empty where they are torn: the report then counts its own episodes.
+    """
     found: Mapping[str, Any] = (record.evaluation or {}).get("confusion") or {}
-    result = {}
-    for k, counts in found.items():
-        if not isinstance(counts, Mapping):  # a matrix without names, as earlier versions wrote
-            continue
-        names = sorted({*counts, *(other for row in counts.values() for other in row)})
-        place = {name: number for number, name in enumerate(names)}
-        total = np.zeros((len(names),) * 2, np.int64)
-        for name, row in counts.items():
-            for other, count in row.items():
-                total[place[name], place[other]] = count
-        result[int(k)] = Confusion(names, total, np.broadcast_to(total.sum(1, keepdims=True), total.shape))
-    return result
+    try:
+        # A matrix without names is what earlier versions wrote.
+        return {int(k): _counted(counts) for k, counts in found.items() if isinstance(counts, Mapping)}
+    except (AttributeError, TypeError, ValueError):
+        return {}
+
+
+def _counted(counts: Mapping[str, Mapping[str, int]]) -> Confusion:
+    names = sorted({*counts, *(other for row in counts.values() for other in row)})
+    place = {name: number for number, name in enumerate(names)}
+    total = np.zeros((len(names),) * 2, np.int64)
+    for name, row in counts.items():
+        for other, count in row.items():
+            total[place[name], place[other]] = count
+    return Confusion(names, total, np.broadcast_to(total.sum(1, keepdims=True), total.shape))
 
 
 def confused_pairs(confusion: Confusion, most: int = MOST_PAIRS) -> list[tuple[str, str, int, float]]:

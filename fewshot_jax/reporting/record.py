@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from fewshot_jax.applications.application import Score
 from fewshot_jax.applications.table import application_of, score_of
 from fewshot_jax.config import Config
-from fewshot_jax.errors import UserError, require
+from fewshot_jax.errors import UserError, first_line, require
 from fewshot_jax.evaluation.baselines import CHANCE
 from fewshot_jax.evaluation.statistics import Estimate
 from fewshot_jax.evaluation.written import JUDGES
@@ -133,6 +133,19 @@ def rows_of(table: Any) -> Rows:
     }
 
 
+def _check_tables(evaluation: Mapping[str, Any], score: Score) -> None:
+    """Raise a UserError unless the tables of an evaluation can be read."""
+    try:
+        for table in (evaluation.get(score.name.replace(" ", "_")), evaluation.get("gain")):
+            rows_of(table)
+        for more in (evaluation.get("more") or {}).values():
+            rows_of(more["scores"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"a table of scores is torn: {first_line(error)}; 'fewshot-jax evaluate' writes it anew"
+        ) from None
+
+
 def read_run(path: str | Path, name: str | None = None) -> RunRecord:
     """Read the files of a run, finished or not.
 
@@ -145,11 +158,13 @@ def read_run(path: str | Path, name: str | None = None) -> RunRecord:
     """
     run, notes = RunDirectory(path), []
     config = run.config()
+    score = score_of(config)
 
-    def read(file: str) -> Any:
+    def read(file: str, check: Callable[[Any], None] = lambda content: None) -> Any:
         try:
             content = json.loads((run.path / file).read_text(encoding="utf-8"))
             require(isinstance(content, dict), "expected an object")
+            check(content)
             return content
         except FileNotFoundError:
             return None
@@ -158,8 +173,8 @@ def read_run(path: str | Path, name: str | None = None) -> RunRecord:
             return None
 
     try:
-        metrics = [row for row in read_metrics(run.metrics) if "step" in row] if run.metrics.exists() else []
-    except (OSError, ValueError, TypeError) as error:
+        metrics = read_metrics(run.metrics)
+    except OSError as error:
         metrics = []
         notes.append(f"{run.metrics.name} cannot be read ({error}).")
     try:
@@ -172,9 +187,9 @@ def read_run(path: str | Path, name: str | None = None) -> RunRecord:
         run=run,
         name=run.path.resolve().name if name is None else name,
         config=config,
-        score=score_of(config),
+        score=score,
         metrics=metrics,
-        evaluation=read("evaluation.json"),
+        evaluation=read("evaluation.json", check=lambda content: _check_tables(content, score)),
         result=read("result.json"),
         fingerprint=read("data.json") or {},
         episode_scores=episode_scores,

@@ -1,6 +1,5 @@
 """A report of runs: one HTML file that loads nothing, and its pictures beside it."""
 
-import contextlib
 import os
 import re
 import sys
@@ -8,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewshot_jax.errors import UserError, require
+from fewshot_jax.atomic_write import atomic_files, cannot_write
+from fewshot_jax.errors import require
 from fewshot_jax.reporting import class_sections, sections
 from fewshot_jax.reporting.comparison import comparison
 from fewshot_jax.reporting.page import Section, missing, page, paragraph
@@ -16,7 +16,6 @@ from fewshot_jax.reporting.probe import probe
 from fewshot_jax.reporting.record import RunRecord, read_run
 from fewshot_jax.reporting.rerun import rerun
 from fewshot_jax.training.run_directory import check_writable
-from fewshot_jax.whole_file import whole_file
 
 EPISODES = 60
 PAGE = "report.html"
@@ -148,12 +147,11 @@ def _numbers(chapters: Mapping[str, Mapping[str, Section]], records: Sequence[Ru
 
 
 def _write(files: Mapping[Path, bytes]) -> None:
-    """Write all files, or none: each goes beside its place first; the page, which comes first, moves there last."""
-    folder = next(iter(files)).parent
+    """Write all files, or none, in one folder; the page, which comes first, is replaced last."""
+    page = next(iter(files))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
+        with atomic_files(page.parent, last=page.name) as partial:
             for path, content in files.items():
-                stack.enter_context(whole_file(path)).write_bytes(content)
+                (partial / path.name).write_bytes(content)
     except OSError as error:
-        raise UserError(f"{folder}: cannot write the report ({error}); see --output") from None
+        raise cannot_write(page, error, "--output") from None

@@ -16,6 +16,7 @@ from fewshot_jax.algorithms.gradient_based import RATES
 from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.applications.application import Score, evaluation_steps
 from fewshot_jax.applications.table import build_application
+from fewshot_jax.atomic_write import write_text
 from fewshot_jax.config import WITHOUT_A_LOOP, Config
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.evaluation.episodic import Judge, evaluate_episodes, over_episodes
@@ -26,7 +27,6 @@ from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.training.state import run_keys
 from fewshot_jax.types import Episode, Key, MetaLearner, MetaParams, PyTree
-from fewshot_jax.whole_file import whole_file
 
 INNER_GRID = "inner_grid.json"  # in the run's directory
 GRID_CHUNK = 8  # points at once: memory grows with it
@@ -239,8 +239,7 @@ def tune_inner(
         own_score=float(of_own.mean()),
         difference=difference_of(in_grid, of_own, application.score),
     )
-    with whole_file(run.path / INNER_GRID) as partial:
-        partial.write_text(strict_json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
+    write_text(run.path / INNER_GRID, strict_json.dumps(found.to_json(), indent=2) + "\n")
     return found
 
 

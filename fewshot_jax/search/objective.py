@@ -27,11 +27,10 @@ class Spent(NamedTuple):
 
 def spent(run_dir: Path) -> Spent | None:
     """What a run has taken; None where it has not begun, or is no training run."""
-    metrics = RunFiles(run_dir).metrics
-    rows = read_metrics(metrics) if metrics.exists() else []
+    rows = read_metrics(RunFiles(run_dir).metrics)
     if not rows:
         return None
-    return Spent(int(rows[-1]["step"]), next((row["seconds"] for row in reversed(rows) if row.get("seconds")), 0.0))
+    return Spent(max(row["step"] for row in rows), max(row.get("seconds") or 0.0 for row in rows))
 
 
 def train_trial(config: Config, run_dir: Path, report: Report) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fewshot_jax.applications.application import Score
+from fewshot_jax.atomic_write import atomic_file
 from fewshot_jax.search.results import COMPLETE, TrialRow
 
 
@@ -35,7 +36,8 @@ def history(rows: Sequence[TrialRow], score: Score, output: Path) -> None:
     axes.set(xlabel="trial", ylabel=f"{score.name}, validation tasks")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
-    figure.savefig(output, dpi=120)
+    with atomic_file(output) as partial:
+        figure.savefig(partial, dpi=120)
 
 
 def importance(shares: Mapping[str, float], output: Path) -> None:
@@ -51,7 +53,8 @@ def importance(shares: Mapping[str, float], output: Path) -> None:
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.set(xlabel="share of the score's variance (fANOVA)", xlim=(0, 1.1))
     axes.grid(alpha=0.3, axis="x")
-    figure.savefig(output, dpi=120)
+    with atomic_file(output) as partial:
+        figure.savefig(partial, dpi=120)
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewshot_jax.applications.application import Score
+from fewshot_jax.atomic_write import atomic_file
 from fewshot_jax.config import Config
 from fewshot_jax.data.spreadsheet import safe_cell
 from fewshot_jax.search.space import Scalar
 from fewshot_jax.search.trials import RUN, SECONDS, STEPS, WHY
 from fewshot_jax.training.results import Evaluation
-from fewshot_jax.whole_file import whole_file
 
 if TYPE_CHECKING:
     import optuna
@@ -126,7 +126,7 @@ def importance_of(study: "optuna.Study", seed: int) -> dict[str, float]:
 
 def write_trials(rows: Sequence[TrialRow], fields: Sequence[str], score: Score, path: Path) -> None:
     """Write a CSV file with a row for each trial, its score in full; no cell is a formula to a spreadsheet."""
-    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
 
         def write(*cells: Any) -> None:

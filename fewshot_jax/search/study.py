@@ -1,5 +1,6 @@
 """A study: trials of a config's fields, each a training run, until there are enough."""
 
+import contextlib
 import math
 import multiprocessing
 import sys
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewshot_jax.applications.application import Score
 from fewshot_jax.applications.table import score_of
+from fewshot_jax.atomic_write import full_disk
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import read_config, write_config
-from fewshot_jax.errors import Terminated, UserError, require
+from fewshot_jax.errors import Terminated, UserError, WriteError, require
 from fewshot_jax.search.objective import Objective, spent, train_trial
 from fewshot_jax.search.results import COMPLETE, StudyResult, importance_of, rows_of, write_trials
 from fewshot_jax.search.samplers import Pruner, Sampler, check_sampler, pruner_of
@@ -20,7 +22,6 @@ from fewshot_jax.search.space import Space, parse_space, read_space, with_values
 from fewshot_jax.search.study_files import StudyFiles
 from fewshot_jax.search.trials import ATTEMPTS, SECONDS, STEPS, WHY, Claim, next_trial, tell
 from fewshot_jax.training.run_directory import resolve
-from fewshot_jax.whole_file import whole_file
 
 if TYPE_CHECKING:
     import optuna
@@ -110,17 +111,18 @@ def tune(
         require(value >= 1, f"--{name} {value}: expected at least 1")
     points = check_sampler(sampler, space)
     files = StudyFiles(directory)
-    files.start(config, space)
     most = trials if points is None else min(trials, points)
     search = Search(config, space, files.path, most, sampler, pruner, objective, quiet)
-    _check_kept(search, "grid" if sampler == "grid" else "free")
-    if workers == 1:
-        work(search)
-    else:
-        from fewshot_jax.search.workers import work_together
+    with full_disk(files.path, "--study"):
+        files.start(config, space)
+        _check_kept(search, "grid" if sampler == "grid" else "free")
+        if workers == 1:
+            work(search)
+        else:
+            from fewshot_jax.search.workers import work_together
 
-        work_together(search, workers)
-    return _finished(search, evaluate=evaluate)
+            work_together(search, workers)
+        return _finished(search, evaluate=evaluate)
 
 
 def _check_kept(search: Search, kind: str) -> None:
@@ -157,8 +159,9 @@ def work(search: Search) -> None:
             return
         try:
             why = _run(search, study, claim)
-        except (KeyboardInterrupt, Terminated):
-            claim.trial.set_user_attr(ATTEMPTS, 0)  # it is not what ended the process
+        except (KeyboardInterrupt, Terminated, WriteError):
+            with contextlib.suppress(OSError):
+                claim.trial.set_user_attr(ATTEMPTS, 0)  # it is not what ended the process
             raise
         finally:
             claim.held.close()
@@ -193,6 +196,8 @@ def _run(search: Search, study: "optuna.Study", claim: Claim) -> str:
             value, why = None, f"its score is {value}"
     except optuna.TrialPruned:
         pass
+    except WriteError:
+        raise
     except UserError as error:
         why = str(error)
     taken = spent(run_dir)
@@ -241,8 +246,7 @@ def _finished(search: Search, *, evaluate: bool) -> StudyResult:
     with files.alone():
         write_trials(rows, list(search.space.fields), score, search.directory / "trials.csv")
         if config is not None:
-            with whole_file(search.directory / "best.yaml") as partial:
-                write_config(config, partial)
+            write_config(config, search.directory / "best.yaml")
         pictures.history(rows, score, search.directory / "history.png")
         if shares:
             pictures.importance(shares, search.directory / "importance.png")

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from fewshot_jax.atomic_write import cannot_write, write_text
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import differences, read_config, read_yaml, write_config
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.search.space import Space
 from fewshot_jax.training.run_directory import FREE, check_writable
-from fewshot_jax.whole_file import whole_file
 
 if TYPE_CHECKING:
     import optuna
@@ -47,7 +47,7 @@ def _flock(path: Path, *, wait: bool) -> Any:
     try:
         file = path.open("a")
     except OSError as error:
-        raise UserError(f"{path}: cannot write the study ({error}); see --study") from None
+        raise cannot_write(path, error, "--study") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -126,10 +126,8 @@ class StudyFiles:
             if (self.path / "config.yaml").exists() and (self.path / "space.yaml").exists():
                 self._check(config, space)
                 return
-            with whole_file(self.path / "config.yaml") as partial:
-                write_config(config, partial)
-            with whole_file(self.path / "space.yaml") as partial:
-                partial.write_text(yaml.safe_dump(space.to_dict(), sort_keys=False), encoding="utf-8")
+            write_config(config, self.path / "config.yaml")
+            write_text(self.path / "space.yaml", yaml.safe_dump(space.to_dict(), sort_keys=False))
 
     def _check(self, config: Config, space: Space) -> None:
         changed = differences(read_config(self.path / "config.yaml"), config, ignore=FREE)

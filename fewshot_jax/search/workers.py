@@ -3,6 +3,7 @@
 import multiprocessing
 import sys
 
+from fewshot_jax.atomic_write import full_disk
 from fewshot_jax.errors import Terminated, UserError
 from fewshot_jax.search.study import Search, work
 from fewshot_jax.training.interruption import termination
@@ -48,7 +49,8 @@ def _worker(search: Search, cache: str | None) -> None:
     if cache:
         jax.config.update("jax_compilation_cache_dir", cache)
     try:
-        work(search)
+        with full_disk(search.directory, "--study"):
+            work(search)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)

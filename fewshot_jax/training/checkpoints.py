@@ -17,7 +17,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fewshot_jax.algorithms.partition import leaf_path
-from fewshot_jax.errors import UserError, first_line
+from fewshot_jax.errors import UserError, WriteError, first_line
 from fewshot_jax.parallel.mesh import local_copy, make_mesh
 from fewshot_jax.parallel.processes import first_alone, is_first
 from fewshot_jax.training.checksums import Checksums
@@ -117,7 +117,7 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(
+            raise WriteError(
                 f"{self.directory}: cannot write a checkpoint ({first_line(error)}); those before it are whole: free "
                 "the disk or mend the directory, and go on with the same command"
             ) from error

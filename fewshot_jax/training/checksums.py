@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from fewshot_jax import strict_json
+from fewshot_jax.atomic_write import sync_directory, sync_tree, write_text
 from fewshot_jax.errors import UserError
-from fewshot_jax.whole_file import whole_file
 
 
 class Checksums:
@@ -31,8 +31,9 @@ class Checksums:
         try:
             sums = {str(file.relative_to(folder)): _sum(file) for file in _files(folder)}
             self._sums.mkdir(exist_ok=True)
-            with whole_file(self._sums / f"{step}.json") as partial:
-                partial.write_text(strict_json.dumps(sums, indent=0) + "\n", encoding="utf-8")
+            sync_tree(folder)  # what the sums say of it stays true after a loss of power
+            sync_directory(self._checkpoints)
+            write_text(self._sums / f"{step}.json", strict_json.dumps(sums, indent=0) + "\n")
             self._forget()
         except FileNotFoundError:  # the checkpoint made way for later ones meanwhile
             pass

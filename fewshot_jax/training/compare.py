@@ -103,7 +103,7 @@ def _scores(
     config, result = run.config(), run.result()
     wanted = config.evaluation.shots if shots is None else shots
     count = config.evaluation.episodes if episodes is None else episodes
-    if (run.path / EPISODE_SCORES).exists() and result and result["best_step"] == scored_step(run.path):
+    if (run.path / EPISODE_SCORES).exists() and result and result.get("best_step") == scored_step(run.path):
         kept = read_episode_scores(run.path).get(config.learner.name, {})
         if all(k in kept and len(kept[k]) >= count for k in wanted):
             return {k: kept[k][:count] for k in wanted}

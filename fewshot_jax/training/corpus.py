@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from fewshot_jax.atomic_write import atomic_files
 from fewshot_jax.config.pretraining import PretrainConfig
 from fewshot_jax.data.pretraining.documents import divide, read_documents
 from fewshot_jax.data.pretraining.objectives import SENTINELS, Questions, without_special_tokens
@@ -55,7 +56,8 @@ def make_tokenizer(config: PretrainConfig, documents: Documents, run: Pretrainin
     """
     given = config.tokenizer.path or config.model.pretrained
     if given is not None:
-        load_text_tokenizer(Path(given), "tokenizer.path").save_pretrained(str(run.tokenizer))
+        with atomic_files(run.tokenizer) as partial:
+            load_text_tokenizer(Path(given), "tokenizer.path").save_pretrained(str(partial))
         return
     special = SENTINELS if config.objective == "span_corruption" else ()
     room = _CHARACTERS
@@ -131,9 +133,14 @@ def read_corpus(questions: Questions, run: PretrainingDirectory) -> Corpus:
     """The packed corpus of a run that goes on.
 
     Raises:
-        UserError: it is not there.
+        UserError: it is not there, or torn.
     """
     data = run.data() or {}
-    return Corpus(
-        *(read_windows(run.windows(split), questions.packing, data[split]["tokens"]) for split in Corpus._fields)
-    )
+    try:
+        tokens = {split: int(data[split]["tokens"]) for split in Corpus._fields}
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{run.path / 'data.json'}: expected the number of tokens of each split; restore the file, or start a new "
+            "run in another --run-dir"
+        ) from None
+    return Corpus(*(read_windows(run.windows(split), questions.packing, tokens[split]) for split in Corpus._fields))

@@ -3,14 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from fewshot_jax import strict_json
+from fewshot_jax.atomic_write import write_text
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.statistics import finite
-from fewshot_jax.whole_file import whole_file
 
 EPISODE_SCORES = "episode_scores.json"  # in the directory of a run
 EpisodeScores = Mapping[str, Mapping[int, np.ndarray]]  # row -> shots -> [episodes]
@@ -30,9 +30,8 @@ def write_episode_scores(path: Path, scores: EpisodeScores, *, score: str, step:
         return [finite(value) for value in np.asarray(values, np.float64).tolist()]
 
     rows = {row: {str(shots): plain(values) for shots, values in of.items()} for row, of in scores.items()}
-    with whole_file(path) as partial:
-        content = {"score": score, "checkpoint_step": step, "rows": rows}
-        partial.write_text(strict_json.dumps(content) + "\n", encoding="utf-8")
+    content = {"score": score, "checkpoint_step": step, "rows": rows}
+    write_text(path, strict_json.dumps(content) + "\n")
 
 
 def read_episode_scores(run_path: str | Path) -> dict[str, dict[int, np.ndarray]]:
@@ -44,10 +43,7 @@ def read_episode_scores(run_path: str | Path) -> dict[str, dict[int, np.ndarray]
     Raises:
         UserError: the run was not evaluated, or the file is not whole.
     """
-    return {
-        row: {int(shots): np.array(values, np.float64) for shots, values in of.items()}
-        for row, of in _content(Path(run_path))["rows"].items()
-    }
+    return _content(Path(run_path)).scores
 
 
 def scored_step(run_path: str | Path) -> int:
@@ -55,17 +51,28 @@ def scored_step(run_path: str | Path) -> int:
 
     Args and errors as of `read_episode_scores`.
     """
-    return int(_content(Path(run_path))["checkpoint_step"])
+    return _content(Path(run_path)).step
 
 
-def _content(run_path: Path) -> dict[str, Any]:
+class _Content(NamedTuple):
+    step: int
+    scores: dict[str, dict[int, np.ndarray]]
+
+
+def _content(run_path: Path) -> _Content:
     path = run_path / EPISODE_SCORES
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content["rows"], dict) and isinstance(content["checkpoint_step"], int):
-            return content
+        scores = {
+            row: {int(shots): np.array(values, np.float64) for shots, values in of.items()}
+            for row, of in content["rows"].items()
+        }
+        if isinstance(content["checkpoint_step"], int) and all(
+            v.ndim == 1 for of in scores.values() for v in of.values()
+        ):
+            return _Content(content["checkpoint_step"], scores)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; 'fewshot-jax evaluate {run_path}' writes it") from None
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
         pass
     raise UserError(f"{path}: holds no scores of episodes; 'fewshot-jax evaluate {run_path}' writes it anew")

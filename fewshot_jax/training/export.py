@@ -5,8 +5,6 @@ norms before the layers and BERT with norms after them. What stands around it ha
 """
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +17,7 @@ from fewshot_jax.applications.language_model import MODEL_OF_A_RUN, TOKENIZER, L
 from fewshot_jax.applications.table import application_of
 from fewshot_jax.applications.text_classification import pretrained_encoder, text_functions
 from fewshot_jax.applications.writing import writing_functions
+from fewshot_jax.atomic_write import atomic_directory, cannot_write
 from fewshot_jax.config import Config
 from fewshot_jax.config.applications import HEADS, WRITERS
 from fewshot_jax.data.tokenization import SPECIAL_TOKENS, load_tokenizer
@@ -26,7 +25,7 @@ from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.fresh import new_module
 from fewshot_jax.models.huggingface.load import load_pretrained
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, read_config
-from fewshot_jax.models.huggingface.save import save_pretrained
+from fewshot_jax.models.huggingface.save import write_pretrained
 from fewshot_jax.models.lora import lora, merge_lora
 from fewshot_jax.models.transformer import HeadKind
 from fewshot_jax.training.evaluate import restore_best_of
@@ -66,22 +65,15 @@ def export(run_dir: str | Path, output: str | Path, *, force: bool = False) -> l
     output = Path(output)
     _check_output(output, force)
     model, notes = exported(RunDirectory(run_dir))
-    place = output.resolve()  # a link to a directory stays one
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        with atomic_directory(output, replace=True) as partial:
+            write_pretrained(partial, model)
+            (partial / EXPORT).write_text(
+                strict_json.dumps({"files": _names(partial)}, indent=2) + "\n", encoding="utf-8"
+            )
+            _check_output(output, force)  # again: what came meanwhile is not replaced either
     except OSError as error:
-        raise UserError(f"{output}: cannot write here ({error}); see --output") from None
-    try:
-        save_pretrained(partial, model)
-        (partial / EXPORT).write_text(strict_json.dumps({"files": _names(partial)}, indent=2) + "\n", encoding="utf-8")
-        partial.chmod(0o755)
-        _check_output(output, force)  # again: what came meanwhile is not replaced either
-        _swap(partial, place)
-    except OSError as error:
-        raise UserError(f"{output}: cannot write here ({error}); see --output") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        raise cannot_write(output, error, "--output") from None
     return notes
 
 
@@ -108,26 +100,6 @@ def _check_output(output: Path, force: bool) -> None:
 def _names(directory: Path) -> list[str]:
     """All that is in a directory, folders too, by their paths in it."""
     return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*"))
-
-
-def _swap(new: Path, place: Path) -> None:
-    """Rename a directory to a place; what is there stays beside it until the new one has its name.
-
-    Whenever the machine stops, a whole directory has either the name of the place or that of the new one with an
-    ending ``.replaced``.
-    """
-    if not place.exists():
-        new.rename(place)
-        return
-    aside = new.with_name(f"{new.name}.replaced")
-    place.rename(aside)
-    try:
-        new.rename(place)
-    except BaseException:
-        if not place.exists():
-            aside.rename(place)
-        raise
-    shutil.rmtree(aside)
 
 
 def exported(run: RunDirectory) -> Exported:

@@ -138,11 +138,12 @@ def _kept(run: RunDirectory, part: Part) -> EpisodeScores | None:
     if result is None or differences(run.config(), part.config, ignore=("parallel.", "recovery.")):
         return None
     try:
-        scores = read_episode_scores(run.path) if scored_step(run.path) == result["best_step"] else None
+        scores = read_episode_scores(run.path) if scored_step(run.path) == result.get("best_step") else None
     except UserError:  # killed before the evaluation, or while it was written
         return None
-    if scores is not None:
-        run.check_data(build_application(run.config(), run.path).fingerprint())
+    if scores is None or part.config.learner.name not in scores:
+        return None
+    run.check_data(build_application(run.config(), run.path).fingerprint())
     return scores
 
 

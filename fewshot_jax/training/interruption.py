@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from fewshot_jax.atomic_write import cannot_write, full_disk
 from fewshot_jax.config_file import flat
 from fewshot_jax.errors import Terminated, UserError
 from fewshot_jax.parallel.processes import barrier, check_agreement, is_first
@@ -28,12 +29,12 @@ def held(run: RunDirectory | PretrainingDirectory, config: Any) -> Iterator[None
     """Hold the directory of a run for a config, where all processes agree on it and it can start, or go on, there.
 
     Raises:
-        UserError: it cannot; or as of `locked`.
+        UserError: it cannot; or as of `locked`; or the disk is full.
     """
     check_agreement({**flat(config), **versions()}, "configs or versions")
     run.check_startable(config)
     barrier("started")
-    with locked(run.path):
+    with locked(run.path), full_disk(run.path, "--run-dir"):
         yield
 
 
@@ -58,7 +59,7 @@ def locked(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{directory}: cannot write the run directory ({error}); see --run-dir") from None
+        raise cannot_write(directory, error, "--run-dir") from None
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -124,6 +124,11 @@ def language_model_grad(module: Transformer, *, dropout: bool) -> GradFn:
     return grad
 
 
+def perplexity(loss: float) -> float:
+    """The exponential of a loss in nats per token, which stays finite."""
+    return float(np.exp(min(loss, 700.0)))
+
+
 def held_out_loss(
     module: Transformer, batches: Sequence[Batch], mesh: Mesh
 ) -> Callable[[MetaParams], dict[str, float]]:
@@ -135,6 +140,6 @@ def held_out_loss(
         sums = [host_values(compiled(meta_params["params"], shard_tasks(batch, mesh))) for batch in batches]
         total, count = np.sum(np.asarray(sums, np.float64), axis=0)
         loss = float(total / max(count, 1))
-        return {"validation_loss": loss, "validation_perplexity": float(np.exp(min(loss, 700.0)))}
+        return {"validation_loss": loss, "validation_perplexity": perplexity(loss)}
 
     return validate

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_jax.applications.application import Score
+from fewshot_jax.atomic_write import atomic_file
 from fewshot_jax.training.metrics import read_metrics
 
 
@@ -68,4 +69,5 @@ def _save(figure: Any, output: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(frameon=False)
-    figure.savefig(output, dpi=120)
+    with atomic_file(output) as partial:
+        figure.savefig(partial, dpi=120)

@@ -1,6 +1,7 @@
 """Metrics of a run: one JSON object a line, the same for TensorBoard, and a progress bar where someone looks."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -12,8 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fewshot_jax import strict_json
+from fewshot_jax.atomic_write import append, naming, write_text
 from fewshot_jax.training.tensorboard import EventFile
-from fewshot_jax.whole_file import whole_file
 
 TENSORBOARD = "tensorboard"  # its folder in a run directory
 
@@ -44,21 +45,21 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, *, after: int = 0, read_only: bool = False, sinks: Sequence[Sink] = ()):
-        kept = [row for row in read_metrics(path) if row["step"] <= after] if path.exists() else []
-        self.seconds = max((row.get("seconds", 0.0) for row in kept), default=0.0)
+        kept = [row for row in read_metrics(path) if row["step"] <= after]
+        self.seconds = max((row.get("seconds") or 0.0 for row in kept), default=0.0)
         self._sinks = list(sinks)
         if read_only:
             path = Path(os.devnull)
         else:
-            with whole_file(path) as partial:
-                partial.write_text("".join(_line(row) for row in kept), encoding="utf-8")
+            write_text(path, "".join(_line(row) for row in kept))
             self._sinks.append(EventFile(path.parent / TENSORBOARD, after=after))
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._path, self._file = path, path.open("ab", buffering=0)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one line; numbers that are not finite become null."""
         plain = {name: _plain(value) for name, value in row.items()}
-        self._file.write(_line(plain))
+        with naming(self._path):
+            append(self._file, _line(plain).encode())
         for sink in self._sinks:
             sink.write(plain)
 
@@ -80,17 +81,32 @@ def _plain(value: Any) -> Any:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a metrics file; a torn line (a killed run), and what follows it, is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
-            break
-        rows.append(row)
-    return rows
+    """Read the rows of a metrics file; none where there is no file.
+
+    A line that is torn (a killed run) or none of ours is skipped. A row has a ``step`` (int); its other values are
+    finite numbers or None, but for the words of ``skipped_because``.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    return [row for line in lines if (row := _row(line)) is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return None
+    return row if all(_fits(name, value) for name, value in row.items()) else None
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a value of a row is of its kind."""
+    if name == "skipped_because":
+        return isinstance(value, str)
+    return value is None or (type(value) in (int, float) and math.isfinite(value))
 
 
 class Speed(NamedTuple):

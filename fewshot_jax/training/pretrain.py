@@ -30,7 +30,7 @@ from fewshot_jax.training.corpus import (
 )
 from fewshot_jax.training.fit import Fit, even_mesh, fit
 from fewshot_jax.training.interruption import held
-from fewshot_jax.training.language_model import build_model, held_out_loss, language_model_grad
+from fewshot_jax.training.language_model import build_model, held_out_loss, language_model_grad, perplexity
 from fewshot_jax.training.learning_curve import loss_curve
 from fewshot_jax.training.metrics import Speed, read_metrics
 from fewshot_jax.training.pretraining_directory import PretrainingDirectory, resolve
@@ -205,10 +205,10 @@ def _train(
         name: float(np.mean(values)) if (values := [row[name] for row in rows if row.get(name) is not None]) else None
         for name in ("tokens_per_second", "mfu", "input_share")
     }
-    judged = next(row for row in rows if "validation_loss" in row and row["step"] == best)
+    loss = result["validation_loss"]  # the checkpoint's own: the log may have lost the line
     return {
         **result,
-        "validation_perplexity": judged["validation_perplexity"],
+        "validation_perplexity": None if loss is None else perplexity(loss),
         **means,
         "peak_flops": peak,
         "packing_efficiency": efficiency,

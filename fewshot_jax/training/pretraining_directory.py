@@ -17,9 +17,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from fewshot_jax.atomic_write import cannot_write
 from fewshot_jax.config.pretraining import PretrainConfig
 from fewshot_jax.config_file import differences
-from fewshot_jax.errors import UserError
 from fewshot_jax.training.run_directory import RunFiles
 
 FREE = ("batch.workers", "parallel.", "recovery.")  # may change while a run goes on: the batches are the same
@@ -76,7 +76,7 @@ class PretrainingDirectory(RunFiles):
             (self.path / "data.json").unlink(missing_ok=True)
             self._write_config(config)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot write the run directory ({error}); see --run-dir") from None
+            raise cannot_write(self.path, error, "--run-dir") from None
 
 
 def resolve(config: PretrainConfig) -> PretrainConfig:

@@ -27,11 +27,11 @@ from typing import Any
 
 from fewshot_jax import strict_json
 from fewshot_jax.applications.application import Application
+from fewshot_jax.atomic_write import cannot_write, write_text
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import differences, read_config, write_config
 from fewshot_jax.errors import UserError
 from fewshot_jax.parallel.processes import first_alone, is_first
-from fewshot_jax.whole_file import whole_file
 
 # What may change while a run goes on.
 _FREE_OF_EVALUATION = ("episodes", "inner_steps", "tune_rates", "tune_steps", "null_threshold", "at_end")
@@ -66,6 +66,26 @@ def check_writable(path: Path, *, flag: str) -> None:
         os.rmdir(tempfile.mkdtemp(prefix=".fewshot_jax.", dir=parent))
     except OSError:
         raise UserError(f"{path}: cannot write here ({parent} is not a writable directory); see {flag}") from None
+
+
+def described(path: Path, otherwise: str = "is not a run directory (it has no config.yaml)") -> str:
+    """Say what a path holds, where another thing was expected; ``otherwise`` of what is not known."""
+    if not path.exists():
+        return "does not exist"
+    if not path.is_dir():
+        return "is a file, not a directory"
+    if (path / "config.yaml").exists() and (path / "space.yaml").exists():
+        return "is a study of 'fewshot-jax tune', whose runs are in its folder trials"
+    if (path / "config.yaml").exists():
+        command = "train" if (path / "labels.json").exists() else "pretrain"
+        return f"is a run of 'fewshot-jax {command}'"
+    if (path / "model.json").exists():
+        return "is a model that 'fewshot-jax adapt' saved, for 'fewshot-jax predict'"
+    if (path / "config.json").exists():
+        return "is a model in Hugging Face's format"
+    if runs := sorted(one.parent.name for one in path.glob("*/config.yaml")):
+        return f"is no run itself but has runs in it ({', '.join(runs[:3])}{', ...' if runs[3:] else ''})"
+    return otherwise
 
 
 class RunFiles:
@@ -116,24 +136,23 @@ class RunFiles:
 
     def _config(self, kind: type[Any], command: str) -> Any:
         """The config of a run that a command made."""
+        wanted = f"expected a run; 'fewshot-jax {command} CONFIG --run-dir RUN' makes one"
         if not self.exists():
-            what = "is not a run directory (it has no config.yaml)" if self.path.exists() else "does not exist"
-            raise UserError(f"{self.path}: {what}; 'fewshot-jax {command} CONFIG --run-dir RUN' makes one")
+            raise UserError(f"{self.path}: {described(self.path)}; {wanted}")
         try:
             return read_config(self.path / "config.yaml", kind)
         except UserError as error:
+            if (found := described(self.path)) != f"is a run of 'fewshot-jax {command}'":
+                raise UserError(f"{self.path}: {found}; {wanted}") from None
             raise UserError(f"{error} (expected the config of a run of 'fewshot-jax {command}')") from None
 
     def _write_config(self, config: Any) -> None:
-        with whole_file(self.path / "config.yaml") as partial:
-            write_config(config, partial)
+        write_config(config, self.path / "config.yaml")
 
     def write(self, name: str, values: Any) -> None:
         """Write a JSON file whole or not at all; of several processes the first does."""
-        if not is_first():
-            return
-        with whole_file(self.path / name) as partial:
-            partial.write_text(strict_json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        if is_first():
+            write_text(self.path / name, strict_json.dumps(values, indent=2) + "\n")
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
@@ -206,7 +225,7 @@ class RunDirectory(RunFiles):
             self.write("data.json", dict(fingerprint))
             self._write_config(application.config)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot write the run directory ({error}); see --run-dir") from None
+            raise cannot_write(self.path, error, "--run-dir") from None
 
     def update(self, config: Config) -> Config:
         """Store what may change while a run goes on (`FREE`): of its evaluation, its baselines, its devices.

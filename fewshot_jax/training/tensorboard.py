@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fewshot_jax.atomic_write import append, naming
+
 VERSION = "brain.Event:2"  # of the format; readers heed what a session's start says from this one on
 
 
@@ -33,7 +35,7 @@ class EventFile:
         self._crc, self._event, self._summary = masked_crc32c, Event, Summary
         directory.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}"
-        self._file = (directory / name).open("xb", buffering=0)
+        self._path, self._file = directory / name, (directory / name).open("xb", buffering=0)
         self._append(Event(wall_time=time.time(), file_version=VERSION))
         start = SessionLog(status=SessionLog.START)
         self._append(Event(wall_time=time.time(), step=after + 1, session_log=start))
@@ -52,7 +54,8 @@ class EventFile:
         data = event.SerializeToString()
         length = struct.pack("<Q", len(data))
         sums = (struct.pack("<I", self._crc(part)) for part in (length, data))
-        self._file.write(length + next(sums) + data + next(sums))
+        with naming(self._path):
+            append(self._file, length + next(sums) + data + next(sums))
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_jax import strict_json
+from fewshot_jax.atomic_write import write_text
 from fewshot_jax.errors import UserError, first_line
 from fewshot_jax.training.tensorboard import scalars
-from fewshot_jax.whole_file import whole_file
 
 RECORD = "wandb.json"  # in a run directory: the id under which the run goes on
 
@@ -29,6 +29,21 @@ def check_installed(project: str) -> Any:
     return wandb
 
 
+def _known(record: Path) -> str:
+    """The id under which a run was sent before.
+
+    Raises:
+        UserError: its file is torn.
+    """
+    try:
+        return str(json.loads(record.read_text(encoding="utf-8"))["id"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{record}: expected the id of the run on Weights & Biases as JSON; restore the file, or delete it to go "
+            "on as a new run there"
+        ) from None
+
+
 class Tracker:
     """Sends rows of metrics to a project; a resumed run goes on as the same run there.
 
@@ -47,7 +62,7 @@ class Tracker:
 
     def __init__(self, project: str, directory: Path, *, after: int, config: Mapping[str, Any]):
         wandb, path = check_installed(project), directory / RECORD
-        known = json.loads(path.read_text(encoding="utf-8"))["id"] if after and path.exists() else None
+        known = _known(path) if after and path.exists() else None
         try:
             self._run = wandb.init(
                 project=project,
@@ -62,8 +77,7 @@ class Tracker:
                 f"--wandb {project}: cannot start ({first_line(error)}). Run `wandb login`, set WANDB_MODE=offline, or "
                 "leave the flag out."
             ) from error
-        with whole_file(path) as partial:
-            partial.write_text(strict_json.dumps({"project": project, "id": self._run.id}) + "\n", encoding="utf-8")
+        write_text(path, strict_json.dumps({"project": project, "id": self._run.id}) + "\n")
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Send the numbers of a row with a ``step``."""

@@ -210,7 +210,7 @@ def test_loading_what_is_no_model_is_refused(tmp_path, run):
         fsj.load(tmp_path)
     with pytest.raises(fsj.UserError, match=r"does not exist; make a model with"):
         fsj.load(tmp_path / "absent")
-    with pytest.raises(fsj.UserError, match="is a run, which is yet to be adapted"):
+    with pytest.raises(fsj.UserError, match="is a run of 'fewshot-jax train'; expected a model that adapt saved"):
         fsj.load(run)
 
 

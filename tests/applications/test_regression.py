@@ -169,5 +169,5 @@ def test_what_does_not_go_together_is_refused(sections, message):
 
 
 def test_a_run_of_regression_cannot_be_adapted_to_texts(finished):
-    with pytest.raises(fsj.UserError, match="is a run of regression; adapt serves texts"):
+    with pytest.raises(fsj.UserError, match=r"is a run of regression; adapt takes runs of .*'fewshot-jax evaluate"):
         fsj.adapt(finished[0].path, [fsj.Record("a", "x"), fsj.Record("b", "y")])

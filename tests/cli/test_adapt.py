@@ -1,17 +1,20 @@
 """From a file of examples to labels, by the encoder that ships with the package."""
 
 import csv
+import importlib
 import io
 import json
 import os
 import shutil
 import sys
+import warnings
 
 import pytest
 
 import fewshot_jax as fsj
 from fewshot_jax.adaptation.scaling import NONE
 from fewshot_jax.cli.main import main
+from fewshot_jax.config_file import from_dict, to_dict
 
 EXAMPLES = """text,label
 i want my money back,refund
@@ -216,6 +219,104 @@ def test_wrong_models_and_files_are_named(folder, tmp_path, capsys):
     assert code == 2 and "--threshold 2.0: expected a probability" in err
 
 
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        (
+            {"application": "translation", "tokenizer": {"kind": "bpe"}},
+            "holds a model for translation, to which no examples can be added",
+        ),
+        ({"model": {"classifier": "label_names"}}, "holds a classifier that scores the names of its classes, to which"),
+    ],
+)
+def test_a_saved_model_that_keeps_no_examples_is_not_called_damaged(folder, tmp_path, capsys, config, what):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.json").write_text(
+        json.dumps({"labels": ["a", "b"], "config": to_dict(from_dict(config))})
+    )
+    given = ["--data", folder / "examples.csv", "--output", tmp_path / "m"]
+    code, _, err = call(["adapt", tmp_path / "model", *given], capsys)
+    assert code == 2 and what in err and "Adapt the run that it came from to all examples" in err
+    assert "damaged" not in err
+
+
+def test_what_a_directory_holds_is_said_where_another_thing_is_expected(folder, tmp_path, capsys):
+    run, study, model = tmp_path / "run", tmp_path / "study", tmp_path / "hugging"
+    for directory, names in ((run, ("config.yaml", "labels.json")), (study, ("config.yaml", "space.yaml"))):
+        directory.mkdir()
+        for name in names:
+            (directory / name).write_text("{}")
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    evaluate = "expected a run; 'fewshot-jax train CONFIG --run-dir RUN' makes one"
+    predict = "expected a model that adapt saved: 'fewshot-jax adapt MODEL --data FILE --output DIR' makes one"
+    for command, directory, said in (
+        (
+            "evaluate",
+            folder / "model",
+            f"is a model that 'fewshot-jax adapt' saved, for 'fewshot-jax predict'; {evaluate}",
+        ),
+        ("evaluate", model, f"is a model in Hugging Face's format; {evaluate}"),
+        ("evaluate", tmp_path, f"is no run itself but has runs in it (run, study); {evaluate}"),
+        ("evaluate", folder / "examples.csv", f"is a file, not a directory; {evaluate}"),
+        ("predict", run, f"is a run of 'fewshot-jax train'; {predict}"),
+        ("predict", model, f"is a model in Hugging Face's format; {predict}"),
+        ("predict", study, f"is a study of 'fewshot-jax tune', whose runs are in its folder trials; {predict}"),
+    ):
+        more = ["--input", folder / "examples.csv", "--output", tmp_path / "p.csv"] if command == "predict" else []
+        code, _, err = call([command, directory, *more], capsys)
+        assert code == 2 and err == f"error: {directory}: {said}\n"
+
+
+def test_columns_that_fit_several_applications_are_those_of_a_model_that_labels(folder, tmp_path, capsys):
+    (tmp_path / "both.csv").write_text("text,label,source,target\n" + "a,x,s,t\nb,y,s,t\n" * 2)
+    given = ["--data", tmp_path / "both.csv", "--output", tmp_path / "m", "--save", "simple", "--folds", "0", "--quiet"]
+    code, _, err = call(["adapt", "default", *given], capsys)
+    assert code == 0, err
+    (tmp_path / "others.csv").write_text("source,target,question,answer,context\na,b,c,d,e\n")
+    code, _, err = call(["adapt", "default", "--data", tmp_path / "others.csv", "--output", tmp_path / "n"], capsys)
+    assert code == 2 and "Remove the columns of the others" in err and "--application" not in err
+    code, _, err = call(["data", "validate", tmp_path / "others.csv"], capsys)
+    assert code == 2 and "Say which by --application, or remove the columns" in err
+
+
+def test_a_quiet_command_prints_its_result_and_nothing_else(folder, tmp_path, capfd):
+    (tmp_path / "few.csv").write_text("text,label\nzq qx,a\nzq qx,a\nzq qx,b\nxx yy,b\nvv ww,c\n")
+    given = ["--data", tmp_path / "few.csv", "--save", "simple", "--folds", "0", "--output"]
+    code, out, err = call(["adapt", "default", *given, tmp_path / "loud"], capfd)
+    assert code == 0 and "note: " in err and "warning: " in err
+    code, out, err = call(["adapt", "default", *given, tmp_path / "quiet", "--quiet"], capfd)
+    assert (code, err) == (0, "") and "saved in" in out
+    (tmp_path / "texts.csv").write_text('text\nzq\n""\n')
+    predict = ["predict", tmp_path / "quiet", "--input", tmp_path / "texts.csv"]
+    assert "empty" in call(predict, capfd)[2]
+    code, out, err = call([*predict, "--quiet"], capfd)
+    assert (code, err) == (0, "") and len(out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("command", ["train", "pretrain", "tune", "evaluate", "report", "export"])
+def test_nothing_below_a_quiet_command_prints_notes(command, tmp_path, capsys, monkeypatch):
+    def noisy(*arguments, **keywords):
+        print("note: of a library", file=sys.stderr)
+        warnings.warn("a warning of a library", stacklevel=1)
+        raise fsj.UserError("this is what is said")
+
+    modules = {"train": "training.loop", "tune": "search.study", "report": "reporting.report"}
+    module = modules.get(command, f"training.{command}")
+    monkeypatch.setattr(importlib.import_module(f"fewshot_jax.{module}"), command, noisy)
+    (tmp_path / "config.yaml").write_text("{}")
+    (tmp_path / "space.yaml").write_text("outer.rate: {choices: [0.001, 0.01]}\n")
+    more = {
+        "tune": ["--space", tmp_path / "space.yaml", "--study", tmp_path / "study"],
+        "train": ["--run-dir", tmp_path / "run"],
+        "pretrain": ["--run-dir", tmp_path / "run"],
+        "evaluate": [],
+    }.get(command, ["--output", tmp_path / "out"])
+    place = tmp_path / "config.yaml" if command in ("train", "pretrain", "tune") else tmp_path
+    code, out, err = call([command, place, *more, "--quiet"], capsys)
+    assert (code, out, err) == (2, "", "error: this is what is said\n")
+
+
 def test_a_model_that_lost_its_examples_takes_no_more(folder, tmp_path, capsys):
     import shutil
 
@@ -223,7 +324,7 @@ def test_a_model_that_lost_its_examples_takes_no_more(folder, tmp_path, capsys):
     (tmp_path / "model/examples.jsonl").unlink()
     given = ["--data", folder / "examples.csv", "--output", tmp_path / "m"]
     code, _, err = call(["adapt", tmp_path / "model", *given], capsys)
-    assert code == 2 and "does not hold its examples" in err
+    assert code == 2 and "cannot read what it was adapted from and to" in err
 
 
 def test_a_sheet_on_stdin_is_read_as_the_file_is(folder, capsys, monkeypatch):

@@ -63,7 +63,7 @@ def test_the_line_of_the_columns_is_that_of_the_first_that_is_not_blank(tmp_path
 
 def test_columns_of_several_applications_are_not_guessed_between(tmp_path):
     with pytest.raises(UserError, match=r"of text_classification and of translation .* --application"):
-        detect_application(written(tmp_path, "a.csv", "text,label,source,target\na,b,c,d\n"))
+        detect_application(written(tmp_path, "a.csv", "text,label,source,target\na,b,c,d\n"), flag="--application")
 
 
 @pytest.mark.parametrize(

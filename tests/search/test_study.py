@@ -258,7 +258,7 @@ def test_a_lock_that_cannot_be_written_is_one_message(tmp_path):
     tune(REGRESSION, GRID, tmp_path / "s", trials=1, objective=product, quiet=True)
     (tmp_path / "s" / "locks" / "study").unlink()
     (tmp_path / "s" / "locks" / "study").mkdir()
-    with pytest.raises(UserError, match=r"locks/study: cannot write the study \(.*\); see --study"):
+    with pytest.raises(UserError, match=r"locks/study: cannot write here \(.*\); .* give another --study"):
         tune(REGRESSION, GRID, tmp_path / "s", trials=1, objective=product, quiet=True)
 
 

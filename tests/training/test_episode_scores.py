@@ -30,7 +30,9 @@ def test_what_is_written_is_read_and_what_is_not_finite_is_nan(tmp_path):
 def test_a_run_without_scores_and_a_torn_file_name_the_remedy(tmp_path):
     with pytest.raises(fsj.UserError, match=r"episode_scores\.json: no such file; 'fewshot-jax evaluate .*' writes it"):
         read_episode_scores(tmp_path)
-    for content in ("{", "[]", '{"rows": {}}', '{"rows": [], "checkpoint_step": 1}'):
+    foreign = ('{"maml": 3}', '{"maml": {"one": [1]}}', '{"maml": {"1": ["high"]}}', '{"maml": {"1": 0.5}}', "[]")
+    torn = [f'{{"rows": {rows}, "checkpoint_step": 1}}' for rows in foreign]
+    for content in ("{", "[]", '{"rows": {}}', *torn):
         (tmp_path / "episode_scores.json").write_text(content)
         with pytest.raises(fsj.UserError, match=r"holds no scores of episodes; 'fewshot-jax evaluate"):
             read_episode_scores(tmp_path)

@@ -120,7 +120,7 @@ def test_a_run_leaves_its_files(finished):
         *("tokenizer/tokenizer.json", "model/config.json", "model/model.safetensors", "model/tokenizer.json"),
     ):
         assert (run.path / name).stat().st_size > 0, name
-    assert not list(run.path.glob(".*.partial"))
+    assert not list(run.path.glob(".*.partial*"))
     assert run.result() == result
     assert result["packing_efficiency"] > 0.95
     assert run.data()["validation"]["documents"] == 12
@@ -187,6 +187,20 @@ def test_a_stopped_run_goes_on_to_the_same_parameters_bit_for_bit(corpus, finish
 def test_a_finished_run_is_not_trained_again(one, monkeypatch):
     monkeypatch.setattr(pretraining, "fit", None)
     assert pretrain(one.config(), one.path, quiet=True) == one.result()
+
+
+def test_a_run_whose_log_lost_lines_ends_with_the_numbers_of_its_checkpoint(one, tmp_path):
+    whole = one.result()
+    run = PretrainingDirectory(shutil.copytree(one.path, tmp_path / "run"))
+    (run.path / "result.json").unlink()
+    run.metrics.write_text('{"step": 1, "lo\nnothing of ours\n{"step": 1, "validation_loss": "low"}\n')
+    found = pretrain(one.config(), run.path, quiet=True)
+    for name in ("validation_loss", "validation_perplexity", "best_step"):
+        assert found[name] == whole[name], name
+    (run.path / "data.json").write_text('{"train": 3}')
+    (run.path / "result.json").unlink()
+    with pytest.raises(fsj.UserError, match=r"data\.json: expected the number of tokens of each split; restore"):
+        pretrain(one.config(), run.path, quiet=True)
 
 
 def test_another_config_is_refused_but_for_the_number_of_processes(one, corpus):

@@ -83,13 +83,21 @@ def test_a_killed_run_that_goes_on_shows_each_step_once(tmp_path):
     assert {step for step, _ in shown(tmp_path)} == {5}
 
 
-@pytest.mark.parametrize("torn", [b'{"step": 20, "lo', b'["not", "a", "row"]', b'{"loss": 1.0}', b"\xff\xfe\0"])
-def test_lines_up_to_a_torn_one_are_kept(tmp_path, torn):
+@pytest.mark.parametrize(
+    "torn",
+    [
+        *(b'{"step": 20, "lo', b'["not", "a", "row"]', b'{"loss": 1.0}', b"\xff\xfe\0", b"[" * 9999, b""),
+        *(b'{"step": 20, "loss": "high"}', b'{"step": 20, "seconds": [1]}', b'{"step": 20, "loss": NaN}'),
+        *(b'{"step": true, "loss": 1.0}', b'{"step": 20, "skipped_because": 3}'),
+    ],
+)
+def test_a_line_that_is_torn_or_foreign_costs_no_other(tmp_path, torn):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 10, "loss": 1.5, "seconds": 2.0}\n' + torn + b'\n{"step": 15, "loss": 1.0}\n')
     resumed = MetricsFile(path, after=30)
     assert resumed.seconds == 2.0
-    assert read_metrics(path) == [{"step": 10, "loss": 1.5, "seconds": 2.0}]
+    assert read_metrics(path) == [{"step": 10, "loss": 1.5, "seconds": 2.0}, {"step": 15, "loss": 1.0}]
+    assert read_metrics(tmp_path / "absent") == []
 
 
 def test_a_process_that_only_reads_writes_no_events(tmp_path):
@@ -148,6 +156,14 @@ def test_training_tells_both_what_it_logs_and_goes_on_as_the_same_run(tmp_path, 
     assert went_on.options["id"] == json.loads((run / "wandb.json").read_text())["id"] == "a1b2"
     assert went_on.options["resume"] == "allow"
     assert min(step for step, _ in went_on.rows) > 2
+
+
+@pytest.mark.parametrize("torn", ["", "{", "[]", "{}"])
+def test_a_torn_record_of_a_tracked_run_is_named(tmp_path, wandb, torn):
+    (tmp_path / "wandb.json").write_text(torn)
+    with pytest.raises(UserError, match=r"wandb\.json: expected the id of the run .* or delete it"):
+        weights_and_biases.Tracker("few", tmp_path, after=2, config={})
+    assert weights_and_biases.Tracker("few", tmp_path, after=0, config={})._run.options["id"] is None
 
 
 def test_without_the_package_the_message_names_it_and_nothing_is_started(tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fewshot_jax.atomic_write import atomic_files, cannot_write
 from fewshot_jax.errors import UserError
 
 TOKENS, STARTS = "tokens.bin", "starts.bin"
@@ -145,14 +146,17 @@ def pack(
         return Windows(np.stack(tokens), np.stack(starts), sum(filled))
     real = 0
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with (directory / TOKENS).open("wb") as tokens_file, (directory / STARTS).open("wb") as starts_file:
+        with (
+            atomic_files(directory) as partial,
+            (partial / TOKENS).open("wb") as tokens_file,
+            (partial / STARTS).open("wb") as starts_file,
+        ):
             for window, begin, count in rows:
                 tokens_file.write(window.tobytes())
                 starts_file.write(begin.tobytes())
                 real += count
     except OSError as error:
-        raise UserError(f"{directory}: cannot write the packed corpus ({error.strerror}); see --run-dir") from None
+        raise cannot_write(directory, error, "--run-dir") from None
     return read_windows(directory, packing, real)
 
 

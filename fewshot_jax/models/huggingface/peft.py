@@ -12,6 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax import strict_json
+from fewshot_jax.atomic_write import atomic_files, cannot_write, sync_tree
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.models.adapters import Adapter, combined, only
 from fewshot_jax.models.huggingface.families import FAMILIES
@@ -104,11 +105,14 @@ def save_adapter(path: str | Path, pretrained: Pretrained, trained: Params, adap
         "bias": "none",
         "inference_mode": True,
     }
-    write_checkpoint(path, tensors, stem=_STEM, max_shard_bytes=2**62)  # peft reads no shards
     try:
-        (path / _CONFIG).write_text(strict_json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        with atomic_files(path) as partial:
+            (partial / _CONFIG).write_text(strict_json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            sync_tree(partial)
+            where = path if path.exists() else partial
+            write_checkpoint(where, tensors, stem=_STEM, max_shard_bytes=2**62)  # peft reads no shards
     except OSError as error:
-        raise UserError(f"{path}: cannot write here ({error})") from error
+        raise cannot_write(path, error) from error
 
 
 def load_adapter(path: str | Path, pretrained: Pretrained) -> tuple[Params, Adapter]:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from fewshot_jax.atomic_write import atomic_files, cannot_write, sync_tree
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.mapping import Rule
@@ -22,7 +23,8 @@ def save_pretrained(
 ) -> None:
     """Write config.json, safetensors and the tokenizer; transformers loads the directory with equal outputs.
 
-    The files of a tokenizer that cannot be read here are copied.
+    The files of a tokenizer that cannot be read here are copied. A new directory appears whole or not at all; in one
+    that exists nothing is replaced before all is on disk.
 
     Args:
         path: the directory, made if need be; files of the same names are replaced.
@@ -35,7 +37,29 @@ def save_pretrained(
             another shape are named.
         UserError: the directory cannot be written.
     """
-    path = Path(path)
+    try:
+        write_pretrained(Path(path), pretrained, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    except OSError as error:
+        raise cannot_write(Path(path), error) from error
+
+
+def write_pretrained(
+    path: Path, pretrained: Pretrained, *, dtype: Any = None, max_shard_bytes: int = 5 * 2**30
+) -> None:
+    """`save_pretrained` that raises an OSError where the directory cannot be written."""
+    tensors = _tensors(pretrained, dtype)
+    with atomic_files(path) as partial:
+        _write_texts(partial, path, pretrained, tensors)
+        sync_tree(partial)
+        write_checkpoint(path if path.exists() else partial, tensors, max_shard_bytes=max_shard_bytes)
+
+
+def _tensors(pretrained: Pretrained, dtype: Any) -> list[TensorSource]:
+    """The tensors of the checkpoint.
+
+    Raises:
+        ValueError: the parameters are not those of the module.
+    """
     family, kind = FAMILIES[pretrained.config.model_type], pretrained.head
     leaves = leaves_of(pretrained.module)
     params = flatten_dict(pretrained.params, sep="/")
@@ -48,32 +72,33 @@ def save_pretrained(
     ]
     if problems:
         raise ValueError("params do not fit the module: " + "; ".join(problems))
+    whole: dict[str, list[tuple[Rule, int | None]]] = {}
+    for rule in rules_of(family, pretrained.config, kind, prefix_of(family, kind), leaves):
+        for name, layer, _ in rule.layers(leaves[rule.target].shape):
+            whole.setdefault(name, []).append((rule, layer))
+    whole |= {copy: whole[name] for copy, name in family.copies.items() if name in whole and copy not in whole}
+    return [_source(name, parts, params, dtype) for name, parts in whole.items()]
+
+
+def _write_texts(partial: Path, path: Path, pretrained: Pretrained, tensors: list[TensorSource]) -> None:
+    """Write config and tokenizer to a directory whose files go to ``path``."""
+    family, kind = FAMILIES[pretrained.config.model_type], pretrained.head
     copied = ["generation_config.json"]  # where transformers' generate ends, for one
     try:
         tokenizer = pretrained.tokenizer
     except UserError:  # what cannot be read here (a package may be missing) goes along as it is
         tokenizer = None
         copied += [*TOKENIZER_FILES, *COMPANIONS]
-    whole: dict[str, list[tuple[Rule, int | None]]] = {}
-    for rule in rules_of(family, pretrained.config, kind, prefix_of(family, kind), leaves):
-        for name, layer, _ in rule.layers(leaves[rule.target].shape):
-            whole.setdefault(name, []).append((rule, layer))
-    whole |= {copy: whole[name] for copy, name in family.copies.items() if name in whole and copy not in whole}
-    tensors = [_source(name, parts, params, dtype) for name, parts in whole.items()]
-    write_checkpoint(path, tensors, max_shard_bytes=max_shard_bytes)
     config = deepcopy(pretrained.config)
     config.architectures = [family.architectures.get(kind) or family.architectures["pooler"]]
-    config.dtype = str(next(iter(tensors)).dtype)
-    try:
-        config.save_pretrained(path)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(path)
-        if pretrained.path is not None and pretrained.path.resolve() != path.resolve():
-            for name in copied:
-                if (pretrained.path / name).exists():
-                    shutil.copyfile(pretrained.path / name, path / name)
-    except OSError as error:
-        raise UserError(f"{path}: cannot write here ({error})") from error
+    config.dtype = str(tensors[0].dtype)
+    config.save_pretrained(partial)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(partial)
+    if pretrained.path is not None and pretrained.path.resolve() != path.resolve():
+        for name in copied:
+            if (pretrained.path / name).exists():
+                shutil.copyfile(pretrained.path / name, partial / name)
 
 
 def _source(name: str, parts: list[tuple[Rule, int | None]], params: dict[str, jax.Array], dtype: Any) -> TensorSource:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fewshot_jax import strict_json
-from fewshot_jax.errors import UserError
+from fewshot_jax.atomic_write import naming, sync_directory
 from fewshot_jax.models.huggingface.tensors import CODES, SURROGATE
 
 
@@ -47,7 +47,7 @@ def write_checkpoint(
         max_shard_bytes: of the tensors of a shard.
 
     Raises:
-        UserError: the directory cannot be written.
+        OSError: the directory cannot be written.
         ValueError: a name or dtype that the format has not, or an array that is not as announced.
     """
     shards = _split(tensors, max_shard_bytes)
@@ -60,19 +60,33 @@ def write_checkpoint(
         contents[index] = iter([_index(dict(zip(names, shards, strict=True)))])
     partials = {name: directory / f".{name}.{token}.partial" for name in contents}
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, chunks in contents.items():
-            _write(partials[name], chunks)
-        _switch(directory, partials, stem, token)
-    except OSError as error:
-        raise UserError(f"{directory}: cannot write here ({error})") from error
+        with naming(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            for name, chunks in contents.items():
+                _write(partials[name], chunks)
+            _switch(directory, partials, stem, token)
     finally:
         for partial in partials.values():
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
 
 
-def _split(tensors: Iterable[TensorSource], limit: int) -> list[list[TensorSource]]:
+def write_tensors(file: Path, tensors: Iterable[TensorSource]) -> None:
+    """Write tensors as one new file of a directory that its caller writes atomically.
+
+    Args:
+        file: that does not exist.
+        tensors: as of `write_checkpoint`.
+
+    Raises:
+        OSError: it cannot be written.
+        ValueError: as of `write_checkpoint`.
+    """
+    (shard,) = _split(tensors, math.inf)
+    _write(file, _serialized(shard))
+
+
+def _split(tensors: Iterable[TensorSource], limit: float) -> list[list[TensorSource]]:
     """Check what is to be written and divide it, in order, into shards of at most ``limit`` bytes or one tensor."""
     shards: list[list[TensorSource]] = [[]]
     room, seen = limit, {"__metadata__"}
@@ -155,7 +169,7 @@ def _switch(directory: Path, partials: Mapping[str, Path], stem: str, token: str
         for source, target in reversed(done):
             os.replace(target, source)
         raise
-    _sync(directory)
+    sync_directory(directory)
     stale = [
         path.name
         for path in directory.iterdir()
@@ -163,14 +177,4 @@ def _switch(directory: Path, partials: Mapping[str, Path], stem: str, token: str
     ]
     for name in sorted(stale, key=lambda name: name != single):
         os.unlink(directory / name)
-    _sync(directory)
-
-
-def _sync(directory: Path) -> None:
-    """Wait until the disk has a directory's names, where the system can: some network disks and Windows cannot."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync_directory(directory)

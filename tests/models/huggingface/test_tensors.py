@@ -345,7 +345,10 @@ BAD_DIRECTORIES = {
         f"only {name}": ({name: ""}, f"holds '{name}', but not model.safetensors; .*pickles.*save_pretrained")
         for name in ("pytorch_model.bin", "m.pt", "m.pth", "m.ckpt", "flax_model.msgpack", "tf_model.h5")
     },
-    "shards without an index": ({"model-00001-of-00002.safetensors": ""}, "holds .*, but neither .*Add the missing one"),
+    "shards without an index": (
+        {"model-00001-of-00002.safetensors": ""},
+        "holds .*neither .*Add the missing one",
+    ),
 }
 
 
@@ -485,10 +488,10 @@ def test_whatever_rename_fails_the_old_checkpoint_is_there_and_nothing_else(old,
             try:
                 write(tmp_path, arrays, **options)
                 break
-            except UserError as error:
+            except OSError as error:
                 messages.append(str(error))
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert len(messages) >= new and all("cannot write here" in message for message in messages)
+    assert len(messages) >= new and all(str(tmp_path) in message for message in messages)
     assert whole(tmp_path) == (2, new)
 
 
@@ -504,7 +507,7 @@ def test_a_tensor_that_cannot_be_made_leaves_the_old_checkpoint(new, tmp_path):
     assert whole(tmp_path) == (1, 3)
 
 
-def test_a_full_disk_is_a_user_error_and_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     write(tmp_path, {"a": np.ones(2)})
 
     def full(_):
@@ -512,14 +515,14 @@ def test_a_full_disk_is_a_user_error_and_leaves_the_old_checkpoint(tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(UserError, match=r"cannot write here .*No space left"):
+        with pytest.raises(OSError, match="No space left"):
             write(tmp_path, {"a": np.zeros(2)})
     assert whole(tmp_path) == (1, 1) and names(tmp_path) == [SINGLE]
 
 
-def test_a_place_that_cannot_be_a_directory_is_a_user_error(tmp_path):
+def test_a_place_that_cannot_be_a_directory_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file: cannot write here"):
+    with pytest.raises(OSError, match=re.escape(str(tmp_path / "file"))):
         write(tmp_path / "file", {"a": np.ones(1)})
 
 

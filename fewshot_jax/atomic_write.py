@@ -1,0 +1,226 @@
+"""Atomic writes: a reader finds the old file or directory or the new one, whole, also after a loss of power.
+
+Everything is written under a temporary name beside its target, forced to disk (fsync), and renamed; then the
+directory that holds the name is forced to disk too.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from fewshot_jax.errors import UserError, WriteError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says of a full disk, a quota, a limit
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """``with atomic_file(path) as partial:`` what the block writes to ``partial`` replaces ``path`` after the block.
+
+    Where the block fails, nothing is left of it and ``path`` is as it was. ``partial`` has the suffix of ``path``.
+
+    Raises:
+        OSError: it cannot be written; names ``path``.
+    """
+    target = Path(os.path.realpath(path))  # a link stays one
+    partial = _beside(target)
+    try:
+        with naming(path):
+            yield partial
+            _sync(partial)
+            os.replace(partial, target)
+            sync_directory(target.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file by `atomic_file`."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """``with atomic_directory(path) as partial:`` the directory ``partial`` is renamed to ``path`` after the block.
+
+    Where the block fails, nothing is left of it and ``path`` is as it was.
+
+    Args:
+        path: absent or an empty directory; its parents are made.
+        replace: ``path`` may hold files, which go. The two directories are exchanged in one step where the system can
+            (Linux); elsewhere the old one has the ending ``.replaced`` for a moment.
+
+    Raises:
+        OSError: it cannot be written, or is not empty; names ``path``.
+    """
+    target = Path(os.path.realpath(path))
+    partial = _beside(target)
+    try:
+        with naming(path):
+            _make(target.parent)
+            partial.mkdir()
+            yield partial
+            sync_tree(partial)
+            if not (replace and target.exists()):
+                os.replace(partial, target)
+            elif not _exchange(partial, target):
+                _replace(partial, target)
+            sync_directory(target.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_files(directory: Path, *, last: str | None = None) -> Iterator[Path]:
+    """``with atomic_files(directory) as partial:`` the files in ``partial`` replace those of their names afterwards.
+
+    None is replaced before all are on disk; then each is, in one step. Others in ``directory`` stay. A directory that
+    does not exist appears whole.
+
+    Args:
+        directory: made if need be.
+        last: the name of the file that is replaced last.
+
+    Raises:
+        OSError: one cannot be written; names ``directory``.
+    """
+    if not directory.exists():
+        with atomic_directory(directory) as partial:
+            yield partial
+        return
+    partial = directory / f".{secrets.token_hex(4)}.partial"
+    try:
+        with naming(directory):
+            partial.mkdir()
+            yield partial
+            sync_tree(partial)
+            names = [path.relative_to(partial) for path in partial.rglob("*") if path.is_file()]
+            for name in sorted(names, key=lambda name: (str(name) == last, name)):
+                _make((directory / name).parent)
+                os.replace(partial / name, directory / name)
+            for folder in {(directory / name).parent for name in names}:
+                sync_directory(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raise what cannot be written as an OSError that names ``path``, where it names a temporary path or none.
+
+    Libraries in Rust (tokenizers, safetensors) report an error of the system as an exception of their own.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        if error.filename is not None and ".partial" not in str(error.filename):
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    except Exception as error:
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+        raise
+
+
+@contextlib.contextmanager
+def full_disk(place: Path, flag: str) -> Iterator[None]:
+    """Raise a WriteError where the disk is full, whatever the block was writing.
+
+    Args:
+        place: where the block writes.
+        flag: of the command line, that names another place.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise cannot_write(Path(error.filename or place), error, flag) from error
+
+
+def cannot_write(path: Path, error: OSError, flag: str | None = None) -> WriteError:
+    """The message of a path that cannot be written.
+
+    Args:
+        path: as the user named it.
+        error: why.
+        flag: of the command line, that names another path.
+    """
+    remedy = "free disk space" if error.errno in FULL else "make the place writable"
+    other = "write elsewhere" if flag is None else f"give another {flag}"
+    return WriteError(f"{path}: cannot write here ({error.strerror or error}); {remedy}, or {other}")
+
+
+def append(file: BinaryIO, data: bytes) -> None:
+    """Append to an unbuffered file; a disk that fills up takes a part and then refuses the rest."""
+    while data:
+        data = data[file.write(data) :]
+
+
+def sync_directory(directory: Path) -> None:
+    """Force a directory's names to disk, where the system can: some network disks and Windows cannot."""
+    with contextlib.suppress(OSError):
+        _sync(directory)
+
+
+def sync_tree(directory: Path) -> None:
+    """Force all files below a directory to disk, and all names."""
+    for folder, _, files in os.walk(directory, topdown=False):
+        for name in files:
+            _sync(Path(folder, name))
+        sync_directory(Path(folder))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _beside(target: Path) -> Path:
+    """A temporary name in the same directory, with the same suffix, by which libraries tell formats."""
+    return target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.partial{target.suffix}")
+
+
+def _make(directory: Path) -> None:
+    """Make a directory and its parents, and force their names to disk."""
+    if not directory.is_dir():
+        _make(directory.parent)
+        directory.mkdir(exist_ok=True)
+        sync_directory(directory.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange the names of two directories in one step; False where the system cannot."""
+    if sys.platform != "linux" or not hasattr(system := ctypes.CDLL(None), "renameat2"):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(system.renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Rename a directory over another one, which has an ending ``.replaced`` meanwhile."""
+    aside = new.with_name(f"{new.name}.replaced")
+    os.replace(target, aside)
+    try:
+        os.replace(new, target)
+    except BaseException:
+        if not target.exists():
+            os.replace(aside, target)
+        raise
+    sync_directory(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
