@@ -287,11 +287,11 @@ def test_a_quiet_command_prints_its_result_and_nothing_else(folder, tmp_path, ca
     assert code == 0 and "note: " in err and "warning: " in err
     code, out, err = call(["adapt", "default", *given, tmp_path / "quiet", "--quiet"], capfd)
     assert (code, err) == (0, "") and "saved in" in out
-    (tmp_path / "texts.csv").write_text('text\nzq\n""\n')
+    (tmp_path / "texts.csv").write_text('text\nzq\n""\nqx\n')
     predict = ["predict", tmp_path / "quiet", "--input", tmp_path / "texts.csv"]
     assert "empty" in call(predict, capfd)[2]
     code, out, err = call([*predict, "--quiet"], capfd)
-    assert (code, err) == (0, "") and len(out.splitlines()) == 2
+    assert (code, err) == (0, "") and len(out.splitlines()) == 3
 
 
 @pytest.mark.parametrize("command", ["train", "pretrain", "tune", "evaluate", "report", "export"])
