@@ -387,7 +387,7 @@ def test_predict_with_wrong_paths(trained, model, tmp_path):
     assert_mistake(["predict", model, *given, "--output", tmp_path / "out.xlsx"], "'.xlsx'", ".csv, .tsv or .jsonl")
     assert_mistake(["predict", model, *given, "--output", tmp_path / "new.csv"], "is the input as well")
     assert_mistake(["predict", tmp_path, *given, "--output", tmp_path / "o.csv"], tmp_path, "no adapted model")
-    assert_mistake(["predict", trained[0], *given, "--output", tmp_path / "o.csv"], "is a run, which is yet to be")
+    assert_mistake(["predict", trained[0], *given, "--output", tmp_path / "o.csv"], "is a run of 'fewshot-jax train'")
     output = ["--output", tmp_path / "absent" / "out.csv"]
     assert_mistake(["predict", model, *given, *output], "absent/out.csv", "there is no directory")
     given[1] = tmp_path / "sub" / ".." / "new.csv"
