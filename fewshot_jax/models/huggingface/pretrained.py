@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Leaves = dict[str, jax.ShapeDtypeStruct]
-_SHOWN = 10  # mismatches of a kind in a message
+_SHOWN = 20  # mismatches of a kind in a message
 
 
 @dataclass(frozen=True, kw_only=True)
