@@ -1,6 +1,7 @@
 """From a meta-trained run and a few labelled texts to a classifier."""
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -59,7 +60,9 @@ def adapt(run_dir: str | Path, records: Sequence[Record] | Sequence[Example]) ->
         return adapt_writer(run, cast(Sequence[Example], records))
     if config.application != "text_classification":
         raise UserError(not_of_texts(run.path, config))
-    labelled, _ = tidy_records(cast(Sequence[Record], records), "the examples")
+    labelled, joined = tidy_records(cast(Sequence[Record], records), "the examples")
+    for note in joined:
+        warnings.warn(note, stacklevel=2)
     check_labelled(labelled)
     if config.kind == "label_scoring":
         return _label_scorer(run, config, labelled)

@@ -8,7 +8,7 @@ class Record(NamedTuple):
 
     Attributes:
         text: the text, stripped and not empty.
-        label: the name of its class.
+        label: the name of its class; from Python an integer, a float or a boolean will do, see `tidy_records`.
         group: the name of a set of classes, such as a domain, from which the classes
             of one episode may be drawn together; empty where there is none.
     """

@@ -107,6 +107,12 @@ def test_numbers_of_numpy_as_labels_are_saved_and_stay_integers(run, records, tm
     assert loaded.labels == [0, 1, 2, 3] and type(loaded.predict([SHORT])[0].label) is int
 
 
+def test_labels_that_look_alike_are_joined_with_a_warning(run, records):
+    spelled = [records[0]._replace(label=f"{records[0].label}\u200b"), *records[1:]]
+    with pytest.warns(UserWarning, match=r"joined labels that look alike .*'booking' \(2 spellings\)"):
+        assert fsj.adapt(run, spelled).labels == ["booking", "cancelling", "printing", "sending"]
+
+
 def test_a_record_without_a_label_is_named(run, records):
     with pytest.raises(fsj.UserError, match=r"record 7 \('pay'\): label nan of type float"):
         fsj.adapt(run, [*records, Record("pay", float("nan"))])
