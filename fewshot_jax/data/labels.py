@@ -12,7 +12,7 @@ from fewshot_jax.data.names import joined_names, normal_name
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
 
-_WHOLE = re.compile(r"([+-]?(?:0|[1-9]\d*))(?:\.0*)?(?:[eE]\+?0+)?", re.ASCII)
+_WHOLE = re.compile(r"([+-]?(?:0|[1-9]\d{0,99}))(?:\.0*)?(?:[eE]\+?0+)?", re.ASCII)  # int reads some 4,000 digits
 _SHOWN = 3  # names in a message
 _LABEL_TYPES = (str, int, float, bool)
 

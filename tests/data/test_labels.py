@@ -142,7 +142,9 @@ def test_labels_that_are_the_same_number_are_refused_by_name(pair):
     assert all(f"'{label}'" in str(error.value) for label in pair) and "'7'" not in str(error.value)
 
 
-@pytest.mark.parametrize("pair", [("1", "01"), ("1.1", "1.10"), ("1.5", "1.50"), ("v1", "v1.0"), ("1", "1.5")])
+@pytest.mark.parametrize(
+    "pair", [("1", "01"), ("1.1", "1.10"), ("1.5", "1.50"), ("v1", "v1.0"), ("1", "1.5"), ("7" * 5000, "7")]
+)
 def test_codes_and_numbers_of_sections_are_names(pair):
     check_numbers(set(pair), "here")
 
