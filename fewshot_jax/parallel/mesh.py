@@ -5,7 +5,8 @@ A meta-batch is divided over the axes ``task`` and ``fsdp``; weights over ``fsdp
 is one all-reduce of the meta-gradient.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -101,6 +102,28 @@ def _local(leaf: jax.Array) -> np.ndarray:
     parts = {str(shard.index): shard for shard in leaf.addressable_shards}  # one of equals
     ordered = sorted(parts.values(), key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([np.asarray(shard.data) for shard in ordered])
+
+
+def dividing_mesh(tree: PyTree) -> Mesh | None:
+    """The mesh whose axes fsdp or tensor divide the weights of a tree; None where each device has all of them."""
+    for leaf in jax.tree.leaves(tree):
+        sharding = getattr(leaf, "sharding", None) if not isinstance(leaf, jax.core.Tracer) else None
+        mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+        if isinstance(mesh, Mesh) and mesh.shape.get(FSDP, 1) * mesh.shape.get(TENSOR, 1) > 1:
+            return mesh
+    return None
+
+
+@contextlib.contextmanager
+def on_host() -> Iterator[None]:
+    """Make arrays in the host's memory, where the system has it as a device of jax: a device may be too small."""
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        yield
+        return
+    with jax.default_device(host):
+        yield
 
 
 def local_copy(tree: PyTree) -> PyTree:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from fewshot_jax.applications.application import Application, Functions
 from fewshot_jax.applications.table import build_application, score_of
@@ -15,7 +16,9 @@ from fewshot_jax.evaluation.baselines import CHANCE, floors
 from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.evaluation.tuning import Choice
 from fewshot_jax.evaluation.written import DISTINCT
+from fewshot_jax.parallel.mesh import dividing_mesh, make_mesh, on_host, place
 from fewshot_jax.parallel.processes import is_first
+from fewshot_jax.parallel.rules import shardings
 from fewshot_jax.training.checkpoints import Checkpoints
 from fewshot_jax.training.episode_scores import EPISODE_SCORES, write_episode_scores
 from fewshot_jax.training.results import Evaluation, Measured, Per
@@ -30,12 +33,16 @@ from fewshot_jax.training.rows import (
     starts_of,
 )
 from fewshot_jax.training.run_directory import RunDirectory
-from fewshot_jax.training.state import TrainState, initial_state
+from fewshot_jax.training.state import initial_state
 from fewshot_jax.types import MetaParams
 
 
-def restore_best(run: RunDirectory, like: TrainState) -> tuple[MetaParams, int]:
+def restore_best(run: RunDirectory, like: MetaParams) -> tuple[MetaParams, int]:
     """The meta-parameters of a run's best checkpoint, and its step.
+
+    Args:
+        run: with a checkpoint.
+        like: arrays or shapes with shardings; on a mesh that divides weights, they are read as it divides them.
 
     Raises:
         UserError: the run has no checkpoint.
@@ -45,7 +52,8 @@ def restore_best(run: RunDirectory, like: TrainState) -> tuple[MetaParams, int]:
         step = checkpoints.best_step()
         if step is None:
             raise UserError(f"{run.path}: has no checkpoint yet; let 'fewshot-jax train' run to its first validation")
-        return checkpoints.restore_local(step, like.meta_params), step
+        restore = checkpoints.restore_local if dividing_mesh(like) is None else checkpoints.restore_meta_params
+        return restore(step, like), step
     finally:
         checkpoints.close()
 
@@ -60,7 +68,29 @@ def restore_best_of(run: RunDirectory, functions: Functions) -> MetaParams:
     shapes = jax.eval_shape(lambda: initial_state(run.config(), functions))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
-    return restore_best(run, like)[0]
+    return restore_best(run, like.meta_params)[0]
+
+
+def evaluation_mesh(config: Config) -> Mesh | None:
+    """The mesh of all devices that divides weights as the config says; None where each device has all of them.
+
+    A run can be evaluated on fewer devices than it was trained on: there it is not divided.
+    """
+    fsdp, tensor = config.parallel.fsdp, config.parallel.tensor
+    if fsdp * tensor == 1 or jax.device_count() % (fsdp * tensor):
+        return None
+    return make_mesh(fsdp=fsdp, tensor=tensor)
+
+
+def untrained(application: Application, mesh: Mesh | None) -> MetaParams:
+    """The meta-parameters before the first step, divided over a mesh where there is one."""
+    config = application.config
+    functions = application.functions(training=True)
+    if mesh is None:
+        return initial_state(config, functions).meta_params
+    with on_host():
+        meta_params = initial_state(config, functions).meta_params
+    return place(meta_params, shardings(meta_params, mesh, config.parallel.rules))
 
 
 def evaluate(
@@ -107,14 +137,17 @@ def evaluate_application(
         episodes, shots, quiet: as of `evaluate`.
     """
     config = application.config
-    untrained = initial_state(config, application.functions(training=True))
-    meta_params, step = restore_best(run, untrained)
+    mesh = evaluation_mesh(config)
+    initial = untrained(application, mesh)
+    meta_params, step = restore_best(run, initial)
     count = config.evaluation.episodes if episodes is None else episodes
     wanted = config.evaluation.shots if shots is None else shots
     bench = Bench(application, count)
     own = rows_of_learner(bench, meta_params)
-    trained = {MULTI_TASK: meta_params} if config.learner.name == "multi_task" else _multi_task(application, run, quiet)
-    starts = {**starts_of(bench, untrained.meta_params), **trained}
+    trained = (
+        {MULTI_TASK: meta_params} if config.learner.name == "multi_task" else _multi_task(application, run, mesh, quiet)
+    )
+    starts = {**starts_of(bench, initial), **trained}
     beside = {
         **rows_of_prototypes(bench, starts),
         **rows_in_context(bench, starts, wanted, quiet),
@@ -218,7 +251,7 @@ def _exponential(value: Estimate) -> Estimate:
     return Estimate(mean, mean * value.half_width)
 
 
-def _multi_task(application: Application, run: RunDirectory, quiet: bool) -> dict[str, MetaParams]:
+def _multi_task(application: Application, run: RunDirectory, mesh: Mesh | None, quiet: bool) -> dict[str, MetaParams]:
     """The multi-task baseline that was trained beside a run, if it was; half of its training would flatter the run."""
     beside = run.multi_task()
     if not application.config.baselines.multi_task:
@@ -228,5 +261,4 @@ def _multi_task(application: Application, run: RunDirectory, quiet: bool) -> dic
             print(f"{beside.path}: unfinished, left out; 'fewshot-jax train' goes on with it", file=sys.stderr)
         return {}
     config: Config = beside.config()
-    like = initial_state(config, application.with_config(config).functions(training=True))
-    return {MULTI_TASK: restore_best(beside, like)[0]}
+    return {MULTI_TASK: restore_best(beside, untrained(application.with_config(config), mesh))[0]}

@@ -1,5 +1,6 @@
 """The loop around a pure step: what meta-training and pretraining share."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -13,7 +14,7 @@ from jax.sharding import Mesh
 
 from fewshot_jax.config import ParallelConfig, RecoveryConfig
 from fewshot_jax.errors import Terminated, UserError
-from fewshot_jax.parallel.mesh import host_values, local_copy, make_mesh, place, shard_tasks
+from fewshot_jax.parallel.mesh import TASK, host_values, local_copy, make_mesh, on_host, place, shard_tasks
 from fewshot_jax.parallel.processes import is_first
 from fewshot_jax.parallel.rules import shardings
 from fewshot_jax.training.checkpoints import Checkpoints, Judge
@@ -133,7 +134,8 @@ def fit(job: Fit, run: RunFiles, *, quiet: bool = False, wandb: str | None = Non
     """
     recovery, quiet = job.recovery, quiet or not is_first()
     checkpoints = Checkpoints(run.checkpoints, job.judge, keep=recovery.keep)
-    state = job.state()
+    with on_host() if job.mesh.size > job.mesh.shape[TASK] else contextlib.nullcontext():
+        state = job.state()
     divided = shardings(state, job.mesh, job.parallel.rules)
     state = place(state, divided)
     if saved := checkpoints.steps():

@@ -18,7 +18,7 @@ from fewshot_jax.data.loader import prefetch
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
 from fewshot_jax.evaluation.leakage import warn_of_leakage
-from fewshot_jax.parallel.mesh import batch_shards, local_copy
+from fewshot_jax.parallel.mesh import TASK, batch_shards, local_copy
 from fewshot_jax.parallel.processes import check_agreement, first_alone, gather_json, is_first
 from fewshot_jax.training.evaluate import evaluate_application
 from fewshot_jax.training.fit import Fit, even_mesh, fit
@@ -171,6 +171,7 @@ def _train(
     config, score = application.config, application.score
     steps, tasks = config.outer.steps, config.outer.tasks
     mesh = even_mesh(tasks, "outer.tasks", config.parallel, quiet=quiet)
+    divides = mesh.size > mesh.shape[TASK]  # weights: then no device has all of them, in validation either
     functions = application.functions(training=True)
     learner = build_learner(functions, config, training=True)
     stream, validate = application.training_stream(), _validation(application)
@@ -185,7 +186,7 @@ def _train(
         steps=steps,
         every=config.evaluation.every,
         rates=np.asarray(learning_rate(config.outer)(np.arange(steps))),
-        validate=lambda params: {score.metric: validate(local_copy(params))},
+        validate=lambda params: {score.metric: validate(params if divides else local_copy(params))},
         judge=score,
         record={
             "config": to_dict(config),

@@ -16,6 +16,8 @@ from fewshot_jax.evaluation.confusion import Confusion
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes, judge_by
 from fewshot_jax.evaluation.tuning import Choice, Tuning, adapted, fine_tuned
 from fewshot_jax.evaluation.written import JUDGES, judge_written
+from fewshot_jax.parallel.mesh import dividing_mesh, on_host, place
+from fewshot_jax.parallel.rules import shardings
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.state import run_keys
 from fewshot_jax.types import Episode, MetaLearner, MetaParams, PyTree
@@ -157,7 +159,12 @@ def starts_of(bench: Bench, initial: MetaParams) -> dict[str, MetaParams]:
     scratch = bench.functions.scratch_params
     if scratch is None:
         return {UNTRAINED: initial}
-    return {PRETRAINED: initial, UNTRAINED: {"params": scratch(run_keys(bench.config.seed).params)}}
+    key = run_keys(bench.config.seed).params
+    if (mesh := dividing_mesh(initial)) is None:
+        return {PRETRAINED: initial, UNTRAINED: {"params": scratch(key)}}
+    with on_host():
+        params = {"params": scratch(key)}
+    return {PRETRAINED: initial, UNTRAINED: place(params, shardings(params, mesh, bench.config.parallel.rules))}
 
 
 def rows_in_context(bench: Bench, starts: dict[str, MetaParams], wanted: Sequence[int], quiet: bool) -> dict[str, Row]:
