@@ -19,6 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 import fewshot_jax as fsj
 from fewshot_jax.algorithms.partition import leaf_path, merge, split
+from fewshot_jax.atomic_write import write_text
 from fewshot_jax.models.decoder import CausalEncoder, Decoder
 from fewshot_jax.models.encoder import Encoder
 from fewshot_jax.models.lora import lora
@@ -227,7 +228,7 @@ def write(path: Path, options: argparse.Namespace, results: Any, **more: Any) ->
     sizes = {key: value for key, value in vars(options).items() if not isinstance(value, Path)}
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {**device(), "python": platform.python_version(), **more, "options": sizes, "results": results}
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(record, indent=2) + "\n")
     print(f"\n{json.dumps(device())}\nwritten to {path}")
 
 

@@ -18,6 +18,7 @@ from common import table
 
 import fewshot_jax as fsj
 from fewshot_jax.applications.text_classification import raw_texts
+from fewshot_jax.atomic_write import write_text
 from fewshot_jax.data.smlmt import smlmt_records
 
 ROOT = Path(__file__).parents[1]
@@ -91,7 +92,7 @@ def main() -> None:
                 evaluation = fsj.train(config, arguments.runs / name.replace(" ", "_"))
                 results[name] = {**evaluation.to_json(), "settings": settings}
                 results[name].pop("confusion", None)
-                arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+                write_text(arguments.output, json.dumps(results, indent=1) + "\n")
     body = {}
     for name, result in results.items():
         for row, of in result["accuracy"].items():

@@ -35,6 +35,7 @@ import yaml
 from common import table
 
 import fewshot_jax as fsj
+from fewshot_jax.atomic_write import write_text
 from fewshot_jax.config import LearnerConfig
 from fewshot_jax.config.pretraining import Objective, PretrainConfig
 from fewshot_jax.config_file import from_dict, read_config, to_dict
@@ -146,7 +147,7 @@ def run(name: str, seed: int, arguments: argparse.Namespace) -> None:
         result = {**evaluation.to_json(), "seconds": seconds, "set": arguments.set}
         result.pop("confusion", None)  # of many classes, which differ by seed
         results = {**load(arguments.output), key: result}
-        arguments.output.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n", encoding="utf-8")
+        write_text(arguments.output, json.dumps(dict(sorted(results.items())), indent=1) + "\n")
 
 
 Rows = dict[str, dict[str, Estimate]]  # by row and number of shots

@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 
 import fewshot_jax as fsj
+from fewshot_jax.atomic_write import write_text
 from fewshot_jax.config import WITHOUT_A_LOOP, Config
 
 ROOT = Path(__file__).parents[1]
@@ -112,7 +113,7 @@ def run(data: str, path: Path, variant: str, learner: str, arguments: argparse.N
     evaluation = fsj.train(config_of(data, path, variant, learner), where)
     seconds = json.loads((where / "result.json").read_text(encoding="utf-8"))["seconds"]
     results = {**load(arguments.output), name: {**evaluation.to_json(), "seconds": seconds}}
-    arguments.output.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n", encoding="utf-8")
+    write_text(arguments.output, json.dumps(dict(sorted(results.items())), indent=1) + "\n")
 
 
 def mean(estimates: list[dict[str, float]]) -> str:

@@ -14,6 +14,7 @@ import fewshot_jax
 from fewshot_jax import atomic_write
 from fewshot_jax.atomic_write import append, atomic_directory, atomic_file, atomic_files, cannot_write, naming
 from fewshot_jax.errors import UserError
+from fewshot_jax.training.checksums import Checksums
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 PACKAGE = Path(fewshot_jax.__file__).parent
@@ -207,6 +208,16 @@ def test_a_part_that_is_written_is_followed_by_the_rest():
     slow = Slow()
     append(slow, b"ten bytes.")
     assert slow.data == b"ten bytes."
+
+
+def test_a_checkpoint_is_on_disk_before_its_checksums(tmp_path, calls):
+    folder = tmp_path / "checkpoints" / "3"
+    folder.mkdir(parents=True)
+    fill(folder, "numbers")
+    Checksums(tmp_path / "checkpoints").seal(3)
+    renamed = calls.index(("rename", tmp_path / "checksums" / "3.json"))
+    wanted = {folder, folder / "a", folder / "below", folder / "below" / "b", folder.parent}
+    assert wanted <= {path for name, path in calls[:renamed] if name == "fsync"}
 
 
 KILLED = """

@@ -113,7 +113,7 @@ def _check(parsed: Arguments) -> None:
     if output.is_dir():
         raise UserError(f"{output}: is a directory; name a file in it as --output")
     if output.exists() and not parsed.force:
-        raise UserError(f"{output}: is there already; give another --output, or --force to write over it")
+        raise UserError(f"{output}: already exists; give another --output, or --force to replace it")
     if not output.parent.is_dir():
         raise UserError(f"{output}: there is no directory {output.parent}; make it, or see --output")
 

@@ -65,7 +65,7 @@ def report(
     require(bool(runs), "report needs a run: fewshot-jax report RUN --output DIR")
     require(episodes >= 0, f"--episodes {episodes}: expected zero or more")
     target = _target(Path(output))
-    require(force or not target.exists(), f"{target}: exists; give another --output, or --force to write over it")
+    require(force or not target.exists(), f"{target}: already exists; give another --output, or --force to replace it")
     check_writable(target.parent, flag="--output")
     records = [read_run(path, name) for path, name in zip(runs, _names(runs), strict=True)]
     chapters: dict[str, dict[str, Section]] = {"All runs": comparison(records)} if len(records) > 1 else {}
@@ -77,7 +77,9 @@ def report(
     files = _pictures(chapters, target, several=len(records) > 1)
     content = page(title, [paragraph(_summary(record)) for record in records], chapters)
     taken = [path for path in files if path.exists()]
-    require(force or not taken, f"{taken and taken[0]}: exists; give another --output, or --force to write over it")
+    require(
+        force or not taken, f"{taken and taken[0]}: already exists; give another --output, or --force to replace it"
+    )
     _write({target: content.encode("utf-8", "replace"), **files})
     return Report(target, tuple(files), _numbers(chapters, records))
 

@@ -60,7 +60,7 @@ def export(run_dir: str | Path, output: str | Path, *, force: bool = False) -> l
         What is left out, and how the model's texts are to be written.
 
     Raises:
-        UserError: there is no run, its model is none of texts, or the output is there already or cannot be written.
+        UserError: there is no run, its model is none of texts, or the output already exists or cannot be written.
     """
     output = Path(output)
     _check_output(output, force)
@@ -81,7 +81,7 @@ def _check_output(output: Path, force: bool) -> None:
     """Raise a UserError unless a model can be written as a directory; only what `export` wrote is ever replaced."""
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         if not force:
-            raise UserError(f"{output}: is there already; give another --output, or --force to replace it")
+            raise UserError(f"{output}: already exists; give another --output, or --force to replace it")
         try:
             written = {EXPORT, *json.loads((output / EXPORT).read_text(encoding="utf-8"))["files"]}
         except (OSError, ValueError, KeyError, TypeError):

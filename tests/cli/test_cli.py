@@ -394,7 +394,7 @@ def test_predict_with_wrong_paths(trained, model, tmp_path):
     (tmp_path / "sub").mkdir()
     assert_mistake(["predict", model, *given, "--output", tmp_path / "new.csv"], "is the input as well")
     (tmp_path / "o.csv").write_text("mine")
-    assert_mistake(["predict", model, *given, "--output", tmp_path / "o.csv"], "is there already", "--force")
+    assert_mistake(["predict", model, *given, "--output", tmp_path / "o.csv"], "already exists", "--force")
     assert (tmp_path / "o.csv").read_text() == "mine"
     assert call(["predict", model, *given, "--output", tmp_path / "o.csv", "--force"])[0] == 0
     assert "predicted_label" in (tmp_path / "o.csv").read_text()

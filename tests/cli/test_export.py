@@ -205,7 +205,7 @@ def test_an_export_says_what_it_wrote_and_is_replaced_with_force_alone(given, ca
     arguments = ["export", str(run), "--output", str(out)]
     (out / "config.json").write_text("an older one")
     assert main(arguments) == 2
-    assert f"{out}: is there already; give another --output, or --force" in capsys.readouterr().err
+    assert f"{out}: already exists; give another --output, or --force" in capsys.readouterr().err
     assert (out / "config.json").read_text() == "an older one"
     assert main([*arguments, "--force"]) == 0
     assert contents(out) == first
