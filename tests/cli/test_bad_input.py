@@ -172,33 +172,40 @@ def model(run, tmp_path_factory):
     return folder / "model"
 
 
+NO_TEXT = ["no column 'text'", "Rename"]
+
+
 @pytest.mark.parametrize("case", REFUSED)
-@pytest.mark.parametrize("command", ["validate", "adapt", "train"])
-def test_a_malformed_file_is_refused_with_place_and_remedy(command, case, run, tmp_path):
+def test_validate_refuses_a_malformed_file_with_place_and_remedy(case, tmp_path):
     name, content, words = REFUSED[case]
     path = written(tmp_path, name, content)
-    if command == "validate":
-        if case == "the columns of a translation":
-            words = ["no column 'text'", "Rename"]
-            assert_refused(["data", "validate", path, "--application", "text_classification"], path, *words)
-        else:
-            assert_refused(["data", "validate", path], path, *words)
-        return
-    if command == "adapt":
-        assert_refused(["adapt", run, "--data", path, "--output", tmp_path / "model"], *words)
-        assert not (tmp_path / "model").exists()
-        return
-    config = tmp_path / "config.yaml"
+    pairs = case == "the columns of a translation"  # which are right, unless it is to be a file of labels
+    application = ["--application", "text_classification"] if pairs else []
+    assert_refused(["data", "validate", path, *application], path, *(NO_TEXT if pairs else words))
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_adapt_refuses_a_malformed_file_with_place_and_remedy(case, run, tmp_path):
+    name, content, words = REFUSED[case]
+    path = written(tmp_path, name, content)
+    assert_refused(["adapt", run, "--data", path, "--output", tmp_path / "model"], *words)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_train_refuses_a_malformed_file_with_place_and_remedy(case, tmp_path):
+    name, content, words = REFUSED[case]
+    path, config = written(tmp_path, name, content), tmp_path / "config.yaml"
     values = merged(RUN, data={"source": "files", "path": str(path), "split_by": "label"})
     config.write_text(yaml.safe_dump({**values, "episodes": {"ways": 2, "shots": 1, "queries": 1}}))
-    if case in ("one class", "one example"):  # too few for the splits
-        words = ["train split", "1 label to", "data.fractions"]
-    elif case == "a JSON array":
-        words = ["'.json'", ".jsonl"]
-    elif case == "the columns of a translation":
-        words = ["no column 'text'", "Rename"]
-    elif case in ("no header", "a misspelt column"):
-        words = [f"{path}, line 1", "no column", "Rename"]
+    words = {
+        "one class": ["train split", "1 label to", "data.fractions"],  # too few for the splits
+        "one example": ["train split", "1 label to", "data.fractions"],
+        "a JSON array": ["'.json'", ".jsonl"],
+        "the columns of a translation": NO_TEXT,
+        "no header": [f"{path}, line 1", "no column", "Rename"],
+        "a misspelt column": [f"{path}, line 1", "no column", "Rename"],
+    }.get(case, words)
     assert_refused(["train", config, "--run-dir", tmp_path / "run"], *words)
     assert not (tmp_path / "run").exists()
 
@@ -225,20 +232,30 @@ def test_an_unusual_file_makes_a_model(case, run, tmp_path):
 
 
 NO_LABELS = ("label", "one class", "one example", "translation", "JSON array")
+ENOUGH_TO_PREDICT = ("a misspelt column", "an empty text")  # the text is there, or need not be
+TO_PREDICT = [case for case in REFUSED if case not in ENOUGH_TO_PREDICT and not any(word in case for word in NO_LABELS)]
 
 
-@pytest.mark.parametrize("case", [case for case in REFUSED if not any(word in case for word in NO_LABELS)])
+@pytest.mark.parametrize("case", TO_PREDICT)
 def test_a_malformed_file_to_predict_is_refused(case, model, tmp_path):
     name, content, words = REFUSED[case]
     path, output = written(tmp_path, name, content), tmp_path / "out.csv"
-    if case in ("a misspelt column", "an empty text", "no type", "a huge number"):
-        words = {"no type": ["''"], "a huge number": ["line 5", "broken JSON"]}.get(case)
-        if words is None:
-            return  # its text is there, or need not be
-    elif case == "no header":
-        words = ["no column 'text'", "Rename"]
+    words = {"no type": ["''"], "a huge number": ["line 5", "broken JSON"], "no header": NO_TEXT}.get(case, words)
     assert_refused(["predict", model, "--input", path, "--output", output], *words)
     assert not output.exists()
+
+
+@pytest.mark.parametrize("case", ENOUGH_TO_PREDICT)
+def test_what_cannot_be_trained_on_may_be_enough_to_predict(case, model, tmp_path):
+    name, content, _ = REFUSED[case]
+    path, output = written(tmp_path, name, content), tmp_path / "out.jsonl"
+    code, _, err = call("predict", model, "--input", path, "--output", output)
+    assert code == 0, err
+    rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert [row["predicted_label"] in ("booking", "cancelling") for row in rows] == [
+        bool(row["text"].strip()) for row in rows
+    ]
+    assert sum(bool(row["text"].strip()) for row in rows) >= 4
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])

@@ -7,6 +7,8 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
 
 from fewshot_jax.data.images import image_splits, read_npz, read_vinyals_split
 from fewshot_jax.data.tfds_images import area_average, read_tfds_images
@@ -184,10 +186,6 @@ def test_averaging_counts_pixels_by_their_area():
     image = drawings(15, 15).astype(float)
     fine = image.repeat(4, 0).repeat(4, 1)
     np.testing.assert_allclose(area_average(image, 4), fine.reshape(4, 15, 4, 15).mean((1, 3)))
-
-
-tfds = pytest.importorskip("tensorflow_datasets")
-Image = pytest.importorskip("PIL.Image")
 
 
 class LittleDrawings(tfds.core.GeneratorBasedBuilder):

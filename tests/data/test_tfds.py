@@ -5,12 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.tfds import read_tfds
 from fewshot_jax.errors import UserError
-
-tfds = pytest.importorskip("tensorflow_datasets")
 
 
 class LittleIntents(tfds.core.GeneratorBasedBuilder):

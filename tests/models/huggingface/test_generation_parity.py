@@ -9,10 +9,11 @@ import pytest
 
 import fewshot_jax as fsj
 from fewshot_jax.models.generation import filtered, generate
-from tests.models.huggingface.test_parity import saved, torch_model
 from tests.models.huggingface.tiny import CONFIGS, VOCABULARY
 
 torch = pytest.importorskip("torch")
+from tests.models.huggingface.torch_models import saved, torch_model  # noqa: E402
+
 pytestmark = pytest.mark.parity
 
 NEW = 9

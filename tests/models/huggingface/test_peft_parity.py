@@ -8,11 +8,12 @@ import pytest
 import fewshot_jax as fsj
 from fewshot_jax.models.adapters import combined, only
 from fewshot_jax.models.lora import lora
-from tests.models.huggingface.test_parity import inputs_of, same, saved, torch_model
 from tests.models.huggingface.test_peft import perturbed
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
+from tests.models.huggingface.torch_models import inputs_of, same, saved, torch_model  # noqa: E402
+
 pytestmark = pytest.mark.parity
 
 # Family, head, peft's target modules, our targets.
