@@ -71,7 +71,7 @@ def classifier():
 def test_probabilities_that_are_no_numbers_are_an_error_that_names_the_text(classifier, number):
     classifier.arrays["bias"][1] = number
     for predict in (classifier.predict_proba, classifier.predict):
-        with pytest.raises(UserError, match=r"no finite numbers for 4 of 4 texts, such as texts\[0\] \('a tea'\)"):
+        with pytest.raises(UserError, match=r"not finite numbers for 4 of 4 texts, such as texts\[0\] \('a tea'\)"):
             predict(TEXTS)
 
 

@@ -24,19 +24,24 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(-1, keepdims=True)
 
 
+def check_finite(outputs: np.ndarray, texts: Sequence[str]) -> None:
+    """Raise a UserError that names the first text with an output ``[n, ...]`` that is no finite number."""
+    if (bad := np.flatnonzero(~np.isfinite(outputs.reshape(len(texts), -1)).all(-1))).size:
+        text = texts[int(bad[0])]
+        raise UserError(
+            f"the model's outputs are not finite numbers for {bad.size} of {len(texts)} texts, such as texts[{bad[0]}] "
+            f"('{text[:40]}'): the weights are damaged or do not fit the tokenizer. Adapt again, or start from another "
+            "model."
+        )
+
+
 def probabilities(logits: np.ndarray, texts: Sequence[str], temperature: float) -> np.ndarray:
     """The `softmax` ``[n, N]`` of the logits of some texts, divided by a temperature.
 
     Raises:
-        UserError: those of a text are no numbers.
+        UserError: those of a text are not finite.
     """
-    if (bad := np.flatnonzero(~np.isfinite(logits).all(-1))).size:
-        text = texts[int(bad[0])]
-        raise UserError(
-            f"the model's outputs are no finite numbers for {bad.size} of {len(texts)} texts, such as texts[{bad[0]}] "
-            f"('{text[:40]}'). Expected a probability for each class; the weights are damaged or do not fit the "
-            "tokenizer: adapt again, or start from another model."
-        )
+    check_finite(logits, texts)
     return softmax(logits / np.float32(temperature))
 
 

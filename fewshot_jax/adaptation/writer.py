@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from fewshot_jax.adaptation.saving import finite, save_model
+from fewshot_jax.adaptation.scaling import check_finite
 from fewshot_jax.applications.language_model import LanguageModel, language_model, save_language_model
 from fewshot_jax.applications.table import application_of
 from fewshot_jax.config import Config
@@ -41,24 +42,30 @@ class Writer:
         learner = build_learner(functions._replace(output_fn=functions.write_fn), config, training=False)
 
         @jax.jit
-        def ids(adapted: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
-            return learner.predict(adapted, batch, jax.random.key(0)).ids
+        def written(adapted: PyTree, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            out = learner.predict(adapted, batch, jax.random.key(0))
+            return out.ids, out.nats
 
-        self._ids = ids
+        self._written = written
 
     def predict(self, sources: Iterable[str]) -> list[str]:
-        """What is written after each source, by the most probable tokens or the config's beams."""
+        """What is written after each source, by the most probable tokens or the config's beams.
+
+        Raises:
+            UserError: the model's outputs are not finite numbers.
+        """
         sources = plain_texts(sources)
         codec, written = self.model.codec, list[str]()
         for start in range(0, len(sources), _BATCH):
             chunk = sources[start : start + _BATCH]
-            ids = self._ids(self.adapted, self._application.batch_to_write(chunk, codec, _BATCH))
+            ids, nats = self._written(self.adapted, self._application.batch_to_write(chunk, codec, _BATCH))
+            check_finite(np.asarray(nats)[: len(chunk)], chunk)
             written += self._application.texts_of(np.asarray(ids)[: len(chunk)], chunk, codec)
         return written
 
     def check(self) -> None:
         """Raise an error if weights and config do not fit each other; computes nothing."""
-        jax.eval_shape(self._ids, self.adapted, self._application.batch_to_write(["?\n?"], self.model.codec, 1))
+        jax.eval_shape(self._written, self.adapted, self._application.batch_to_write(["?\n?"], self.model.codec, 1))
 
     def save(self, directory: str | Path) -> None:
         """Write the model to a new directory, whole or not at all.

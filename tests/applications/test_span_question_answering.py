@@ -341,7 +341,11 @@ def test_a_run_is_trained_evaluated_adapted_to_a_file_and_points(tmp_path):
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [{name: row[name] for name in inputs[0]} for row in rows] == inputs
     assert all(row["written"] == NO_ANSWER or row["written"] in row["context"] for row in rows)
-    assert load(model).predict([source_of(**row) for row in inputs]) == [row["written"] for row in rows]
+    writer, sources = load(model), [source_of(**row) for row in inputs]
+    assert writer.predict(sources) == [row["written"] for row in rows]
+    writer.adapted = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), writer.adapted)
+    with pytest.raises(UserError, match="not finite numbers for 3 of 3 texts"):
+        writer.predict(sources)
 
 
 def test_a_run_learns_from_squad_with_windows_and_questions_without_an_answer(tmp_path):

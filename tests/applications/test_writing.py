@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -112,6 +113,14 @@ def test_the_table_has_likelihoods_texts_floors_and_intervals(tmp_path):
     assert stored["more"]["chrF"]["scores"]["maml"]["2"]["mean"] == pytest.approx(more["chrF"].scores["maml"][2].mean)
 
 
+def refuses_to_write_from_damaged_weights(model):
+    model.adapted = jax.tree.map(
+        lambda leaf: np.full_like(leaf, np.nan) if np.issubdtype(leaf.dtype, np.floating) else leaf, model.adapted
+    )
+    with pytest.raises(UserError, match="not finite numbers for 2 of 2 texts"):
+        model.predict(["[USER] and your food", "x"])
+
+
 def test_metaicl_is_a_learner_of_any_of_them(tmp_path):
     run = train(tmp_path, config("dialogue", learner={"name": "metaicl", "gradient": "auto"}))
     result = json.loads((run / "evaluation.json").read_text())
@@ -126,6 +135,7 @@ def test_metaicl_is_a_learner_of_any_of_them(tmp_path):
     assert main(["adapt", str(run), "--data", str(data), "--output", str(tmp_path / "model")]) == 0
     model = load(tmp_path / "model")
     assert set(model.adapted) == {"params", "support"} and len(model.predict(["[USER] and your food"])) == 1
+    refuses_to_write_from_damaged_weights(model)
 
 
 @pytest.mark.slow
