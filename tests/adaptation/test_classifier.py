@@ -214,7 +214,7 @@ def test_saving_into_an_empty_directory(classifier, tmp_path):
 def test_loading_what_is_no_model_is_refused(tmp_path, run):
     with pytest.raises(fsj.UserError, match="holds no adapted model"):
         fsj.load(tmp_path)
-    with pytest.raises(fsj.UserError, match=r"does not exist; make a model with"):
+    with pytest.raises(fsj.UserError, match=r"does not exist; expected a model that adapt saved"):
         fsj.load(tmp_path / "absent")
     with pytest.raises(fsj.UserError, match="is a run of 'fewshot-jax train'; expected a model that adapt saved"):
         fsj.load(run)
