@@ -21,8 +21,8 @@ from fewshot_jax.applications.language_model import (
     LanguageModel,
     fingerprint_of_model,
     language_model,
+    notes_on_cut,
     save_language_model,
-    tell_cut,
 )
 from fewshot_jax.applications.text_classification import fingerprint_of_texts, read_data, split_data
 from fewshot_jax.applications.text_to_text import READ, WRITTEN, Written
@@ -107,7 +107,7 @@ class LabelScoring(ClassApplication):
             for name, split in splits.items()
         }
         if saved is None:
-            tell_cut(model.codec)
+            notes += notes_on_cut(model.codec)
         application = cls(config, splits, model, sources, names, notes=tuple(notes))
         application.check_episodes()
         return application

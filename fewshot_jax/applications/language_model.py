@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -226,11 +225,14 @@ def _with_positions(codec: Codec, config: Config, shape: ModelShape) -> Codec:
     return codec.shorter(source=last.max_length - target, target=target)
 
 
-def tell_cut(codec: Codec) -> None:
-    """Say how many texts of a classification were too long and cut."""
-    if count := codec.cut[0]:
-        what = f"{count} texts have more than {codec.max_length} tokens; the rest is not read"
-        print(f"note: {what} ({codec.remedy('tokenizer.max_length')})", file=sys.stderr)
+def notes_on_cut(codec: Codec) -> list[str]:
+    """How many texts of a classification were too long and cut, in words; nothing where none was."""
+    if not (count := codec.cut[0]):
+        return []
+    many = f"{count} text has" if count == 1 else f"{count} texts have"
+    return [
+        f"{many} more than {codec.max_length} tokens; the rest is not read ({codec.remedy('tokenizer.max_length')})"
+    ]
 
 
 def save_language_model(model: LanguageModel, run: Path) -> None:

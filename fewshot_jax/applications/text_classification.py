@@ -26,8 +26,8 @@ from fewshot_jax.applications.language_model import (
     LanguageModel,
     fingerprint_of_model,
     language_model,
+    notes_on_cut,
     save_language_model,
-    tell_cut,
 )
 from fewshot_jax.config import WITHOUT_A_LOOP, Config, DataConfig, ModelConfig
 from fewshot_jax.data.episodes import EpisodeSampler
@@ -284,7 +284,7 @@ class TextClassification(ClassApplication):
             tokenizer = load_tokenizer(saved / TOKENIZER)
         encoded = {name: encode_for(config, tokenizer, these, pretrained) for name, these in texts.items()}
         if pretrained is not None and saved is None:
-            tell_cut(pretrained.codec)
+            notes += notes_on_cut(pretrained.codec)
         application = cls(config, splits, tokenizer, encoded, pretrained, notes=tuple(notes))
         application.check_episodes()
         return application
