@@ -1,5 +1,7 @@
 """Find the functions in a loss that bring a derivative rule of their own, which need not be the derivative."""
 
+import functools
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ _TRUE = tuple(
     )
     for folder in folders
 )
+
+_JAX = Path(str(jax.__file__)).parent
 
 
 class CustomRuleError(ValueError):
@@ -54,13 +58,46 @@ def _of_jaxpr(jaxpr: Any) -> Iterator[str]:
     for equation in jaxpr.eqns:
         if equation.primitive.name.startswith(_PRIMITIVES):
             source = str(equation.params["call_jaxpr"].jaxpr.debug_info.func_src_info)
-            if not _is_true(source):
+            if not _is_true(source, equation.params):
                 yield source
         for inner in jax.extend.core.jaxprs_in_params(equation.params):
             yield from _of_jaxpr(inner)
 
 
-def _is_true(source: str) -> bool:
-    """Whether ``"name at file:line"`` stands in a folder of true derivatives."""
+def _is_true(source: str, parameters: dict[str, Any]) -> bool:
+    """Whether a function, ``"name at file:line"``, and its rule both stand in a folder of true derivatives.
+
+    The rule alone may be a user's: ``jax.custom_jvp(jax.nn.relu)`` with a surrogate gradient.
+    """
     file = Path(source.partition(" at ")[2].rpartition(":")[0])
-    return any(file.is_relative_to(folder) for folder in _TRUE)
+    rule = {Path(found.__code__.co_filename) for found in _functions_in(list(parameters.values()), set())}
+    stands_in = lambda file, folders: any(file.is_relative_to(folder) for folder in folders)  # noqa: E731
+    return (
+        stands_in(file, _TRUE)
+        and any(stands_in(one, _TRUE) for one in rule)
+        and all(stands_in(one, (_JAX, *_TRUE)) for one in rule)
+    )
+
+
+def _functions_in(value: Any, seen: set[int]) -> Iterator[types.FunctionType]:
+    """The Python functions that a parameter of an equation holds, in closures and wrappers."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    inner: list[Any] = []
+    if isinstance(value, types.FunctionType):
+        yield value
+        filled = (cell for cell in value.__closure__ or () if cell != types.CellType())
+        inner = [cell.cell_contents for cell in filled]
+    elif isinstance(value, list | tuple):
+        inner = list(value)
+    elif isinstance(value, functools.partial):
+        inner = [value.func, value.args]
+    elif isinstance(value, types.MethodType):
+        inner = [value.__func__]
+    elif hasattr(value, "f") and hasattr(value, "transforms"):  # a function that jax has wrapped
+        inner = [value.f, value.transforms]
+    elif callable(value) and not isinstance(value, type):
+        inner = [getattr(value, "__wrapped__", type(value).__call__)]
+    for one in inner:
+        yield from _functions_in(one, seen)

@@ -311,6 +311,24 @@ def straight_through(x):
 straight_through.defjvp(lambda primals, tangents: (jnp.round(primals[0]), tangents[0]))
 
 
+surrogate = jax.custom_jvp(jax.nn.relu)  # jax's own function with a user's rule
+surrogate.defjvps(lambda tangent, out, x: tangent * jax.nn.sigmoid(x))
+
+
+class Clipped:
+    """The rule of a straight-through estimator, in methods."""
+
+    def forward(self, x):
+        return jnp.sign(x), x
+
+    def backward(self, x, bar):
+        return (jnp.where(jnp.abs(x) < 1, bar, 0),)
+
+
+sign = jax.custom_vjp(jnp.sign)
+sign.defvjp(Clipped().forward, Clipped().backward)
+
+
 def loss_with(function):
     """A loss that calls a function on its logits."""
 
@@ -332,8 +350,16 @@ ONE_STEP = {"inner_optimizer": OPTIMIZERS["sgd"], "inner_steps": 1}
 
 @pytest.mark.parametrize(
     "function",
-    [reversal, straight_through, jax.jit(reversal), jax.checkpoint(reversal), lambda x: optax.scale_gradient(x, -1.0)],
-    ids=["custom_vjp", "custom_jvp", "jit", "checkpoint", "optax.scale_gradient"],
+    [
+        reversal,
+        straight_through,
+        jax.jit(reversal),
+        jax.checkpoint(reversal),
+        lambda x: optax.scale_gradient(x, -1.0),
+        surrogate,
+        sign,
+    ],
+    ids=["custom_vjp", "custom_jvp", "jit", "checkpoint", "optax.scale_gradient", "rule of relu", "rule of sign"],
 )
 def test_auto_is_exact_for_a_rule_that_is_no_derivative(float64, function):
     """The oracle is one step written out, with plain jax.grad through it."""
@@ -406,6 +432,8 @@ def in_a_branch(x):
         (in_a_loop, ["reversal"]),
         (in_a_branch, ["reversal", "straight_through"]),
         (jax.vmap(reversal), ["reversal"]),
+        (surrogate, ["relu"]),
+        (sign, ["sign"]),
         (lambda x: x + jax.lax.stop_gradient(jnp.round(x) - x), []),
     ],
 )
