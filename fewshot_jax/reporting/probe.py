@@ -20,7 +20,7 @@ from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.reporting.calibration import Calibration, calibrate
 from fewshot_jax.reporting.embedding import Embedding, embed
 from fewshot_jax.reporting.record import RunRecord
-from fewshot_jax.training.evaluate import restore_best_of
+from fewshot_jax.training.evaluate import evaluation_mesh, restore_best_of
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.state import run_keys
 from fewshot_jax.types import Episode, Key, MetaParams, PyTree
@@ -83,7 +83,7 @@ def probe(record: RunRecord, *, episodes: int) -> Probe:
     try:
         application = build_application(record.config, record.run.path)
         record.run.check_data(application.fingerprint())
-        meta_params = restore_best_of(record.run, application.functions(training=True))
+        meta_params = restore_best_of(record.run, application.functions(training=True), evaluation_mesh(record.config))
     except UserError as error:
         return Probe(0, missing=f"Not measured: {error}.")
     looked_at = fewest_and_most(record.config.evaluation.shots)

@@ -22,7 +22,7 @@ from fewshot_jax.errors import UserError, require
 from fewshot_jax.evaluation.episodic import Judge, evaluate_episodes, over_episodes
 from fewshot_jax.evaluation.statistics import Estimate, estimate, finite, plain
 from fewshot_jax.evaluation.tuning import with_rates
-from fewshot_jax.training.evaluate import restore_best_of
+from fewshot_jax.training.evaluate import evaluation_mesh, restore_best_of
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.training.state import run_keys
@@ -193,7 +193,7 @@ def tune_inner(
     application = build_application(config, run.path)
     run.check_data(application.fingerprint())
     functions = application.functions(training=False)
-    meta_params = restore_best_of(run, application.functions(training=True))
+    meta_params = restore_best_of(run, application.functions(training=True), evaluation_mesh(config))
     learned = RATES in meta_params
     own = (1.0 if learned else config.inner.rate, own_steps)
     tried = tuple(float(rate) for rate in (rates or [own[0] * 2.0**power for power in range(-3, 4)]))

@@ -12,7 +12,7 @@ from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.paired import Paired, paired
 from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.training.episode_scores import EPISODE_SCORES, read_episode_scores, scored_step
-from fewshot_jax.training.evaluate import restore_best_of
+from fewshot_jax.training.evaluate import evaluation_mesh, restore_best_of
 from fewshot_jax.training.rows import Bench, rows_of_learner
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.versions import versions
@@ -110,7 +110,7 @@ def _scores(
     application = build_application(config, run.path)
     run.check_data(application.fingerprint())
     bench = Bench(application, count)
-    meta_params = restore_best_of(run, application.functions(training=True))
+    meta_params = restore_best_of(run, application.functions(training=True), evaluation_mesh(config))
     row = rows_of_learner(bench, meta_params)[config.learner.name]
     for k in wanted:  # before the work begins: a split may be too small for this many
         bench.streams(k)

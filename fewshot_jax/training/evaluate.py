@@ -58,17 +58,24 @@ def restore_best(run: RunDirectory, like: MetaParams) -> tuple[MetaParams, int]:
         checkpoints.close()
 
 
-def restore_best_of(run: RunDirectory, functions: Functions) -> MetaParams:
-    """The meta-parameters of a run's best checkpoint, on one device, from shapes alone.
+def restore_best_of(run: RunDirectory, functions: Functions, mesh: Mesh | None = None) -> MetaParams:
+    """The meta-parameters of a run's best checkpoint, from shapes alone.
 
     Args:
         run: with a checkpoint.
         functions: of its training.
+        mesh: divides them by the rules of the run's config; None for all of them on one device.
     """
-    shapes = jax.eval_shape(lambda: initial_state(run.config(), functions))
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
-    return restore_best(run, like.meta_params)[0]
+    config = run.config()
+    shapes = jax.eval_shape(lambda: initial_state(config, functions).meta_params)
+    if mesh is None:
+        placed = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
+    else:
+        placed = shardings(shapes, mesh, config.parallel.rules)
+    like = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, placed
+    )
+    return restore_best(run, like)[0]
 
 
 def evaluation_mesh(config: Config) -> Mesh | None:

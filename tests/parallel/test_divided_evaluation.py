@@ -12,6 +12,8 @@ from fewshot_jax.config_file import from_dict
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
 from fewshot_jax.parallel.mesh import make_mesh, place, replicate, shard_tasks
 from fewshot_jax.parallel.rules import shardings
+from fewshot_jax.reporting.probe import probe
+from fewshot_jax.reporting.record import read_run
 from fewshot_jax.training import loop
 from fewshot_jax.training.collectives import collectives
 from fewshot_jax.training.learners import build_learner
@@ -89,7 +91,7 @@ def test_no_device_holds_the_weights_of_a_run_that_divides_them(tmp_path, monkey
     for name, parallel in (("one", {}), ("divided", {"fsdp": 4, "tensor": 2})):
         if parallel:
             jax.clear_caches()
-            for module in ("fewshot_jax.training.loop", "fewshot_jax.training.rows"):
+            for module in ("fewshot_jax.training.loop", "fewshot_jax.training.rows", "fewshot_jax.reporting.probe"):
                 monkeypatch.setattr(f"{module}.evaluate_episodes", watched)
         config = from_dict(merged(WIDE, **more, parallel=parallel))
         found[name] = fsj.train(config, tmp_path / name, quiet=True)
@@ -102,3 +104,9 @@ def test_no_device_holds_the_weights_of_a_run_that_divides_them(tmp_path, monkey
         assert of["1"]["mean"] == pytest.approx(divided["accuracy"][row]["1"]["mean"]), row
     again = fsj.evaluate(tmp_path / "divided", quiet=True)
     assert again.scores == found["divided"].scores
+    seen.clear()
+    divided = probe(read_run(tmp_path / "divided"), episodes=4)
+    assert seen and max(seen) <= 0.25
+    one = probe(read_run(tmp_path / "one"), episodes=4)
+    np.testing.assert_allclose(divided.scores[1], one.scores[1])
+    assert divided.embedding is not None
