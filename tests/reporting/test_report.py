@@ -260,7 +260,7 @@ def test_an_existing_report_is_kept_unless_forced(unfinished, tmp_path):
 
 def test_a_picture_of_that_name_is_kept_too(unfinished, tmp_path):
     (tmp_path / "training_loss.png").write_text("mine")
-    with pytest.raises(UserError, match=r"training_loss\.png: exists"):
+    with pytest.raises(UserError, match=r"training_loss\.png: already exists"):
         report([unfinished], tmp_path, quiet=True)
     assert not (tmp_path / "report.html").exists()
 
