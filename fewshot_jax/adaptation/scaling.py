@@ -26,7 +26,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def check_finite(outputs: np.ndarray, texts: Sequence[str]) -> None:
     """Raise a UserError that names the first text with an output ``[n, ...]`` that is no finite number."""
-    if (bad := np.flatnonzero(~np.isfinite(outputs.reshape(len(texts), -1)).all(-1))).size:
+    if (bad := np.flatnonzero(~np.isfinite(outputs).all(axis=tuple(range(1, outputs.ndim))))).size:
         text = texts[int(bad[0])]
         raise UserError(
             f"the model's outputs are not finite numbers for {bad.size} of {len(texts)} texts, such as texts[{bad[0]}] "
