@@ -5,7 +5,6 @@ An application adds its generated world, how its files are read, and which end o
 
 import dataclasses
 import hashlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,13 +108,13 @@ class Writing:
         Raises:
             UserError: the data or the model cannot be used, or a task cannot fill an episode.
         """
-        pools = None
+        pools, notes = None, list[str]()
         if config.data.source == "tfds":
             raise UserError(f"data.source=tfds: {config.application} reads files; write the data set to one")
         if config.data.source == "files":
             pools, left_out = cls.split(config, [cls.read(config, path, None) for path in data_files(config.data)])
             if left_out:
-                print(f"left out {left_out} examples whose text is held out", file=sys.stderr)
+                notes.append(f"skipped {left_out} examples whose text is held out")
 
         def texts() -> list[str]:
             examples = cls._generated(config, _TASKS_READ) if pools is None else pools["train"]
@@ -127,29 +126,31 @@ class Writing:
         if pools is not None:
             model = dataclasses.replace(model, codec=dataclasses.replace(model.codec, known={}))
             if saved is None:
-                cls.encode_all(pools, model.codec)
-        application = cls(config, pools, model, _repetitions(pools or {}))
+                notes += cls.encode_all(pools, model.codec)
+        notes += _repetitions(pools or {})
+        application = cls(config, pools, model, tuple(notes))
         application.training_sampler()
         for split in ("validation", "test"):
             application.sampler(split, config.evaluation.most_shots(split))
         return application
 
     @classmethod
-    def encode_all(cls, pools: Mapping[str, Sequence[Example]], codec: Codec) -> None:
-        """Encode all examples, and say how many are cut.
+    def encode_all(cls, pools: Mapping[str, Sequence[Example]], codec: Codec) -> list[str]:
+        """Encode all examples, and return how many are cut, in words.
 
         Raises:
             UserError: one is too long, and that is refused.
         """
+        notes = []
         for split, pool in pools.items():
             before, different = tuple(codec.cut), list(dict.fromkeys(pool))
             cls.encode(different, codec)
             for (what, remedy), now, then in zip(cls.too_long, codec.cut, before, strict=True):
                 if now > then:
-                    print(
-                        f"{split} split, {len(different)} examples: {now - then} {what} ({codec.remedy(remedy)})",
-                        file=sys.stderr,
+                    notes.append(
+                        f"{split} split, {len(different)} examples: {now - then} {what} ({codec.remedy(remedy)})"
                     )
+        return notes
 
     @classmethod
     def encode(cls, examples: Sequence[Example], codec: Codec) -> None:

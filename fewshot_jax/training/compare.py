@@ -109,7 +109,7 @@ def _scores(
             return {k: kept[k][:count] for k in wanted}
     application = build_application(config, run.path)
     run.check_data(application.fingerprint())
-    bench = Bench(application, count)
+    bench = Bench(application, count, quiet=quiet)
     meta_params = restore_best_of(run, application.functions(training=True), evaluation_mesh(config))
     row = rows_of_learner(bench, meta_params)[config.learner.name]
     for k in wanted:  # before the work begins: a split may be too small for this many

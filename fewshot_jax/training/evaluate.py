@@ -149,7 +149,7 @@ def evaluate_application(
     meta_params, step = restore_best(run, initial)
     count = config.evaluation.episodes if episodes is None else episodes
     wanted = config.evaluation.shots if shots is None else shots
-    bench = Bench(application, count)
+    bench = Bench(application, count, quiet=quiet)
     own = rows_of_learner(bench, meta_params)
     trained = (
         {MULTI_TASK: meta_params} if config.learner.name == "multi_task" else _multi_task(application, run, mesh, quiet)

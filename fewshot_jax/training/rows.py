@@ -30,6 +30,11 @@ Row = Callable[[int], dict[str, np.ndarray]]  # shots -> scores [episodes] by na
 class Bench:
     """What all rows of a table share: the application, the episodes, the key.
 
+    Args:
+        application: of the run.
+        episodes: at each number of shots.
+        quiet: print no notes.
+
     Attributes:
         choices: the last choice of each row whose loop is chosen.
         of_texts: the scores of written texts, where some are written.
@@ -37,7 +42,8 @@ class Bench:
         at_edge: the rows and numbers of shots whose choice stands at the edge of what was tried.
     """
 
-    def __init__(self, application: Application, episodes: int):
+    def __init__(self, application: Application, episodes: int, *, quiet: bool = False):
+        self._quiet = quiet
         self.application, self.config = application, application.config
         self.functions = application.functions(training=False)
         self.judge = judge_by(application.scores)
@@ -114,9 +120,9 @@ class Bench:
             filled = [number for number in self.config.evaluation.validation_shots if number < shots]
             if not filled:
                 raise
-            print(
-                f"note: validation cannot fill {shots} shots; their loops are chosen at {max(filled)}", file=sys.stderr
-            )
+            if not self._quiet:
+                chosen = f"their loops are chosen at {max(filled)}"
+                print(f"note: validation cannot fill {shots} shots; {chosen}", file=sys.stderr)
             return self.application.stream("validation", max(filled))
 
     def tuned(self, name: str, meta_params: MetaParams, tuning: Tuning, episodes: int) -> Row:

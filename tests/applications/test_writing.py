@@ -185,8 +185,10 @@ def test_what_is_held_out_is_not_trained_on(tmp_path):
     made = from_dict(
         config("translation", data={"source": "files", "path": str(tmp_path), "files": names, "split_files": True})
     )
-    pools = build_application(made).pools
+    application = build_application(made)
+    pools = application.pools
     assert {split: len(pool) for split, pool in pools.items()} == {"train": 6, "validation": 6, "test": 6}
+    assert application.notes == ("skipped 3 examples whose text is held out",)
     assert pools["train"][0].task == "train"  # a file is a task where its rows name none
 
 
@@ -195,11 +197,11 @@ def test_too_few_examples_of_a_task_are_named(tmp_path):
         build_application(files(tmp_path, [row for row in PAIRS if row["task"] != "c" or int(row["target"]) < 3]))
 
 
-def test_too_long_texts_are_cut_and_counted_or_refused(tmp_path, capsys):
+def test_too_long_texts_are_cut_and_counted_or_refused(tmp_path):
     rows = [{**row, "source": row["source"] + " and more" * 20} for row in PAIRS]
     application = build_application(files(tmp_path, rows))
     count = len(application.pools["train"])
-    told = capsys.readouterr().err
+    told = "\n".join(application.notes)
     assert f"train split, {count} examples: {count} sources are too long and were cut (raise tokenizer.max_len" in told
     batch = application.training_stream()(0, 2)
     assert batch.support["attention_mask"].sum(-1).max() == 24 and application.codec.cut[0] > 0
