@@ -118,14 +118,18 @@ def atomic_files(directory: Path, *, last: str | None = None) -> Iterator[Path]:
 def naming(path: Path) -> Iterator[None]:
     """Raise what cannot be written as an OSError that names ``path``, where it names a temporary path or none.
 
-    Libraries in Rust (tokenizers, safetensors) report an error of the system as an exception of their own.
+    A copy that fails names its source first, and the temporary path second. A full disk is the one of ``path``,
+    whatever the error names. Libraries in Rust (tokenizers, safetensors) report an error of the system as an
+    exception of their own.
     """
     try:
         yield
     except UserError:
         raise
     except OSError as error:
-        if error.filename is not None and ".partial" not in str(error.filename):
+        named = _named(error)
+        away = error.errno in FULL and not any(Path(name).is_relative_to(path) for name in named)
+        if named and ".partial" not in named[-1] and not away:
             raise
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     except Exception as error:
@@ -147,7 +151,7 @@ def full_disk(place: Path, flag: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise cannot_write(Path(error.filename or place), error, flag) from error
+        raise cannot_write(Path([str(place), *_named(error)][-1]), error, flag) from error
 
 
 def cannot_write(path: Path, error: OSError, flag: str | None = None) -> WriteError:
@@ -181,6 +185,11 @@ def sync_tree(directory: Path) -> None:
         for name in files:
             _sync(Path(folder, name))
         sync_directory(Path(folder))
+
+
+def _named(error: OSError) -> list[str]:
+    """The paths that an error names; the last one is where it was writing."""
+    return [str(name) for name in (error.filename, error.filename2) if name is not None]
 
 
 def _sync(path: Path) -> None:

@@ -4,6 +4,7 @@ import ast
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,16 @@ import pytest
 
 import fewshot_jax
 from fewshot_jax import atomic_write
-from fewshot_jax.atomic_write import append, atomic_directory, atomic_file, atomic_files, cannot_write, naming
-from fewshot_jax.errors import UserError
+from fewshot_jax.atomic_write import (
+    append,
+    atomic_directory,
+    atomic_file,
+    atomic_files,
+    cannot_write,
+    full_disk,
+    naming,
+)
+from fewshot_jax.errors import UserError, WriteError
 from fewshot_jax.training.checksums import Checksums
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -140,6 +149,24 @@ def test_a_mistake_in_the_block_stays_what_it_is(tmp_path):
         (tmp_path / "what is read").read_text()
     assert raised.value.filename == str(tmp_path / "what is read")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_copy_to_a_full_disk_names_the_place_of_the_copy(tmp_path):
+    (tmp_path / "source").write_text("text")
+    copy = tmp_path / "copy"
+
+    def fill_the_disk():
+        with full_disk(tmp_path, "--output"), atomic_file(copy) as partial:
+            partial.symlink_to("/dev/full")
+            shutil.copyfile(tmp_path / "source", partial)
+
+    with pytest.raises(WriteError, match=rf"^{copy}: cannot write here \(No space left on device\); free disk space"):
+        fill_the_disk()
+    with pytest.raises(OSError) as raised, naming(copy):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded", str(tmp_path / "source"))
+    assert raised.value.filename == str(copy)
+    with pytest.raises(WriteError, match=f"^{copy}: cannot write"), full_disk(tmp_path, "--output"):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "source"), None, str(copy))
 
 
 def test_the_errors_of_libraries_in_rust_are_errors_of_the_system(tmp_path):
