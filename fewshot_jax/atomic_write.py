@@ -133,9 +133,18 @@ def naming(path: Path) -> Iterator[None]:
             raise
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     except Exception as error:
-        if found := re.search(r"\(os error (\d+)\)", str(error)):
-            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+        if number := _number(error):
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise
+
+
+def of_the_system(error: BaseException | None) -> bool:
+    """Whether an exception, or what it comes from, is an error of the system: a full disk, a missing right."""
+    while error is not None:
+        if isinstance(error, OSError) or _number(error):
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
 
 
 @contextlib.contextmanager
@@ -190,6 +199,12 @@ def sync_tree(directory: Path) -> None:
 def _named(error: OSError) -> list[str]:
     """The paths that an error names; the last one is where it was writing."""
     return [str(name) for name in (error.filename, error.filename2) if name is not None]
+
+
+def _number(error: BaseException) -> int:
+    """The number of the system's error that a library in Rust, or tensorstore, tells in words; 0 for none."""
+    found = re.search(r"\(os error (\d+)\)|\[os_error_code='(\d+)'\]", str(error))
+    return int(found[1] or found[2]) if found else 0
 
 
 def _sync(path: Path) -> None:

@@ -17,6 +17,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fewshot_jax.algorithms.partition import leaf_path
+from fewshot_jax.atomic_write import of_the_system
 from fewshot_jax.errors import UserError, WriteError, first_line
 from fewshot_jax.parallel.mesh import local_copy, make_mesh
 from fewshot_jax.parallel.processes import first_alone, is_first
@@ -95,7 +96,8 @@ class Checkpoints:
             metrics: of the validation; None where there was none, for a checkpoint that cannot be the best.
 
         Raises:
-            UserError: this one, or the one before it, cannot be written.
+            WriteError: this one, or the one before it, cannot be written because of the disk or the directory.
+            UserError: it cannot, for another reason.
         """
         args, step = self._ocp.args, int(state.step)
         with self._writing():
@@ -117,9 +119,11 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as error:
-            raise WriteError(
-                f"{self.directory}: cannot write a checkpoint ({first_line(error)}); those before it are whole: free "
-                "the disk or mend the directory, and go on with the same command"
+            of_disk = of_the_system(error)
+            remedy = "free the disk or mend the directory" if of_disk else "mend what this says"
+            raise (WriteError if of_disk else UserError)(
+                f"{self.directory}: cannot write a checkpoint ({first_line(error)}); those before it are whole: "
+                f"{remedy}, and go on with the same command"
             ) from error
 
     def tend(self) -> None:

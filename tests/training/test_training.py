@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from fewshot_jax.applications.text_classification import TextClassification, tex
 from fewshot_jax.config import InnerConfig
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.tokenization import load_tokenizer
+from fewshot_jax.errors import WriteError
 from fewshot_jax.evaluation.statistics import Estimate
 from fewshot_jax.training import loop
 from fewshot_jax.training.checkpoints import Checkpoints
@@ -426,6 +428,29 @@ def test_a_validation_that_is_not_finite_is_no_number_in_json(tmp_path):
     assert checkpoints.best_step() == 1
     assert checkpoints.best_metric() is None
     checkpoints.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="makes files have a limit")
+def test_only_what_the_disk_refuses_is_a_write_error_which_ends_a_study(tmp_path):
+    import resource
+
+    numbers = jnp.asarray(np.random.default_rng(0).random(30_000))  # more bytes than a file may have below
+
+    def save(record):
+        checkpoints = Checkpoints(tmp_path / "checkpoints", ACCURACY)
+        checkpoints.save(little_state(1)._replace(opt_state=numbers), record, None)
+        checkpoints.wait()
+
+    with pytest.raises(fsj.UserError, match=r"cannot write a checkpoint .*: mend what this says") as raised:
+        save({"of no text": object()})
+    assert not isinstance(raised.value, WriteError)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(WriteError, match=r"cannot write a checkpoint .*File too large.*: free the disk"):
+            save({})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_the_meta_parameters_can_be_read_beside_any_optimizer(tmp_path):
