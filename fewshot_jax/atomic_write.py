@@ -12,9 +12,9 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from fewshot_jax.errors import UserError, WriteError
 
@@ -80,8 +80,18 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+class Order(NamedTuple):
+    """How the files of a directory give way to new ones; all are names relative to it."""
+
+    away: Sequence[str]  # old files that go first, one by one; they come back where a later step fails
+    new: Sequence[str]  # new files, in order; one that replaces an old file is not taken back
+    stale: Sequence[str] = ()  # old files that go when all new ones have their names
+
+
 @contextlib.contextmanager
-def atomic_files(directory: Path, *, last: str | None = None) -> Iterator[Path]:
+def atomic_files(
+    directory: Path, *, last: str | None = None, order: Callable[[Path, Path], Order] | None = None
+) -> Iterator[Path]:
     """``with atomic_files(directory) as partial:`` the files in ``partial`` replace those of their names afterwards.
 
     None is replaced before all are on disk; then each is, in one step. Others in ``directory`` stay. A directory that
@@ -90,6 +100,7 @@ def atomic_files(directory: Path, *, last: str | None = None) -> Iterator[Path]:
     Args:
         directory: made if need be.
         last: the name of the file that is replaced last.
+        order: says of ``partial`` and ``directory`` in which order the files are replaced, instead of ``last``.
 
     Raises:
         OSError: one cannot be written; names ``directory``.
@@ -98,20 +109,25 @@ def atomic_files(directory: Path, *, last: str | None = None) -> Iterator[Path]:
         with atomic_directory(directory) as partial:
             yield partial
         return
-    partial = directory / f".{secrets.token_hex(4)}.partial"
+    both = directory / f".{secrets.token_hex(4)}.partial"
+    partial, aside = both / "new", both / "old"
     try:
         with naming(directory):
-            partial.mkdir()
+            for folder in (both, partial, aside):
+                folder.mkdir()
             yield partial
             sync_tree(partial)
-            names = [path.relative_to(partial) for path in partial.rglob("*") if path.is_file()]
-            for name in sorted(names, key=lambda name: (str(name) == last, name)):
-                _make((directory / name).parent)
-                os.replace(partial / name, directory / name)
-            for folder in {(directory / name).parent for name in names}:
-                sync_directory(folder)
+            _switch(directory, partial, aside, _by_name(partial, last) if order is None else order(partial, directory))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        for folder in (aside, both):
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # an old file that could not come back stays
+
+
+def files_below(directory: Path) -> list[str]:
+    """The names of all files below a directory, relative to it, in order."""
+    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
 
 
 @contextlib.contextmanager
@@ -205,6 +221,36 @@ def _number(error: BaseException) -> int:
     """The number of the system's error that a library in Rust, or tensorstore, tells in words; 0 for none."""
     found = re.search(r"\(os error (\d+)\)|\[os_error_code='(\d+)'\]", str(error))
     return int(found[1] or found[2]) if found else 0
+
+
+def _by_name(partial: Path, last: str | None) -> Order:
+    return Order([], sorted(files_below(partial), key=lambda name: (name == last, name)))
+
+
+def _switch(directory: Path, partial: Path, aside: Path, order: Order) -> None:
+    """Replace files of a directory by those in ``partial``; where a step fails, take the steps before it back."""
+    moves = [(directory / name, aside / name) for name in order.away]
+    moves += [(partial / name, directory / name) for name in order.new]
+    done: list[tuple[Path, Path]] = []
+    try:
+        for number, (source, target) in enumerate(moves):
+            if order.away and number == len(order.away):
+                sync_directory(directory)
+            _make(target.parent)
+            replaces = target.exists()
+            os.replace(source, target)
+            done += [] if replaces else [(source, target)]
+    except BaseException:
+        for source, target in reversed(done):
+            os.replace(target, source)
+        raise
+    for folder in {(directory / name).parent for name in order.new}:
+        sync_directory(folder)
+    for name in order.stale:
+        os.unlink(directory / name)
+    if order.stale:
+        sync_directory(directory)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax import strict_json
-from fewshot_jax.atomic_write import atomic_files, cannot_write, sync_tree
+from fewshot_jax.atomic_write import cannot_write
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.models.adapters import Adapter, combined, only
 from fewshot_jax.models.huggingface.families import FAMILIES
@@ -31,7 +31,7 @@ from fewshot_jax.models.huggingface.lora_matrices import (
 from fewshot_jax.models.huggingface.mapping import Rule
 from fewshot_jax.models.huggingface.pretrained import Pretrained, misfit, prefix_of, read_json
 from fewshot_jax.models.huggingface.tensors import Checkpoint
-from fewshot_jax.models.huggingface.writer import TensorSource, write_checkpoint
+from fewshot_jax.models.huggingface.writer import TensorSource, atomic_checkpoint, write_checkpoint
 from fewshot_jax.models.lora import A, B, lora, lora_of
 from fewshot_jax.types import Params
 
@@ -106,11 +106,9 @@ def save_adapter(path: str | Path, pretrained: Pretrained, trained: Params, adap
         "inference_mode": True,
     }
     try:
-        with atomic_files(path) as partial:
+        with atomic_checkpoint(path, stem=_STEM, key=_CONFIG) as partial:
             (partial / _CONFIG).write_text(strict_json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            sync_tree(partial)
-            where = path if path.exists() else partial
-            write_checkpoint(where, tensors, stem=_STEM, max_shard_bytes=2**62)  # peft reads no shards
+            write_checkpoint(partial, tensors, stem=_STEM, max_shard_bytes=2**62)  # peft reads no shards
     except OSError as error:
         raise cannot_write(path, error) from error
 

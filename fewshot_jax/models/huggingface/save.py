@@ -9,13 +9,13 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from fewshot_jax.atomic_write import atomic_files, cannot_write, sync_tree
+from fewshot_jax.atomic_write import cannot_write
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.mapping import Rule
 from fewshot_jax.models.huggingface.pretrained import Pretrained, leaves_of, prefix_of, rules_of
 from fewshot_jax.models.huggingface.text_tokenizer import COMPANIONS, TOKENIZER_FILES
-from fewshot_jax.models.huggingface.writer import TensorSource, write_checkpoint
+from fewshot_jax.models.huggingface.writer import TensorSource, atomic_checkpoint, write_checkpoint
 
 
 def save_pretrained(
@@ -24,7 +24,7 @@ def save_pretrained(
     """Write config.json, safetensors and the tokenizer; transformers loads the directory with equal outputs.
 
     The files of a tokenizer that cannot be read here are copied. A new directory appears whole or not at all; in one
-    that exists nothing is replaced before all is on disk.
+    that exists nothing is replaced before all is on disk, and a reader never finds weights beside another config.
 
     Args:
         path: the directory, made if need be; files of the same names are replaced.
@@ -48,10 +48,9 @@ def write_pretrained(
 ) -> None:
     """`save_pretrained` that raises an OSError where the directory cannot be written."""
     tensors = _tensors(pretrained, dtype)
-    with atomic_files(path) as partial:
+    with atomic_checkpoint(path, key="config.json") as partial:
         _write_texts(partial, path, pretrained, tensors)
-        sync_tree(partial)
-        write_checkpoint(path if path.exists() else partial, tensors, max_shard_bytes=max_shard_bytes)
+        write_checkpoint(partial, tensors, max_shard_bytes=max_shard_bytes)
 
 
 def _tensors(pretrained: Pretrained, dtype: Any) -> list[TensorSource]:

@@ -1,10 +1,10 @@
 """Tensors written in the safetensors format: a checkpoint of a directory, whole or not at all."""
 
 import contextlib
+import filecmp
+import functools
 import math
-import os
 import re
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fewshot_jax import strict_json
-from fewshot_jax.atomic_write import naming, sync_directory
+from fewshot_jax.atomic_write import Order, atomic_files, files_below
 from fewshot_jax.models.huggingface.tensors import CODES, SURROGATE
 
 
@@ -29,46 +29,54 @@ class TensorSource(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def write_checkpoint(
-    directory: Path, tensors: Iterable[TensorSource], *, stem: str = "model", max_shard_bytes: int = 5 * 2**30
-) -> None:
-    """Write tensors as the checkpoint of a directory, whole or not at all, one of them in memory at a time.
+@contextlib.contextmanager
+def atomic_checkpoint(directory: Path, *, stem: str = "model", key: str | None = None) -> Iterator[Path]:
+    """`atomic_files` for a directory with a checkpoint, which `write_checkpoint` writes, and the files beside it.
 
-    The files are ``{stem}.safetensors``, or, above ``max_shard_bytes`` of data, shards
-    ``{stem}-00001-of-0000N.safetensors`` and their index; a larger tensor has a shard of its own.
-    An earlier checkpoint of the same stem stays readable until the new one is complete, then it is
-    removed; tensors may thus be views on it. If the machine stops while shards replace others of
-    the same names, neither is readable, but never a mixture.
+    The block writes everything to the directory that this yields. A reader finds the old checkpoint until the new
+    one is complete, and never a mixture, also of weights and the files beside them. Where several files of the old
+    one must be replaced, ``key`` (or the index) goes first and comes back last; if the machine stops in between,
+    neither checkpoint is readable. Old files of the same stem go; tensors may be views on them.
 
     Args:
         directory: made if need be.
+        stem: as of `write_checkpoint`.
+        key: the file beside the weights without which nothing is read; the block writes it.
+
+    Raises:
+        OSError: one file cannot be written; names ``directory``.
+    """
+    with atomic_files(directory, order=functools.partial(_order, stem=stem, key=key)) as partial:
+        yield partial
+
+
+def write_checkpoint(
+    partial: Path, tensors: Iterable[TensorSource], *, stem: str = "model", max_shard_bytes: int = 5 * 2**30
+) -> None:
+    """Write tensors as a checkpoint, one of them in memory at a time.
+
+    The files are ``{stem}.safetensors``, or, above ``max_shard_bytes`` of data, shards
+    ``{stem}-00001-of-0000N.safetensors`` and their index; a larger tensor has a shard of its own.
+
+    Args:
+        partial: a directory, of `atomic_checkpoint`.
         tensors: in any order; those of a shard are made and stored from large to small items, which aligns them.
         stem: the start of the files' names, ``"adapter_model"`` for adapters.
         max_shard_bytes: of the tensors of a shard.
 
     Raises:
-        OSError: the directory cannot be written.
+        OSError: a file cannot be written.
         ValueError: a name or dtype that the format has not, or an array that is not as announced.
     """
     shards = _split(tensors, max_shard_bytes)
-    single, index, token = f"{stem}.safetensors", f"{stem}.safetensors.index.json", secrets.token_hex(4)
+    single, index = _deciding(stem)
+    if len(shards) == 1:
+        _write(partial / single, _serialized(shards[0]))
+        return
     names = [f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    contents: dict[str, Iterator[Any]] = dict(
-        zip([single] if len(shards) == 1 else names, map(_serialized, shards), strict=True)
-    )
-    if len(shards) > 1:
-        contents[index] = iter([_index(dict(zip(names, shards, strict=True)))])
-    partials = {name: directory / f".{name}.{token}.partial" for name in contents}
-    try:
-        with naming(directory):
-            directory.mkdir(parents=True, exist_ok=True)
-            for name, chunks in contents.items():
-                _write(partials[name], chunks)
-            _switch(directory, partials, stem, token)
-    finally:
-        for partial in partials.values():
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
+    for name, shard in zip(names, shards, strict=True):
+        _write(partial / name, _serialized(shard))
+    _write(partial / index, iter([_index(dict(zip(names, shards, strict=True)))]))
 
 
 def write_tensors(file: Path, tensors: Iterable[TensorSource]) -> None:
@@ -137,44 +145,38 @@ def _index(shards: Mapping[str, Sequence[TensorSource]]) -> bytes:
 
 
 def _write(file: Path, chunks: Iterator[Any]) -> None:
-    """Write a new file and wait until the disk has it."""
+    """Write a new file; the directory's writer forces it to disk."""
     with file.open("xb") as stream:
         for chunk in chunks:
             stream.write(chunk)
             del chunk  # before the next one is made
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
-def _switch(directory: Path, partials: Mapping[str, Path], stem: str, token: str) -> None:
-    """Give finished files their names, the deciding one last; remove the old checkpoint and what killed saves left.
+def _deciding(stem: str) -> tuple[str, str]:
+    """The names of a single file and of an index: where both are there, the single file is read."""
+    return f"{stem}.safetensors", f"{stem}.safetensors.index.json"
 
-    A reader sees the old checkpoint until the single file or the index is in place; an old single
-    file, which comes before an index, until it is removed, first of all.
+
+def _order(partial: Path, directory: Path, *, stem: str, key: str | None) -> Order:
+    """How new files replace those of a directory, so that a reader never finds a mixture.
+
+    The single file or the index alone decides which weights are read. Where it alone is replaced, this one step
+    is the switch; an old single file, which comes before an index, is read until it is removed, first of all.
     """
-    single, index = f"{stem}.safetensors", f"{stem}.safetensors.index.json"
-    ours = rf"{re.escape(stem)}(-[0-9]{{5}}-of-[0-9]{{5}})?\.safetensors|{re.escape(index)}"
-    old = {path.name for path in directory.iterdir() if re.fullmatch(ours, path.name)}
-    moves = [(partial, directory / name) for name, partial in partials.items()]
-    # Shards that would replace others one by one: the old index must go first, and all come back on failure.
-    if index in partials and (clash := old & partials.keys() - {index}):
-        first = [name for name in (index, *sorted(clash)) if name in old]
-        moves = [(directory / name, directory / f".{name}.{token}.old") for name in first] + moves
-    done: list[tuple[Path, Path]] = []
-    try:
-        for source, target in moves:
-            os.replace(source, target)
-            done.append((source, target))
-    except BaseException:
-        for source, target in reversed(done):
-            os.replace(target, source)
-        raise
-    sync_directory(directory)
-    stale = [
-        path.name
-        for path in directory.iterdir()
-        if re.fullmatch(rf"{ours}|\.({ours})\.[0-9a-f]{{8}}\.(partial|old)", path.name) and path.name not in partials
-    ]
-    for name in sorted(stale, key=lambda name: name != single):
-        os.unlink(directory / name)
-    sync_directory(directory)
+    single, index = _deciding(stem)
+    ours = re.compile(rf"{re.escape(stem)}(-[0-9]{{5}}-of-[0-9]{{5}})?\.safetensors|{re.escape(index)}")
+    made, old = files_below(partial), {path.name for path in directory.iterdir() if ours.fullmatch(path.name)}
+    weights = [name for name in made if ours.fullmatch(name)]
+    deciding = index if index in weights else single
+    shards = [name for name in weights if name != deciding]
+    beside = [name for name in made if name not in weights and not _same(partial / name, directory / name)]
+    if not beside and not old.intersection(shards):
+        return Order([], [*shards, deciding], sorted(old.difference(weights), key=lambda name: name != single))
+    texts = [name for name in beside if name != key]
+    first = [name for name in (key, index, single) if name is not None and (directory / name).is_file()]
+    replaced = [name for name in (*texts, *sorted(old)) if name not in first and (directory / name).is_file()]
+    return Order([*first, *replaced], [*texts, *shards, deciding, *([key] if key is not None else [])])
+
+
+def _same(new: Path, old: Path) -> bool:
+    return old.is_file() and filecmp.cmp(new, old, shallow=False)

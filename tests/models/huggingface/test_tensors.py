@@ -1,5 +1,6 @@
 """Files of tensors: the safetensors package is the oracle both ways, and no file can do more than be refused."""
 
+import contextlib
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.tensors import Checkpoint, read_header
-from fewshot_jax.models.huggingface.writer import TensorSource, write_checkpoint
+from fewshot_jax.models.huggingface.writer import TensorSource, atomic_checkpoint, write_checkpoint
 
 DTYPES = {
     "BOOL": np.bool_,
@@ -50,7 +51,12 @@ def sources(arrays):
 
 
 def write(directory, arrays, **options):
-    write_checkpoint(directory, sources(arrays), **options)
+    write_sources(directory, sources(arrays), **options)
+
+
+def write_sources(directory, tensors, *, stem="model", **options):
+    with atomic_checkpoint(directory, stem=stem) as partial:
+        write_checkpoint(partial, tensors, stem=stem, **options)
 
 
 def read(directory, **options):
@@ -216,7 +222,7 @@ def test_a_header_is_read_without_its_tensors(tmp_path):
 def test_one_tensor_at_a_time_is_in_memory_when_written(tmp_path):
     tensors = [TensorSource(f"{i}", np.dtype("f4"), (2**18,), lambda: np.ones(2**18, np.float32)) for i in range(8)]
     tracemalloc.start()
-    write_checkpoint(tmp_path, tensors, max_shard_bytes=2**22)
+    write_sources(tmp_path, tensors, max_shard_bytes=2**22)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert 2**20 <= peak < 1.5 * 2**20
@@ -502,7 +508,7 @@ def test_a_tensor_that_cannot_be_made_leaves_the_old_checkpoint(new, tmp_path):
     before = names(tmp_path)
     failing = TensorSource("last", np.dtype("f4"), (6,), lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_checkpoint(tmp_path, [*sources(fresh(2, new - 1)[0]), failing], **options)
+        write_sources(tmp_path, [*sources(fresh(2, new - 1)[0]), failing], **options)
     assert names(tmp_path) == before
     assert whole(tmp_path) == (1, 3)
 
@@ -526,13 +532,93 @@ def test_a_place_that_cannot_be_a_directory_is_named(tmp_path):
         write(tmp_path / "file", {"a": np.ones(1)})
 
 
-def test_what_a_killed_save_left_goes_with_the_next_one(tmp_path):
-    ours = [f".{SINGLE}.0123abcd.partial", f".{SHARDS[0]}.0123abcd.old", SHARDS[1]]
+def test_shards_that_a_killed_save_left_go_with_the_next_one(tmp_path):
+    ours = [SHARDS[0], SHARDS[1]]
     others = ["config.json", "pytorch_model.bin", "other.safetensors", "model-a.safetensors", "xmodel.safetensors"]
     for name in ours + others:
         (tmp_path / name).write_text("")
     write(tmp_path, {"a": np.ones(1)})
     assert names(tmp_path) == sorted([*others, SINGLE])
+
+
+def saved(value, shards):
+    """The files of a model whose weights, config and tokenizer belong together."""
+    arrays, options = fresh(value, shards)
+    return {"config.json": f"{value}", "tokenizer.json": f"{value}", "other.json": "stays"}, sources(arrays), options
+
+
+def save(directory, texts, tensors, options):
+    with atomic_checkpoint(directory, key="config.json") as partial:
+        write_checkpoint(partial, tensors, **options)
+        for name, text in texts.items():
+            (partial / name).write_text(text)
+
+
+def belongs(directory):
+    """The one value of all files of a model; None if there is no config, which is what is read first."""
+    if not (directory / "config.json").is_file():
+        return None
+    values = {float((directory / name).read_text()) for name in ("config.json", "tokenizer.json")}
+    (value,) = {whole(directory)[0], *values}
+    return value
+
+
+@pytest.mark.parametrize(("old", "new"), KINDS)
+def test_at_every_moment_weights_config_and_tokenizer_belong_together(old, new, tmp_path, monkeypatch):
+    save(tmp_path, *saved(1, old))
+    seen, replace, unlink = [], os.replace, os.unlink
+
+    def looked(operation):
+        def call(*arguments, **keywords):
+            operation(*arguments, **keywords)
+            seen.append(belongs(tmp_path))
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", looked(replace))
+        patch.setattr(os, "unlink", looked(unlink))
+        save(tmp_path, *saved(2, new))
+    assert None in seen and belongs(tmp_path) == 2
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for failing in range(9):
+        calls = iter(range(99))
+
+        def fail(source, target, calls=calls, failing=failing):
+            if next(calls) == failing:
+                raise OSError(5, "Input/output error")
+            replace(source, target)
+
+        with monkeypatch.context() as patch, contextlib.suppress(OSError):
+            patch.setattr(os, "replace", fail)
+            save(tmp_path, *saved(3, old))
+            break
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert failing >= 3
+
+
+def test_weights_alone_that_change_are_replaced_in_one_step(tmp_path, monkeypatch):
+    save(tmp_path, *saved(1, 1))
+    seen, replace = [], os.replace
+    texts, _, options = saved(1, 1)
+    monkeypatch.setattr(os, "replace", lambda source, target: (replace(source, target), seen.append(Path(target).name)))
+    save(tmp_path, texts, saved(2, 1)[1], options)
+    assert seen == [SINGLE] and whole(tmp_path) == (2, 1)
+
+
+def test_an_old_file_that_cannot_come_back_is_not_removed(tmp_path, monkeypatch):
+    save(tmp_path, *saved(1, 1))
+    calls, replace = iter(range(99)), os.replace
+
+    def broken(source, target):
+        if next(calls) > 1:
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        save(tmp_path, *saved(2, 1))
+    assert {"config.json", SINGLE, "tokenizer.json"} <= {path.name for path in tmp_path.rglob("*")}
 
 
 @pytest.mark.parametrize("limit", [24, 2**30])
@@ -560,7 +646,7 @@ def test_a_checkpoint_can_be_rewritten_from_its_own_views(limit, tmp_path):
 def test_what_the_format_cannot_hold_is_an_error_before_anything_is_replaced(records, message, tmp_path):
     write(tmp_path, {"a": np.ones(2)})
     with pytest.raises(ValueError, match=message):
-        write_checkpoint(tmp_path, [TensorSource(*record, lambda: np.ones(1, np.float32)) for record in records])
+        write_sources(tmp_path, [TensorSource(*record, lambda: np.ones(1, np.float32)) for record in records])
     assert names(tmp_path) == [SINGLE] and whole(tmp_path) == (1, 1)
 
 
