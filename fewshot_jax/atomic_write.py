@@ -1,7 +1,8 @@
 """Atomic writes: a reader finds the old file or directory or the new one, whole, also after a loss of power.
 
 Everything is written under a temporary name beside its target, forced to disk (fsync), and renamed; then the
-directory that holds the name is forced to disk too.
+directory that holds the name is forced to disk too. What a killed process left under a temporary name goes, an hour
+later, with the next write of the same target.
 """
 
 import contextlib
@@ -12,12 +13,14 @@ import re
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from fewshot_jax.errors import UserError, WriteError
 
+LEFT = 3600  # seconds after which what a process that ended has left may go
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says of a full disk, a quota, a limit
 
 
@@ -109,7 +112,7 @@ def atomic_files(
         with atomic_directory(directory) as partial:
             yield partial
         return
-    both = directory / f".{secrets.token_hex(4)}.partial"
+    both = _temporary(directory)
     partial, aside = both / "new", both / "old"
     try:
         with naming(directory):
@@ -118,6 +121,7 @@ def atomic_files(
             yield partial
             sync_tree(partial)
             _switch(directory, partial, aside, _by_name(partial, last) if order is None else order(partial, directory))
+            _sweep(directory, every=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         for folder in (aside, both):
@@ -263,7 +267,55 @@ def _sync(path: Path) -> None:
 
 def _beside(target: Path) -> Path:
     """A temporary name in the same directory, with the same suffix, by which libraries tell formats."""
-    return target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.partial{target.suffix}")
+    return _temporary(target.parent, f".{target.name[:40]}", target.suffix, every=target.exists())
+
+
+def _temporary(directory: Path, start: str = "", suffix: str = "", *, every: bool = False) -> Path:
+    """A new temporary name, with the number of this process; removes what others left, as `_sweep` says."""
+    _sweep(directory, start, suffix, every=every)
+    return directory / f"{start}.{os.getpid()}-{secrets.token_hex(4)}.partial{suffix}"
+
+
+def _sweep(directory: Path, start: str = "", suffix: str = "", *, every: bool) -> None:
+    """Remove what processes that were killed left under the names of `_temporary`.
+
+    A process of another host is told by the age of its files alone.
+
+    Args:
+        directory: of the names.
+        start: of the names.
+        suffix: of the names.
+        every: also those that hold old files, which made room and may be the only ones.
+    """
+    left = re.compile(rf"{re.escape(start)}\.(\d+)-[0-9a-f]{{8}}\.partial{re.escape(suffix)}(\.replaced)?")
+    with contextlib.suppress(OSError):
+        for path in list(directory.iterdir()):
+            if (found := left.fullmatch(path.name)) is None:
+                continue
+            kept = not every and (found[2] or any(path.glob("old/*")))
+            if not kept and not _alive(int(found[1])) and time.time() - _touched(path) > LEFT:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+
+
+def _alive(process: int) -> bool:
+    """Whether a process of this host has that number."""
+    if os.name == "nt":
+        return False  # os.kill would end it
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _touched(path: Path) -> float:
+    """When a file, or anything below a directory, was written last."""
+    return max(one.lstat().st_mtime for one in (path, *path.rglob("*")))
 
 
 def _make(directory: Path) -> None:

@@ -4,9 +4,11 @@ import ast
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -245,6 +247,64 @@ def test_a_checkpoint_is_on_disk_before_its_checksums(tmp_path, calls):
     renamed = calls.index(("rename", tmp_path / "checksums" / "3.json"))
     wanted = {folder, folder / "a", folder / "below", folder / "below" / "b", folder.parent}
     assert wanted <= {path for name, path in calls[:renamed] if name == "fsync"}
+
+
+WRITE = """
+import os, sys
+from pathlib import Path
+from fewshot_jax import atomic_write
+
+way, place = sys.argv[1], Path(sys.argv[2])
+with {"file": atomic_write.atomic_file, "files": atomic_write.atomic_files}.get(way, atomic_write.atomic_directory)(
+    place
+) as partial:
+    (partial if way == "file" else partial / "a").write_text("half")
+    os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_killed_process_left_goes_an_hour_later_and_nothing_else(tmp_path, way, monkeypatch):
+    place = tmp_path / "place.png"
+    if way == "files":
+        place.mkdir()
+    inside = place if way == "files" else tmp_path
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", WRITE, way, str(place)], check=False).returncode == 9
+    (left,) = inside.glob(".*.partial*")
+    others = [inside / f".x{left.name}", inside / left.name.replace("partial", "part"), inside / "notes.partial"]
+    mine = inside / re.sub(r"\d+-", f"{os.getpid()}-", left.name)
+    for path in (*others, mine):
+        path.write_text("another's")
+
+    def write():
+        kind = {"file": atomic_file, "files": atomic_files, "directory": atomic_directory}[way]
+        with kind(place) as partial:
+            (partial if way == "file" else partial / "a").write_text("new")
+
+    write()
+    assert left.exists(), "a process of another host may be writing it"
+    later = time.time() + 3700
+    monkeypatch.setattr(time, "time", lambda: later)
+    if way == "directory":
+        shutil.rmtree(place)
+    write()
+    assert not left.exists() and all(path.exists() for path in (*others, mine))
+
+
+def test_old_files_of_a_switch_that_was_broken_off_stay_until_the_next_one_is_done(tmp_path, monkeypatch):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = tmp_path / f".{ended.pid}-0123abcd.partial"
+    (left / "old").mkdir(parents=True)
+    (left / "old" / "a").write_text("the only one")
+    later = time.time() + 3700
+    monkeypatch.setattr(time, "time", lambda: later)
+    with pytest.raises(ZeroDivisionError), atomic_files(tmp_path):
+        raise ZeroDivisionError
+    assert contents(tmp_path) == {f"{left.name}/old/a": "the only one"}
+    with atomic_files(tmp_path) as partial:
+        (partial / "a").write_text("new")
+    assert contents(tmp_path) == {"a": "new"} and not left.exists()
 
 
 KILLED = """
