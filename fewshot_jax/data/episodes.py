@@ -5,7 +5,7 @@ order, after any restart.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -89,32 +89,50 @@ def check_lengths(lengths: Mapping[str, int]) -> None:
             )
 
 
-def _checked_label(label: np.ndarray) -> np.ndarray:
-    """The labels of items as an array ``[n]`` of numbers or strings, none of them NaN."""
-    label = np.asarray(label)
-    if label.ndim != 1 or label.dtype.kind not in "iufbUS":
+def _checked_classes(values: np.ndarray, name: str = "label") -> np.ndarray:
+    """The labels or groups of items as an array ``[n]`` of numbers or strings, none of them NaN."""
+    values = np.asarray(values)
+    if values.ndim == 1 and values.dtype.kind in "OT":  # a column of strings from pandas, or of NumPy's StringDType
+        values = _of_one_type(values.tolist(), name)
+    if values.ndim != 1 or values.dtype.kind not in "iufbUS":
         raise UserError(
-            f"'label' has shape {label.shape} and dtype {label.dtype}. Expected one number or string for each item, "
-            "[n]; convert the labels, for example with np.array(list_of_str)."
+            f"'{name}' has shape {values.shape} and dtype {values.dtype}. Expected one number or string for each item, "
+            "[n]; convert them, for example with np.array(list_of_str)."
         )
-    if label.dtype.kind == "f" and not np.isfinite(label).all():
-        item = int(np.flatnonzero(~np.isfinite(label))[0])
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        item = int(np.flatnonzero(~np.isfinite(values))[0])
         raise UserError(
-            f"'label' of item {item} is {label[item]}. Expected a class for each item; fill it in, or leave it out."
+            f"'{name}' of item {item} is {values[item]}. Expected a class for each item; fill it in, or leave it out."
         )
-    return label
+    return values
+
+
+def _of_one_type(values: list[Any], name: str) -> np.ndarray:
+    """An array of Python objects that are all strings, or all numbers of one type.
+
+    Raises:
+        UserError: one of them is something else.
+    """
+    known = next((kind for kind in (str, bool, int, float) if values and isinstance(values[0], kind)), str)
+    for item, value in enumerate(values):
+        if not isinstance(value, known) or isinstance(value, bool) != (known is bool):
+            raise UserError(
+                f"'{name}' of item {item} is {value!r}, of the type {type(value).__name__}. Expected strings, or "
+                "numbers of one type, for all items; fill it in, convert it, or leave the item out."
+            )
+    return np.array(values, known)
 
 
 class EpisodeSampler:
     """Draws N-way K-shot episodes from labelled items.
 
     Args:
-        label: ``[n]`` int class of each item.
+        label: ``[n]`` class of each item: numbers or strings.
         ways: most classes in an episode, ``N``.
         shots: most support items per class.
         queries: query items per class.
         seed: of the whole stream.
-        group: ``[n]`` int group of each item; the classes of an episode then
+        group: ``[n]`` group of each item; the classes of an episode then
             come from one group. A class belongs to one group; groups with fewer
             than ``min_ways`` classes are not drawn.
         domain_power: a group of ``C`` classes is drawn with probability
@@ -152,8 +170,9 @@ class EpisodeSampler:
         split: str = "data",
         section: str = "episodes",
     ):
-        label = _checked_label(label)
+        label = _checked_classes(label)
         if group is not None:
+            group = _checked_classes(group, "group")
             check_lengths({"label": len(label), "group": len(group)})
         self.ways, self.shots, self.queries, self.seed = ways, shots, queries, seed
         self.min_ways = ways if min_ways is None else min_ways
@@ -259,11 +278,11 @@ def episodes(
 
     Args:
         fields: arrays ``[n, ...]`` that the model reads, by name.
-        label: ``[n]`` int class of each item.
+        label: ``[n]`` class of each item: numbers or strings.
         step, seed: which meta-batch; the same numbers give the same episodes.
         tasks: number of tasks ``T``.
         ways, shots, queries: classes, and support and query items per class.
-        group: ``[n]`` int; the classes of an episode come from one group.
+        group: ``[n]`` numbers or strings; the classes of an episode come from one group.
 
     Returns:
         `Episode` of dict batches: each field ``[T, N*K, ...]`` (support) and

@@ -287,10 +287,41 @@ def test_rows_and_labels_of_unequal_number_are_refused_with_both_numbers(labels)
     ("label", "message"),
     [
         (np.array([0.0, 0, 1, np.nan]), "'label' of item 3 is nan"),
-        (np.array(["a", None, "b", "c"], object), "dtype object"),
+        (np.array(["a", None, "b", "c"], object), "item 1 is None, of the type NoneType"),
         (np.zeros((4, 1)), r"shape \(4, 1\)"),
     ],
 )
 def test_what_can_be_no_label_of_an_item_is_refused(label, message):
     with pytest.raises(fsj.UserError, match=message):
         fsj.episodes({"x": np.zeros(4)}, label, step=0, tasks=1, ways=1, shots=1, queries=1)
+
+
+NAMED = np.array([f"class {c:02}" for c in LABEL])
+TABLE = {
+    "strings of Python": (NAMED.astype(object), NAMED),
+    "numpy's strings of any length": (NAMED.astype(np.dtypes.StringDType()), NAMED),
+    "integers of Python": (LABEL.astype(object), LABEL),
+}
+
+
+@pytest.mark.parametrize("kind", TABLE)
+def test_a_column_of_objects_gives_the_episodes_of_an_array_of_its_type(kind):
+    given, plain = TABLE[kind]
+    drawn = [
+        fsj.episodes({"x": np.arange(len(LABEL))}, label, step=1, tasks=2, group=group, **SIZES)
+        for label, group in ((given, NAMED.astype("U7").astype(object)), (plain, NAMED.astype("U7")))
+    ]
+    assert same(*drawn)
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ([*NAMED[:-1], float("nan")], "'label' of item 107 is nan, of the type float"),
+        ([*NAMED[:2], 3, *NAMED[3:]], "'label' of item 2 is 3, of the type int"),
+        ([*LABEL[:2].tolist(), True, *LABEL[3:].tolist()], "'label' of item 2 is True, of the type bool"),
+    ],
+)
+def test_an_item_of_another_type_is_named(column, words):
+    with pytest.raises(fsj.UserError, match=words):
+        EpisodeSampler(np.array(column, object), **SIZES)
