@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from fewshot_jax import strict_json
 from fewshot_jax.data.fields import kind, listed
 from fewshot_jax.data.files import jsonl_rows, read_rows, read_text, suffix_of
+from fewshot_jax.data.spreadsheet import start_of_cells, without_separator
 from fewshot_jax.data.squad import read_json
 from fewshot_jax.errors import UserError
 
@@ -68,8 +69,8 @@ def detect_application(
 
 def _first_line(path: Path) -> int:
     """Return the number of the first line that is not blank: of the header, or of the first object."""
-    content = read_text(path)
-    return content[: len(content) - len(content.lstrip())].count("\n") + 1
+    content, delimiter = without_separator(read_text(path))
+    return len(content[: start_of_cells(content, delimiter or "")].splitlines()) + 1
 
 
 def columns_of(path: Path) -> list[str]:

@@ -21,8 +21,10 @@ from fewshot_jax.data.fields import check_characters, check_fields, kind, listed
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.spreadsheet import (
     DELIMITERS,
+    Cells,
     columns_of_csv,
     encoding_of,
+    without_blank_columns,
     without_blank_end,
     without_blank_rows,
     without_separator,
@@ -111,8 +113,8 @@ def read_texts(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Read the input of a prediction: what `read_records` reads, or `.txt`.
 
-    A `.txt` file holds one text per line; its blank lines are rows as well, save the
-    last ones, so that predictions stay aligned with the lines.
+    A `.txt` file holds one text per line. Its blank lines are rows as well, save the last ones, so that
+    predictions stay aligned with the lines; so are the blank rows of a CSV or TSV, see `without_blank_rows`.
 
     Args:
         path: the file.
@@ -128,7 +130,7 @@ def read_texts(
         UserError: the file, or a line of it, cannot be read.
     """
     path = Path(path).expanduser()
-    numbered = list(read_rows(path, {option: text}, plain=True, blank_rows=blanks))
+    numbered = list(read_rows(path, {option: text}, plain=True, blank_rows=True))
 
     def given(line: int, value: Any) -> str:
         if blanks and (value is None or (isinstance(value, str) and not value.strip())):
@@ -152,7 +154,7 @@ def read_rows(
         fields: what every row must have: the option that names a field -> its name.
         plain: a `.txt` file is taken too; its rows have the one field of `fields`.
         problems: gets what is wrong with single rows; None to raise the first.
-        blank_rows: of a CSV or TSV, yield rows of blank cells too, save the last ones.
+        blank_rows: of a CSV or TSV, yield rows of blank cells too, see `without_blank_rows`.
 
     Raises:
         UserError: the file, or a line of it, cannot be read, or lacks a field.
@@ -290,13 +292,9 @@ def _json_object(place: str, text: str, example: str) -> dict[str, Any]:
 def _delimited_rows(
     path: Path, content: str, fields: Mapping[str, str], delimiter: str, problems: Problems | None, blank_rows: bool
 ) -> Iterator[Row]:
-    rows = without_blank_rows(_cells(path, content, delimiter, problems), inside=not blank_rows)
-    line, cells = next(rows, (1, []))
-    header = without_blank_end([column.strip() for column in cells])
-    if header:
-        _check_header(f"{path}, line {line}", header, fields, delimiter)
+    header, rows = _with_header(path, _cells(path, content, delimiter, problems), fields, delimiter)
     count = 0
-    for line, cells in rows:
+    for line, cells in without_blank_rows(rows, columns=len(header), inside=not blank_rows):
         count += 1
         cells = without_blank_end(cells, len(header))
         if len(cells) == len(header):
@@ -311,7 +309,21 @@ def _delimited_rows(
         raise UserError(f"{path}: only a header, no rows. Add at least one row below it.")
 
 
-def _cells(path: Path, content: str, delimiter: str, problems: Problems | None) -> Iterator[tuple[int, list[str]]]:
+def _with_header(
+    path: Path, rows: Iterator[Cells], fields: Mapping[str, str], delimiter: str
+) -> tuple[list[str], Iterable[Cells]]:
+    """Return the names of the columns, which the first row that is not blank holds, and the rows below it."""
+    line, header = next(((line, found) for line, cells in rows if (found := without_blank_end(cells))), (1, []))
+    header = [column.strip() for column in header]
+    below: Iterable[Cells] = rows
+    if "" in header:
+        header, below = without_blank_columns(header, list(rows))
+    if header:
+        _check_header(f"{path}, line {line}", header, fields, delimiter)
+    return header, below
+
+
+def _cells(path: Path, content: str, delimiter: str, problems: Problems | None) -> Iterator[Cells]:
     """Yield the cells of each row and the line on which it starts: a row may span lines."""
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
     line = 1
@@ -338,6 +350,11 @@ def _broken_row(path: Path, line: int, error: csv.Error, delimiter: str) -> User
 
 def _check_header(place: str, header: list[str], fields: Mapping[str, str], delimiter: str) -> None:
     """Raise unless a header names each column once, and the needed ones among them."""
+    if len(unnamed := [str(i) for i, column in enumerate(header, start=1) if not column]) > 1:
+        raise UserError(
+            f"{place}: columns {' and '.join(unnamed)} have cells, and no name in the header. Name them there, or "
+            "delete them."
+        )
     if repeated := sorted({c for c in header if header.count(c) > 1}):
         raise UserError(f"{place}: the header repeats {listed(repeated)}. Give every column its own name.")
     if len(header) == 1 and (found := next((c for c in ",;\t|" if c != delimiter and c in header[0]), None)):

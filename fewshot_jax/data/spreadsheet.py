@@ -13,6 +13,8 @@ DELIMITERS = (",", ";", "\t")
 _SEPARATOR = re.compile(r'\s*"?sep=([^\w\s"]|\t)"?[,;\t]*(?=[\r\n])', re.IGNORECASE)
 _MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
+Cells = tuple[int, list[str]]  # the line on which a row starts, and its cells
+
 # Tab, line feed and carriage return at the beginning are skipped by some programs, which then see what follows; those
 # of East Asian width are taken for the narrow ones.
 _STARTS = (*"=+-@", "\t", "\r", "\n", *"\uff1d\uff0b\uff0d\uff20")
@@ -39,13 +41,20 @@ def columns_of_csv(content: str) -> tuple[str, list[str]]:
     That is what a first line ``sep=;`` says, else comma, semicolon or tab: whichever gives most columns.
     """
     content, given = without_separator(content)
-    header = next(iter(content.lstrip("\r\n ").splitlines()), "")
+    header = content[start_of_cells(content, given or "") :].partition("\n")[0].partition("\r")[0]
     try:
         found = {one: next(csv.reader([header], delimiter=one), []) for one in ([given] if given else DELIMITERS)}
     except csv.Error:  # too long for one
         return given or ",", []
     delimiter = max(found, key=lambda one: len(found[one]))
     return delimiter, [name.strip() for name in found[delimiter]]
+
+
+def start_of_cells(content: str, delimiter: str = "") -> int:
+    """Return where the first line begins that holds more than blank cells, in quotes or without."""
+    blank = re.compile(rf'(?:[\s",;{re.escape(delimiter)}]*[\r\n])?')
+    match = blank.match(content)
+    return 0 if match is None else match.end()
 
 
 def without_blank_end(cells: list[str], least: int = 0) -> list[str]:
@@ -61,21 +70,36 @@ def without_blank_end(cells: list[str], least: int = 0) -> list[str]:
     return cells[:count]
 
 
-def without_blank_rows(rows: Iterable[tuple[int, list[str]]], *, inside: bool) -> Iterator[tuple[int, list[str]]]:
-    """Yield numbered rows without those at the end whose cells are all blank.
+def without_blank_rows(rows: Iterable[Cells], *, columns: int, inside: bool) -> Iterator[Cells]:
+    """Yield numbered rows without those at the end whose cells are all blank, and without lines of nothing.
+
+    In a file of one column a blank cell is a row that somebody wrote, such as ``""``, and stays at the end too.
 
     Args:
         rows: numbers of lines, and cells.
-        inside: leave out those that other rows follow as well.
+        columns: of the file; a blank row that stays has as many cells.
+        inside: leave out all blank rows.
     """
-    pending: list[tuple[int, list[str]]] = []
+    pending: list[Cells] = []
     for line, cells in rows:
-        if not without_blank_end(cells):
-            pending += [] if inside or not cells else [(line, cells)]
+        blank = not without_blank_end(cells)
+        if blank and (inside or not cells):
             continue
-        yield from pending
-        pending = []
-        yield line, cells
+        pending.append((line, [*cells, *[""] * (columns - len(cells))] if blank else cells))
+        if not blank or columns == len(cells) == 1:
+            yield from pending
+            pending = []
+
+
+def without_blank_columns(header: list[str], rows: list[Cells]) -> tuple[list[str], list[Cells]]:
+    """Return a header and numbered rows without the columns that have neither a name nor a cell that is not blank."""
+    used = {i for _, cells in rows for i, cell in enumerate(cells) if cell.strip()}
+    blank = {i for i, name in enumerate(header) if not name and i not in used}
+
+    def kept(cells: list[str]) -> list[str]:
+        return [cell for i, cell in enumerate(cells) if i not in blank]
+
+    return kept(header), [(line, kept(cells)) for line, cells in rows]
 
 
 def safe_cell(value: Any) -> Any:

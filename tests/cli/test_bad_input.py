@@ -124,6 +124,13 @@ TAKEN = {
         TEXTS,
         LABELS,
     ),
+    "commas in the empty row before the header": ("a.csv", ",,\n" + GOOD.replace("\n", ",\n"), TEXTS, LABELS),
+    "empty columns inside": (
+        "a.csv",
+        "".join(f",{line}\n" for line in GOOD.replace(",", ",,").splitlines()),
+        TEXTS,
+        LABELS,
+    ),
     "empty columns in the header alone": ("a.csv", GOOD.replace("label\n", "label,,\n", 1), TEXTS, LABELS),
 }
 
@@ -229,6 +236,17 @@ def test_an_unusual_file_makes_a_model(case, run, tmp_path):
     code, _, err = call("adapt", run, "--data", path, "--output", tmp_path / "model", "--folds", 0)
     assert code == 0, err
     assert sorted(load(tmp_path / "model").labels) == sorted(set(labels))
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_an_unusual_file_gets_a_label_for_each_text(case, model, tmp_path):
+    name, content, texts, _ = TAKEN[case]
+    path, output = written(tmp_path, name, content), tmp_path / "out.jsonl"
+    code, _, err = call("predict", model, "--input", path, "--output", output)
+    assert code == 0, err
+    rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if row["predicted_label"] is not None]  # others are of blank rows inside
+    assert [row["text"].strip() for row in rows] == texts
 
 
 NO_LABELS = ("label", "one class", "one example", "translation", "JSON array")

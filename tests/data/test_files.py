@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from fewshot_jax.data.detect import detect_application
 from fewshot_jax.data.files import read_records, read_texts
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
@@ -173,6 +174,52 @@ def test_blank_cells_and_rows_of_a_spreadsheet_hold_nothing(write):
         ],
         ["a", "", "c"],
     )
+
+
+@pytest.mark.parametrize("blank", [",,", "", " , ", '"",""', "  "])
+def test_blank_rows_before_the_header_are_none_of_the_file(write, blank):
+    path = write("a.csv", f"{blank}\n{blank}\ntext,label,\na,b,\n")
+    assert read_records(path) == [Record("a", "b")]
+    assert read_texts(path, blanks=True) == ([{"text": "a", "label": "b"}], ["a"])
+    with pytest.raises(UserError, match=r"a\.csv, line 3: no column 'note'"):
+        read_texts(path, text="note")
+    with pytest.raises(UserError, match=r"a\.csv, line 3: its columns are 'words', 'label'"):
+        detect_application(write("a.csv", f"{blank}\n{blank}\nwords,label,\na,b,\n"))
+
+
+def test_a_blank_line_of_spaces_is_a_row_of_blank_cells(write):
+    rows, texts = read_texts(write("a.csv", "id,text\n1,a\n  \n3,c\n"), blanks=True)
+    assert (rows[1], texts) == ({"id": "  ", "text": ""}, ["a", "", "c"])
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ('text\na\n""\nb\n""\n', ["a", "", "b", ""]),
+        ('text\na\n""\n""\n\n', ["a", "", ""]),
+        ("text\na\n\nb\n\n", ["a", "b"]),
+        ("text,\na,\n,\nb,\n,\n", ["a", "", "b"]),
+    ],
+)
+def test_a_blank_cell_of_a_file_of_one_column_is_a_row_at_its_end_too(write, content, texts):
+    assert read_texts(write("a.csv", content), blanks=True)[1] == texts
+
+
+def test_rows_to_predict_from_are_never_left_out_without_a_word(write):
+    with pytest.raises(UserError, match=r"a\.csv, line 3: 'text' is empty"):
+        read_texts(write("a.csv", 'text\na\n""\nb\n'))
+
+
+def test_columns_of_nothing_inside_a_sheet_are_left_out(write):
+    assert read_texts(write("a.csv", ",text,,label\n,a,,b\n\n,c, ,d\n"))[0] == [
+        {"text": "a", "label": "b"},
+        {"text": "c", "label": "d"},
+    ]
+    assert read_texts(write("a.csv", ",text,,label\n7,a,,b\n"))[0] == [{"": "7", "text": "a", "label": "b"}]
+    with pytest.raises(
+        UserError, match=r"a\.csv, line 1: columns 1 and 3 have cells, and no name in the header\. Name"
+    ):
+        read_texts(write("a.csv", ",text,,label\n7,a,8,b\n"))
 
 
 @pytest.mark.parametrize(

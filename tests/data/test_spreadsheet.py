@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewshot_jax.data.spreadsheet import safe_cell
+from fewshot_jax.data.spreadsheet import columns_of_csv, safe_cell
 
 FORMULAS = [
     "=cmd|' /C calc'!A0",
@@ -49,3 +49,8 @@ def test_no_cell_begins_as_a_formula_unless_it_is_a_number(text):
     if cell[:1] in set("=+-@\t\r"):
         float(cell)
     assert safe_cell(cell) == cell, "to write a file again adds nothing"
+
+
+@pytest.mark.parametrize("blank", [",,,\n", '"";""\r\n', "\t\t\n \n", "sep=;\n;;\n"])
+def test_the_columns_are_those_of_the_first_line_with_a_name(blank):
+    assert columns_of_csv(blank + '"text";label\na;b\n') == (";", ["text", "label"])
