@@ -4,10 +4,12 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-# Characters without a width. The joiners U+200C and U+200D stay between characters beyond ASCII, where they spell
-# Persian and Indic words and emoji.
+# Characters that Unicode lets programs ignore (Default_Ignorable_Code_Point), which have no width or no ink: marks of
+# direction, fillers, selectors of variants. Tags, which spell flags, stay; so do the joiners U+200C and U+200D between
+# characters beyond ASCII, where they spell Persian and Indic words and emoji.
 _INVISIBLE = re.compile(
-    "[\u00ad\u034f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\U000e0100-\U000e01ef]"
     "|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
 )
 _SHOWN = 3  # names in a note
@@ -15,7 +17,8 @@ _SHOWN = 3  # names in a note
 
 def normal_name(name: str) -> str:
     """Return a name in Unicode's form NFC, without characters of no width, with single plain spaces."""
-    return " ".join(_INVISIBLE.sub("", unicodedata.normalize("NFC", name)).split())
+    seen = _INVISIBLE.sub("", unicodedata.normalize("NFC", name))
+    return " ".join(unicodedata.normalize("NFC", seen).split())  # what stood apart may compose
 
 
 def joined_names(names: Iterable[str], noun: str) -> list[str]:

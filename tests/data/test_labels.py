@@ -90,6 +90,10 @@ def test_texts_to_predict_are_whatever_gives_strings():
         plain_texts(["a", None])
 
 
+# Mongolian's vowel separator, fillers of Hangul, selectors of variants.
+IGNORED = (0x180E, 0x115F, 0x1160, 0x3164, 0xFFA0, 0xFE00, 0xFE0F, 0xE0100, 0x200B)
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -98,6 +102,7 @@ def test_texts_to_predict_are_whatever_gives_strings():
         ("tea", "\ufefftea"),
         ("tea", "te\u00ada"),
         ("tea", "te\u200da"),
+        *((f"t\u00e9a {c:04x}", f"te{chr(c)}\u0301a {c:04x}{chr(c)}") for c in IGNORED),
         ("green tea", "green\u00a0tea"),
         ("green tea", "green \u2009 tea\t"),
     ],
