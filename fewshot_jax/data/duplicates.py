@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from fewshot_jax.data.examples import folded
+from fewshot_jax.data.examples import key_of
 from fewshot_jax.data.records import Record
 
 
@@ -22,7 +22,7 @@ class Distinct(NamedTuple):
 
 
 def distinct(records: Sequence[Record]) -> Distinct:
-    """Skip the labelled texts that occur before with the same label, whatever their case and white space.
+    """Skip the labelled texts that occur before with the same label, or look like one that does; see `key_of`.
 
     A text with several labels is kept once for each of them.
     """
@@ -30,7 +30,7 @@ def distinct(records: Sequence[Record]) -> Distinct:
     texts: dict[str, str] = {}
     kept = []
     for record in records:
-        key = folded(record.text)
+        key = key_of(record.text)
         texts.setdefault(key, record.text)
         known = labels.setdefault(key, [])
         if record.label not in known:
@@ -47,7 +47,7 @@ def notes_of(splits: Mapping[str, Distinct]) -> list[str]:
         where = ", ".join(f"{one.skipped:,} in {split}" for split, one in splits.items() if one.skipped)
         notes.append(
             f"skipped {total:,} duplicate text{'' if total == 1 else 's'} ({where}): a text counts once for each "
-            "class, whatever its case and spaces"
+            "class, whatever its case, spaces and invisible characters"
         )
     for split, one in splits.items():
         if count := len(one.unclear):

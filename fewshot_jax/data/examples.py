@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from fewshot_jax.data.names import normal_name
+
 
 class Example(NamedTuple):
     """A text to read and the text to write.
@@ -29,6 +31,11 @@ class Example(NamedTuple):
 def folded(text: str) -> str:
     """The text by which two are the same but for case and white space."""
     return " ".join(text.casefold().split())
+
+
+def key_of(text: str) -> str:
+    """The text by which two look the same: but for case, white space, Unicode form and characters of no width."""
+    return folded(normal_name(text))
 
 
 def names(text: str, value: str) -> bool:

@@ -1,6 +1,6 @@
 """What test shares with another split and should not: names of classes, texts, and texts that are nearly the same.
 
-Two texts are the same if they differ in case and white space only, and nearly the same if the sets of their
+Two texts are the same if they look so (see `key_of`), and nearly the same if the sets of their
 character 5-grams have a Jaccard similarity of 0.8 or more. Candidates are found by minwise hashing in bands, and
 judged by their 5-grams: no pair is reported wrongly, and one of similarity 0.8 is overlooked in 2 of 1,000 cases
 (1 - (1 - 0.8^5)^16 = 0.998 are found), one of 0.9 in 1 of a million.
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fewshot_jax.data.examples import folded
+from fewshot_jax.data.examples import key_of
 
 SIMILAR = 0.8
 _WIDTH = 5  # characters of an n-gram
@@ -65,16 +65,16 @@ def find_leakage(
 
     Args:
         known, test: the texts.
-        known_classes, test_classes: the names, the same where they differ in case and white space only.
+        known_classes, test_classes: the names, the same where they look so.
         most_characters: of all texts, beyond which nearly equal ones are not looked for; None for no bound.
     """
-    names = {folded(name) for name in known_classes}
+    names = {key_of(name) for name in known_classes}
     by_key: dict[str, str] = {}
     for text in known:
-        by_key.setdefault(folded(text), text)
+        by_key.setdefault(key_of(text), text)
     exact, others = [], dict[str, list[str]]()  # those of one folded text together
     for text in test:
-        key = folded(text)
+        key = key_of(text)
         if key in by_key:
             exact.append(Pair(by_key[key], text, 1.0))
         else:
@@ -87,7 +87,7 @@ def find_leakage(
             for a, b, similarity in near_duplicates(keys, own)
             for text in others[own[b]]
         ]
-    shared = [name for name in test_classes if folded(name) in names]
+    shared = [name for name in test_classes if key_of(name) in names]
     return Leakage(shared, exact, near, len(known), len(test))
 
 

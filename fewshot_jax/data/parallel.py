@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from fewshot_jax.data.examples import Example, folded
+from fewshot_jax.data.examples import Example, key_of
 from fewshot_jax.data.fields import string, task_of
 from fewshot_jax.data.files import Problems, each, plain_lines, read_rows, read_text
 from fewshot_jax.errors import UserError
@@ -81,14 +81,13 @@ def read_aligned(source_path: str | PurePath, target_path: str | PurePath, *, ta
 def without_sources(examples: Sequence[Example], held_out: Sequence[Example]) -> tuple[list[Example], int]:
     """Leave out the examples whose key occurs among those held out.
 
-    Keys are the same where they differ in case and white space only; the empty key is
-    nobody's.
+    Keys are the same where they look so, see `key_of`; the empty key is nobody's.
 
     Returns:
         (kept, dropped): the other examples in their order, and how many were left out.
     """
-    taken = {folded(example.key) for example in held_out} - {""}
-    kept = [example for example in examples if folded(example.key) not in taken]
+    taken = {key_of(example.key) for example in held_out} - {""}
+    kept = [example for example in examples if key_of(example.key) not in taken]
     return kept, len(examples) - len(kept)
 
 

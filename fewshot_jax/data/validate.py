@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from fewshot_jax.config_file import nearest
 from fewshot_jax.data.detect import NEEDS
 from fewshot_jax.data.dialogues import read_dialogues, replies
-from fewshot_jax.data.examples import folded
+from fewshot_jax.data.examples import folded, key_of
 from fewshot_jax.data.fields import listed
 from fewshot_jax.data.files import Problems, read_records, read_rows, suffix_of
 from fewshot_jax.data.labels import check_numbers
@@ -225,7 +225,7 @@ def _notes(path: Path, application: str, items: Sequence[Item], label: str) -> l
 def _contradictions(items: Sequence[Item]) -> list[str]:
     labels: dict[str, set[str]] = {}
     for item in items:
-        labels.setdefault(folded(item.texts["text"]), set()).add(item.group)
+        labels.setdefault(key_of(item.texts["text"]), set()).add(item.group)
     twice = [(text, sorted(names)) for text, names in labels.items() if len(names) > 1]
     if not twice:
         return []

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from fewshot_jax.applications.table import build_application
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.duplicates import distinct, notes_of
-from fewshot_jax.data.examples import folded
+from fewshot_jax.data.examples import Example, folded
+from fewshot_jax.data.leakage import find_leakage
+from fewshot_jax.data.parallel import without_sources
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import split_records
 from fewshot_jax.errors import UserError
@@ -80,7 +82,8 @@ def test_a_text_with_several_labels_is_kept_under_each_and_reported():
     assert found.records == records[:3]
     assert (found.skipped, found.unclear) == (1, ["go"])
     assert notes_of({"train": found, "test": distinct([])}) == [
-        "skipped 1 duplicate text (1 in train): a text counts once for each class, whatever its case and spaces",
+        "skipped 1 duplicate text (1 in train): a text counts once for each class, whatever its case, "
+        "spaces and invisible characters",
         "train: 1 text has several labels, such as 'go'; it is kept under each",
     ]
 
@@ -98,3 +101,14 @@ def test_a_text_may_stand_in_two_splits_which_the_check_of_leakage_reports():
     notes: list[str] = []
     splits = split_records(records, {"train": ["a"], "validation": [], "test": ["b"]}, notes=notes)
     assert (splits["train"].texts, splits["test"].texts, notes) == (["same"], ["same", "other"], [])
+
+
+ALIKE = ["caf\u00e9 now", "cafe\u0301 now", "caf\u00e9\u200b now", "CAF\u00c9\u00a0NOW"]
+
+
+def test_texts_that_look_alike_are_one_text_in_a_split_and_in_two():
+    assert distinct([Record(text, "a") for text in ALIKE]).records == [Record(ALIKE[0], "a")]
+    leakage = find_leakage(ALIKE[:1], ALIKE)
+    assert [pair.test for pair in leakage.exact] == ALIKE
+    pairs = [Example(text, "x", key=text) for text in [*ALIKE, "other"]]
+    assert without_sources(pairs, pairs[:1]) == (pairs[-1:], 4)
