@@ -7,13 +7,16 @@ from typing import Any
 
 from fewshot_jax.errors import UserError
 
+DIVERGED = "A loop that diverges (lower inner.rate) or damaged weights give such numbers."
 
-def dumps(value: Any, where: object = "JSON", **options: Any) -> str:
+
+def dumps(value: Any, where: object = "JSON", cause: str = "Leave it out, or write null.", **options: Any) -> str:
     """Return a value as JSON.
 
     Args:
         value: of dicts, lists, strings, numbers, booleans and None.
         where: it goes, for the message: a file, or the name of the output.
+        cause: of such a number, and the remedy, for the message; `DIVERGED` for scores and what a loop has computed.
         options: of `json.dumps`.
 
     Raises:
@@ -26,14 +29,18 @@ def dumps(value: Any, where: object = "JSON", **options: Any) -> str:
         if place is None:
             raise
         raise UserError(
-            f"{where}: {place[0] or 'the value'} is {place[1]}. Expected a finite number; nothing is written. A loop "
-            "that diverges (lower inner.rate) or damaged weights give such numbers."
+            f"{where}: {place[0] or 'the value'} is {place[1]}. Expected a finite number; nothing is written. {cause}"
         ) from error
 
 
 def loads(text: str) -> Any:
-    """Return the value of JSON; NaN and infinity, which Python's json writes, are read as null."""
-    return json.loads(text, parse_constant=lambda _: None)
+    """Return the value of JSON; NaN and infinity, which Python's json writes, are read as null, and so is 1e999."""
+    return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
 
 
 def not_finite(value: Any, place: str = "") -> tuple[str, float] | None:

@@ -17,6 +17,7 @@ from fewshot_jax.adaptation.classifier import load
 from fewshot_jax.adaptation.simple import SimpleClassifier
 from fewshot_jax.applications.classification import ACCURACY, MACRO_F1, confusion_of_episode
 from fewshot_jax.cli.main import main
+from fewshot_jax.data.fields import check_characters
 from fewshot_jax.data.files import read_texts
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.bootstrap import Interval
@@ -58,8 +59,8 @@ def test_the_place_of_the_number_is_named():
 
 
 def test_nan_that_other_programs_write_is_read_as_null(tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"text": "a", "x": NaN, "y": [-Infinity]}\n', encoding="utf-8")
-    assert read_texts(tmp_path / "rows.jsonl")[0] == [{"text": "a", "x": None, "y": [None]}]
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "x": NaN, "y": [-Infinity, 1e999, -1e999]}\n', encoding="utf-8")
+    assert read_texts(tmp_path / "rows.jsonl")[0] == [{"text": "a", "x": None, "y": [None, None, None]}]
 
 
 @pytest.fixture
@@ -91,18 +92,31 @@ def test_a_saved_model_whose_weights_are_no_numbers_is_called_damaged(classifier
 
 def test_a_temperature_that_is_no_number_is_not_saved(classifier, tmp_path):
     classifier.temperature = math.nan
-    with pytest.raises(UserError, match=r"model\.json: temperature is nan"):
+    with pytest.raises(UserError, match=r"model\.json: temperature is nan.*loop that diverges"):
         classifier.save(tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
 
-def test_rows_that_predict_echoes_hold_no_nan(classifier, tmp_path):
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_rows_that_predict_echoes_hold_numbers_that_are_finite(number, classifier, tmp_path, capsys):
     classifier.save(tmp_path / "model")
-    (tmp_path / "rows.jsonl").write_text('{"text": "a tea", "x": NaN}\n', encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(f'{{"text": "a tea", "x": {number}, "y": "\\udaff"}}\n', encoding="utf-8")
     given = ["--input", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    assert main(["predict", str(tmp_path / "model"), *given]) == 2
+    assert "rows.jsonl, line 1: 'y' holds half of a surrogate pair" in capsys.readouterr().err
+    (tmp_path / "rows.jsonl").write_text(f'{{"text": "a tea", "x": {number}}}\n', encoding="utf-8")
     assert main(["predict", str(tmp_path / "model"), *given]) == 0
     line = (tmp_path / "out.jsonl").read_text(encoding="utf-8")
     assert json.loads(line, parse_constant=pytest.fail)["x"] is None
+    given[-1] = str(tmp_path / "out.csv")
+    assert main(["predict", str(tmp_path / "model"), *given]) == 0
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()[1].startswith("a tea,,tea,")
+
+
+def test_a_number_of_the_input_is_not_blamed_on_a_model():
+    with pytest.raises(UserError, match=r"^a\.jsonl, line 3: 'x': \[0\] is inf\. Expected") as caught:
+        check_characters("a.jsonl, line 3", "x", [math.inf])
+    assert "diverges" not in str(caught.value)
 
 
 def test_a_score_of_logits_that_are_nan_is_not_the_score_of_a_guess():

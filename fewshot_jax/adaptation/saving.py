@@ -84,7 +84,7 @@ def save_model(
             "lower inner.rate in the config of the run."
         )
     content = {**record, **({} if config is None else {"config": to_dict(config)}), "versions": versions()}
-    model = strict_json.dumps(content, directory / "model.json", indent=2)
+    model = strict_json.dumps(content, directory / "model.json", strict_json.DIVERGED, indent=2)
     try:
         with atomic_directory(directory) as partial:
             write_tensors(partial / "model.safetensors", map(_tensor, arrays.items()))

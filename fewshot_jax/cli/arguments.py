@@ -138,4 +138,4 @@ def counted(number: int, noun: str) -> str:
 
 def print_json(value: Any) -> None:
     """Write one JSON document to stdout."""
-    sys.stdout.write(strict_json.dumps(value, "--json", indent=2) + "\n")
+    sys.stdout.write(strict_json.dumps(value, "--json", strict_json.DIVERGED, indent=2) + "\n")

@@ -67,7 +67,7 @@ def check_characters(place: str, field: str, value: object) -> None:
         field: the name of the field, looked at as well.
         value: a string, or whatever JSON can hold.
     """
-    text = value if isinstance(value, str) else strict_json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else strict_json.dumps(value, f"{place}: '{field}'", ensure_ascii=False)
     if _SURROGATE.search(text) or _SURROGATE.search(field):
         raise UserError(
             f"{place}: '{field.encode(errors='backslashreplace').decode()}' holds half of a surrogate pair (\\ud800 to "

@@ -239,7 +239,8 @@ def tune_inner(
         own_score=float(of_own.mean()),
         difference=difference_of(in_grid, of_own, application.score),
     )
-    write_text(run.path / INNER_GRID, strict_json.dumps(found.to_json(), indent=2) + "\n")
+    path = run.path / INNER_GRID
+    write_text(path, strict_json.dumps(found.to_json(), path, strict_json.DIVERGED, indent=2) + "\n")
     return found
 
 

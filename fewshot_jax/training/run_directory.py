@@ -152,7 +152,9 @@ class RunFiles:
     def write(self, name: str, values: Any) -> None:
         """Write a JSON file whole or not at all; of several processes the first does."""
         if is_first():
-            write_text(self.path / name, strict_json.dumps(values, indent=2) + "\n")
+            write_text(
+                self.path / name, strict_json.dumps(values, self.path / name, strict_json.DIVERGED, indent=2) + "\n"
+            )
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
