@@ -21,8 +21,8 @@ from fewshot_jax.applications.language_model import language_model
 from fewshot_jax.applications.text_classification import with_label_names
 from fewshot_jax.applications.writing import writing_functions
 from fewshot_jax.config import WRITES, Config
+from fewshot_jax.data.duplicates import distinct_examples
 from fewshot_jax.data.examples import Example
-from fewshot_jax.data.labels import tidy_records
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import TextSplit, text_split
 from fewshot_jax.errors import UserError
@@ -41,7 +41,8 @@ def adapt(run_dir: str | Path, records: Sequence[Record] | Sequence[Example]) ->
 
     Args:
         run_dir: of a meta-trained run.
-        records: labelled texts, at least two labels, see `tidy_records`; of a run that writes, `Example`s of one task.
+        records: labelled texts, at least two labels, see `distinct_examples`; of a run that writes, `Example`s of one
+            task.
 
     Returns:
         The classifier, or the writer.
@@ -60,8 +61,8 @@ def adapt(run_dir: str | Path, records: Sequence[Record] | Sequence[Example]) ->
         return adapt_writer(run, cast(Sequence[Example], records))
     if config.application != "text_classification":
         raise UserError(not_of_texts(run.path, config))
-    labelled, joined = tidy_records(cast(Sequence[Record], records), "the examples")
-    for note in joined:
+    labelled, notes, doubts = distinct_examples(cast(Sequence[Record], records), "the examples")
+    for note in (*notes, *doubts):
         warnings.warn(note, stacklevel=2)
     check_labelled(labelled)
     if config.kind == "label_scoring":

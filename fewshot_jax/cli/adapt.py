@@ -75,8 +75,8 @@ def _adapt(parsed: Arguments) -> None:
     from fewshot_jax.adaptation.start import DEFAULT, check_named, earlier, is_pretrained, not_of_texts
     from fewshot_jax.config import WRITES
     from fewshot_jax.data.detect import detect_application
+    from fewshot_jax.data.duplicates import distinct_examples
     from fewshot_jax.data.files import read_records
-    from fewshot_jax.data.labels import tidy_records
     from fewshot_jax.training.run_directory import RunDirectory
 
     check_output(parsed.output)
@@ -99,9 +99,9 @@ def _adapt(parsed: Arguments) -> None:
         )
     read = [*before, *read_records(parsed.data, text=text, label=label)]
     where = f"{parsed.data}{f', added to the examples of {parsed.model}' if before else ''}"
-    records, joined = tidy_records(read, where)
-    for note in joined:
-        print(f"note: {note}", file=sys.stderr)
+    records, notes, doubts = distinct_examples(read, where)
+    for line in (*(f"note: {note}" for note in notes), *(f"warning: {doubt}" for doubt in doubts)):
+        print(line, file=sys.stderr)
     if config is not None and config.kind == "label_scoring":
         _score_labels(parsed, records)
         return
@@ -117,15 +117,8 @@ def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
     from fewshot_jax.adaptation.simple import SimpleClassifier
     from fewshot_jax.adaptation.start import EXAMPLES, start_of, with_choices
     from fewshot_jax.adaptation.summary import card, record_of
-    from fewshot_jax.data.duplicates import distinct
     from fewshot_jax.data.splits import text_split
 
-    records, repeated, unclear = distinct(records)
-    if repeated:
-        print(f"note: skipped {counted(repeated, 'duplicate example')}", file=sys.stderr)
-    if unclear:
-        more = f" (and {counted(len(unclear) - 1, 'more text')})" if len(unclear) > 1 else ""
-        print(f"warning: '{unclear[0][:80]}' has several labels{more}; keep one", file=sys.stderr)
     check_labelled(records)
     data = text_split(records)
     start = with_choices(start_of(model), len(records))

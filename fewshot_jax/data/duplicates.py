@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fewshot_jax.data.examples import key_of
+from fewshot_jax.data.labels import tidy_records
 from fewshot_jax.data.records import Record
 
 
@@ -38,6 +39,32 @@ def distinct(records: Sequence[Record]) -> Distinct:
             known.append(record.label)
     unclear = [texts[key] for key, names in labels.items() if len(names) > 1]
     return Distinct(kept, len(records) - len(kept), unclear)
+
+
+def distinct_examples(records: Sequence[Record], where: str) -> tuple[list[Record], list[str], list[str]]:
+    """Check the texts that a model is adapted to, as `tidy_records` does, and skip the duplicates.
+
+    Args:
+        records: the labelled texts.
+        where: they are, for messages.
+
+    Returns:
+        (records, notes, doubts): notes on names that were joined and on duplicates, and what is perhaps wrong, texts
+        with several labels.
+
+    Raises:
+        UserError: as of `tidy_records`.
+    """
+    tidy, notes = tidy_records(records, where)
+    kept, skipped, unclear = distinct(tidy)
+    if skipped:
+        notes.append(f"skipped {skipped:,} duplicate example{'' if skipped == 1 else 's'}")
+    doubts = []
+    if unclear:
+        more = len(unclear) - 1
+        others = f" (and {more:,} more text{'' if more == 1 else 's'})" if more else ""
+        doubts.append(f"'{unclear[0][:80]}' has several labels{others}; keep one")
+    return kept, notes, doubts
 
 
 def notes_of(splits: Mapping[str, Distinct]) -> list[str]:

@@ -113,6 +113,18 @@ def test_labels_that_look_alike_are_joined_with_a_warning(run, records):
         assert fsj.adapt(run, spelled).labels == ["booking", "cancelling", "printing", "sending"]
 
 
+def test_an_example_that_is_repeated_counts_once_with_a_warning(run, records, classifier):
+    repeated = [*records, *(record._replace(text=f"{record.text.upper()} ") for record in records[:3])]
+    with pytest.warns(UserWarning, match="skipped 3 duplicate examples"):
+        again = fsj.adapt(run, repeated)
+    np.testing.assert_array_equal(again.predict_proba([SHORT, LONG]), classifier.predict_proba([SHORT, LONG]))
+
+
+def test_a_text_with_several_labels_is_told(run, records):
+    with pytest.warns(UserWarning, match=f"'{records[0].text}' has several labels; keep one"):
+        fsj.adapt(run, [*records, records[0]._replace(label="printing")])
+
+
 def test_a_record_without_a_label_is_named(run, records):
     with pytest.raises(fsj.UserError, match=r"record 7 \('pay'\): label nan of type float"):
         fsj.adapt(run, [*records, Record("pay", float("nan"))])

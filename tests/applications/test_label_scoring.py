@@ -264,6 +264,15 @@ def test_an_adapted_model_scores_the_candidates_it_was_adapted_to(tmp_path, chan
         saved_reader(config, channel_run, {"labels": labels, "candidates": ["open it"]})
 
 
+def test_an_example_that_is_repeated_is_read_once(channel_run, tmp_path, capsys):
+    rows = "open it,open\nOPEN  it,open\nprint it,print\n"
+    (tmp_path / "data.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
+    given = ["--data", str(tmp_path / "data.csv"), "--output", str(tmp_path / "made")]
+    assert main(["adapt", str(channel_run), *given]) == 0
+    out, err = capsys.readouterr()
+    assert "adapted to 2 examples" in out and err.count("skipped 1 duplicate example\n") == 1
+
+
 def test_two_classes_that_read_alike_cannot_be_told_apart(channel_run):
     with pytest.raises(UserError, match="the labels 'call-me' and 'call_me' are the same tokens"):
         adapt(channel_run, [Record("a", "call_me"), Record("b", "call-me")])
