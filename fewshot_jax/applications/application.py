@@ -11,6 +11,10 @@ from fewshot_jax.types import Batch, BatchFn, Episode, Key, LossFn, MetaLearner,
 
 Stream = Callable[[int, int], Episode]  # (step, tasks) -> the meta-batch of that step, as arrays
 
+# How files of texts become data, beside the fingerprints of a run: to be changed when the same files give other texts
+# or names. Runs without it have duplicates of texts, and names as they stand in the files.
+READING = {"reading": "distinct texts, normal names"}
+
 
 class Functions(NamedTuple):
     """What a learner is built from: one model, written for one task.
@@ -114,7 +118,7 @@ class Application(Protocol):
         """Write what `build` reads again on resume."""
 
     def fingerprint(self) -> dict[str, str]:
-        """A hash of each split's data."""
+        """A hash of each split's data; with `READING` where files of texts are read."""
 
     def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
         """Add the pictures of a trained learner to its run directory."""

@@ -4,7 +4,8 @@ The score of a class is its name's log-likelihood after the text, per token of t
 text's log-likelihood after the name. With the support set in the context (metaicl) these are in-context learning.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fewshot_jax import strict_json
 from fewshot_jax.algorithms.metric import ABSENT
 from fewshot_jax.applications.application import Functions, Stream
 from fewshot_jax.applications.classification import ClassApplication
@@ -157,7 +159,19 @@ class LabelScoring(ClassApplication):
         save_language_model(self.model, directory)
 
     def fingerprint(self) -> dict[str, str]:
-        return {**fingerprint_of_texts(self.splits), **fingerprint_of_model(self.config)}
+        return {
+            **fingerprint_of_texts(self.splits),
+            **_fingerprint_of_candidates(self.splits, self.config),
+            **fingerprint_of_model(self.config),
+        }
+
+
+def _fingerprint_of_candidates(splits: Mapping[str, TextSplit], config: Config) -> dict[str, str]:
+    """A hash of what is scored, where that is not the labels alone: earlier runs scored the names of data sets too."""
+    if not config.data.sets:
+        return {}
+    scored = {name: candidates(split.classes, config) for name, split in splits.items()}
+    return {"candidates": hashlib.sha256(strict_json.dumps(scored).encode()).hexdigest()}
 
 
 def candidates(labels: Sequence[str], config: Config) -> list[str]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fewshot_jax import strict_json
-from fewshot_jax.applications.application import Functions, Stream
+from fewshot_jax.applications.application import READING, Functions, Stream
 from fewshot_jax.applications.classification import (
     ClassApplication,
     Features,
@@ -345,8 +345,8 @@ class TextClassification(ClassApplication):
 
 
 def fingerprint_of_texts(splits: Mapping[str, TextSplit]) -> dict[str, str]:
-    """A hash of the texts, labels and classes of each split."""
-    return {
+    """A hash of the texts, labels and classes of each split, and how they are read."""
+    return READING | {
         name: hashlib.sha256(strict_json.dumps([split.texts, split.label.tolist(), split.classes]).encode()).hexdigest()
         for name, split in splits.items()
     }

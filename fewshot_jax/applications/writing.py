@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from fewshot_jax import strict_json
-from fewshot_jax.applications.application import Functions, Score, Stream, episode_seed
+from fewshot_jax.applications.application import READING, Functions, Score, Stream, episode_seed
 from fewshot_jax.applications.classification import class_members, data_files
 from fewshot_jax.applications.language_model import (
     TOKENIZER,
@@ -239,7 +239,7 @@ class Writing:
 
     def fingerprint(self) -> dict[str, str]:
         pools = self.pools or {"train": self._generated(self.config, 4)}
-        return {**{split: _hash(pool) for split, pool in pools.items()}, **fingerprint_of_model(self.config)}
+        return {**READING, **{split: _hash(pool) for split, pool in pools.items()}, **fingerprint_of_model(self.config)}
 
     def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
         """No pictures."""

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_jax import strict_json
-from fewshot_jax.applications.application import Application
+from fewshot_jax.applications.application import READING, Application
 from fewshot_jax.atomic_write import cannot_write, write_text
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import differences, read_config, write_config
@@ -260,10 +260,17 @@ class RunDirectory(RunFiles):
             found: the fingerprint of the data.
 
         Raises:
-            UserError: a split has other items or labels.
+            UserError: a split has other items or labels, or is read in another way and so has.
         """
         known = self.fingerprint()
-        if changed := [split for split in found if known.get(split) != found[split]]:
+        if changed := [split for split in found if split not in READING and known.get(split) != found[split]]:
+            if any(known.get(name) != found.get(name) for name in READING):
+                raise UserError(
+                    f"{self.path}: this version of fewshot_jax reads the data in another way than the one that started "
+                    f"this run (duplicates of texts, names of labels), and finds other data "
+                    f"({', '.join(changed)}). Expected the same; restore the files if they have changed, or go on with "
+                    "the version that started it, or start a new run."
+                )
             raise UserError(
                 f"{self.path}: the data has changed since this run started (splits: {', '.join(changed)}); "
                 "restore the files that data.path names, or start a new run"

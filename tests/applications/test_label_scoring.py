@@ -22,6 +22,7 @@ from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.fresh import new_model, new_params
 from fewshot_jax.training.evaluate import evaluate
 from fewshot_jax.training.loop import train
+from fewshot_jax.training.run_directory import RunDirectory
 
 TOKENIZER = {"kind": "word", "max_length": 16, "buckets": [16], "target_max_length": 8, "target_buckets": [8]}
 V, KEY = 23, jax.random.key(0)
@@ -250,6 +251,18 @@ def test_the_name_of_a_data_set_is_in_no_candidate(tmp_path):
         expected = [ids for _, ids in codec.encode([Example(" ", label) for label in labels])]
         assert [ids.tolist() for ids in names] == [ids.tolist() for ids in expected]
         assert not of_sets_names & {token for ids in names for token in ids.tolist()}
+
+
+def test_a_run_that_scored_the_names_of_data_sets_is_not_evaluated_without_them(tmp_path):
+    found = build_application(of_sets(tmp_path)).fingerprint()
+    run = RunDirectory(tmp_path)
+    run.write("data.json", {split: found[split] for split in ("train", "validation", "test")})
+    with pytest.raises(UserError, match=r"reads the data in another way .*\(candidates\).*start a new run"):
+        run.check_data(found)
+    run.write("data.json", found)
+    run.check_data(found)
+    without_sets = build_application(from_dict(SMALL)).fingerprint()
+    assert without_sets.keys() == found.keys() - {"candidates"}, "the labels alone say what is scored"
 
 
 def test_an_adapted_model_scores_the_candidates_it_was_adapted_to(tmp_path, channel_run):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fewshot_jax.applications.application import READING
 from fewshot_jax.applications.table import build_application
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.duplicates import distinct, notes_of
@@ -15,6 +16,7 @@ from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import split_records
 from fewshot_jax.errors import UserError
 from fewshot_jax.training import loop
+from fewshot_jax.training.run_directory import RunDirectory
 from tests.small_run import RUN
 
 CLASSES = [f"class{c}" for c in range(9)]
@@ -74,6 +76,21 @@ def test_a_run_tells_once_when_it_starts_and_a_quiet_one_does_not(doubled, tmp_p
     assert capsys.readouterr().err.count("note: skipped 45 duplicate texts") == 1
     loop.train(config_of(doubled, "head"), tmp_path / "quiet", quiet=True)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_run_that_kept_duplicates_is_told_so_and_one_without_any_goes_on(doubled, tmp_path, model):
+    config, run = config_of(doubled, model), RunDirectory(tmp_path)
+    once = build_application(config)
+    old = {name: value for name, value in once.fingerprint().items() if name not in READING}  # as runs had it before
+    run.write("data.json", old)
+    run.check_data(once.fingerprint())
+    run.write("data.json", {**old, "train": "that of texts with duplicates"})
+    with pytest.raises(UserError, match=r"in another way than .* \(duplicates of texts, names of labels\).*\(train\)"):
+        run.check_data(once.fingerprint())
+    run.write("data.json", {**once.fingerprint(), "train": "another"})
+    with pytest.raises(UserError, match=r"the data has changed since this run started \(splits: train\)"):
+        run.check_data(once.fingerprint())
 
 
 def test_a_text_with_several_labels_is_kept_under_each_and_reported():
