@@ -14,6 +14,7 @@ from fewshot_jax.atomic_write import FULL, cannot_write
 from fewshot_jax.cli.examples import example_of
 from fewshot_jax.config_file import nearest
 from fewshot_jax.errors import Terminated, UserError
+from fewshot_jax.notes import plain_notes
 
 TERMINATED = 75  # EX_TEMPFAIL of sysexits.h: try again
 # The module of each command has a function ``run(arguments)``.
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no torch is no news here
     try:
-        with interruptible():
+        with interruptible(), plain_notes():
             use_compilation_cache()
             importlib.import_module(COMMANDS[name][0]).run(arguments[1:])
     except UserError as error:

@@ -5,6 +5,7 @@ import sys
 
 from fewshot_jax.atomic_write import full_disk
 from fewshot_jax.errors import Terminated, UserError
+from fewshot_jax.notes import plain_notes
 from fewshot_jax.search.study import Search, work
 from fewshot_jax.training.interruption import termination
 
@@ -49,7 +50,7 @@ def _worker(search: Search, cache: str | None) -> None:
     if cache:
         jax.config.update("jax_compilation_cache_dir", cache)
     try:
-        with full_disk(search.directory, "--study"):
+        with full_disk(search.directory, "--study"), plain_notes():
             work(search)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -15,6 +15,7 @@ import fewshot_jax as fsj
 from fewshot_jax.adaptation.scaling import NONE
 from fewshot_jax.cli.main import main
 from fewshot_jax.config_file import from_dict, to_dict
+from fewshot_jax.notes import Note
 
 EXAMPLES = """text,label
 i want my money back,refund
@@ -315,6 +316,18 @@ def test_nothing_below_a_quiet_command_prints_notes(command, tmp_path, capsys, m
     place = tmp_path / "config.yaml" if command in ("train", "pretrain", "tune") else tmp_path
     code, out, err = call([command, place, *more, "--quiet"], capsys)
     assert (code, out, err) == (2, "", "error: this is what is said\n")
+
+
+def test_a_note_of_the_library_is_one_plain_line_and_nothing_in_quiet(tmp_path, capsys, monkeypatch):
+    def noted(*arguments, **keywords):
+        warnings.warn("m: read without 'module.'", Note, stacklevel=1)
+        raise fsj.UserError("this is what is said")
+
+    monkeypatch.setattr(importlib.import_module("fewshot_jax.training.export"), "export", noted)
+    command = ["export", tmp_path, "--output", tmp_path / "out"]
+    said = "error: this is what is said\n"
+    assert call(command, capsys) == (2, "", f"note: m: read without 'module.'\n{said}")
+    assert call([*command, "--quiet"], capsys) == (2, "", said)
 
 
 def test_a_model_that_lost_its_examples_takes_no_more(folder, tmp_path, capsys):

@@ -4,7 +4,7 @@ import copy
 import mmap
 import os
 import re
-import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +34,7 @@ from fewshot_jax.models.huggingface.pretrained import (
 )
 from fewshot_jax.models.huggingface.tensors import Checkpoint
 from fewshot_jax.models.transformer import HeadKind, Transformer
+from fewshot_jax.notes import Note
 
 # A sharding for all leaves, or one by path and shape.
 Placement = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
@@ -102,7 +103,7 @@ def load_pretrained(
     kept = _floating(jnp.float32 if dtype is None else dtype, "dtype")
     computed = _floating(kept if compute_dtype is None else compute_dtype, "compute_dtype")
     with Checkpoint(path) as checkpoint:
-        names, wrapper = _names(checkpoint, family)
+        names, wrapper = _names(path, checkpoint, family)
         if kind == "pooler" and not any("pooler." in name for name in names):
             kind = None  # sentence encoders are often saved without it
         prefix = _prefix(family, names)
@@ -121,7 +122,8 @@ def load_pretrained(
             unknown = [f"{name} {list(checkpoint.tensors[name].shape)} is not a part of the model" for name in unknown]
             raise misfit(_misfit(path, config, prefix), problems, unknown, found if problems and not unknown else [])
         if wrapper:
-            print(f"note: {path}: read without '{wrapper}', a wrapper's prefix, in its tensors' names", file=sys.stderr)
+            note = f"{path}: read without '{wrapper}', a wrapper's prefix, in its tensors' names"
+            warnings.warn(note, Note, stacklevel=2)
         place = _placement(sharding)
         flat = {
             target: _read(checkpoint, found, leaves[target].shape, kept, place(target, leaves[target].shape))
@@ -142,11 +144,14 @@ def load_pretrained(
     )
 
 
-def _names(checkpoint: Checkpoint, family: Family) -> tuple[dict[str, str], str]:
+def _names(path: Path, checkpoint: Checkpoint, family: Family) -> tuple[dict[str, str], str]:
     """Names as they are today to names in the file, and the prefix of a wrapper that is taken off, "" for none.
 
     The first BERTs called a norm's scale and bias gamma and beta. Wrappers put their names before all others, or
     (a compiled or checkpointed part of a model) between them.
+
+    Raises:
+        UserError: several prefixes stand before the body of a model: nobody can say which is meant.
     """
     renamed = {"gamma": "weight", "beta": "bias"}
     modern = {
@@ -154,7 +159,14 @@ def _names(checkpoint: Checkpoint, family: Family) -> tuple[dict[str, str], str]
         for name in checkpoint.tensors
     }
     inner = {name: _WRAPPED.sub("", now) for name, now in modern.items()}
-    wrapper = _wrapper(family, list(inner.values()))
+    wrappers = _wrappers(family, inner.values())
+    if len(wrappers) > 1:
+        raise UserError(
+            f"{path}: holds {len(wrappers)} models, whose tensors' names begin with "
+            f"{', '.join(map(repr, wrappers))}; expected one: save the one that is meant alone, with transformers' "
+            "save_pretrained"
+        )
+    wrapper = wrappers[0] if wrappers else ""
     inner = {name: now.removeprefix(wrapper) for name, now in inner.items()}
     if len(set(inner.values())) < len(inner):  # two models in one file: nobody can say which is meant
         return {now: name for name, now in modern.items()}, ""
@@ -162,20 +174,22 @@ def _names(checkpoint: Checkpoint, family: Family) -> tuple[dict[str, str], str]
     return {now: name for name, now in inner.items()}, wrapper or between
 
 
-def _wrapper(family: Family, names: list[str]) -> str:
-    """What stands before the names of the body and is no prefix of the family, as ``module.`` of torch's DDP."""
+def _wrappers(family: Family, names: Iterable[str]) -> list[str]:
+    """What stands before the names of a body and is no prefix of the family, as ``module.`` of torch's DDP.
+
+    Nothing where one body has names of the family, whatever else is in the file. One name alone is no body.
+    """
     sources = {rule.source.replace(LAYER, "0") for rule in family.body}
-    votes = Counter(
-        name.removesuffix(source)
+    own = sorted({family.prefix, *family.prefixes.values(), ""}, key=len, reverse=True)
+    found = Counter(
+        before.removesuffix(next(prefix for prefix in own if before.endswith(prefix)))
         for name in names
         for source in sources
         if name.endswith(f".{source}") or name == source
+        for before in [name.removesuffix(source)]
     )
-    if not votes:
-        return ""
-    found = votes.most_common(1)[0][0]
-    own = sorted({family.prefix, *family.prefixes.values(), ""}, key=len, reverse=True)
-    return found.removesuffix(next(prefix for prefix in own if found.endswith(prefix)))
+    bodies = sorted(wrapper for wrapper, count in found.items() if count > 1)
+    return [] if "" in bodies else bodies
 
 
 def _also_output(rule: Rule, family: Family, config: Config) -> Rule:

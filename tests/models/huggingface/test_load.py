@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING
 import fewshot_jax as fsj
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build
+from fewshot_jax.notes import Note
 from tests.models.huggingface.tiny import CONFIGS, VOCABULARY, tiny
 
 IDS = jnp.array([[3, 9, 4, 2], [7, 5, 2, 0]])
@@ -358,11 +359,44 @@ WRAPPERS = {
 
 
 @pytest.mark.parametrize("case", WRAPPERS)
-def test_the_prefix_of_a_wrapper_is_taken_off_and_told(case, saved, capsys):
+def test_the_prefix_of_a_wrapper_is_taken_off_with_a_warning(case, saved):
     rename, prefix = WRAPPERS[case]
     rename_tensors(saved, rename)
-    equal(fsj.load_pretrained(saved).params, tiny().params)
-    assert f"read without '{prefix}'" in capsys.readouterr().err
+    with pytest.warns(Note, match=f"read without '{prefix}'") as warned:
+        equal(fsj.load_pretrained(saved).params, tiny().params)
+    assert [warning.filename for warning in warned] == [__file__]
+
+
+def doubled(first, second):
+    def change(tensors):
+        for name in list(tensors):
+            tensors[first + name] = tensors.pop(name)
+            tensors[second + name] = tensors[first + name] + 1
+
+    return change
+
+
+@pytest.mark.parametrize("head", ["auto", None, "classification"])
+def test_a_file_that_holds_two_models_is_refused_with_the_prefix_of_each(head, saved):
+    edit_tensors(saved, doubled("student.", "teacher."))
+    with pytest.raises(fsj.UserError, match=r"holds 2 models, whose .* 'student\.', 'teacher\.'; expected one"):
+        fsj.load_pretrained(saved, head=head)
+
+
+def test_beside_the_names_of_the_family_another_model_takes_no_place(saved):
+    edit_tensors(saved, doubled("", "aux."))  # in the file it stands first
+    with pytest.raises(fsj.UserError, match=r"aux\..* is not a part of the model"):
+        fsj.load_pretrained(saved)
+    body = {part: leaf for part, leaf in tiny().params.items() if part != "head"}
+    equal(fsj.load_pretrained(saved, head=None).params, body)
+
+
+def test_one_name_of_a_body_under_another_prefix_is_no_second_model(saved):
+    edit_tensors(saved, lambda tensors: tensors.update({"vision.norm.weight": np.ones(4, np.float32)}))
+    rename_tensors(saved, lambda name: name if name.startswith("vision.") else f"module.{name}")
+    body = {part: leaf for part, leaf in tiny().params.items() if part != "head"}
+    with pytest.warns(Note, match=r"'module\.'"):
+        equal(fsj.load_pretrained(saved, head=None).params, body)
 
 
 def test_a_checkpoint_of_other_names_is_told_what_it_has_beside_what_is_missing(saved):
