@@ -209,7 +209,8 @@ class Transformer(nn.Module):
             input_ids: ``[B, L]`` token ids.
             attention_mask: ``[B, L]``, zero or False at padding; None for no padding.
             token_type_ids: ``[B, L]``, of models that have them; None for zeros.
-            position_ids: ``[B, L]``, from 0, of models with one stack and positions; None to count.
+            position_ids: ``[B, L]``, from 0, of models with one stack and positions; None to count: slots, or the
+                tokens that are not padding (RoBERTa).
             segment_ids: ``[B, L]``, of models with one stack: positions see those of the same number alone, as
                 of texts that share a row; None for one text.
             decoder_input_ids: ``[B, M]``, of models with an encoder and a decoder; None, for heads that judge a
@@ -218,7 +219,9 @@ class Transformer(nn.Module):
             deterministic: no dropout; else a ``"dropout"`` key is needed.
 
         Raises:
-            ValueError: shapes differ, or an argument is missing or is none of this model's.
+            ValueError: shapes differ, an argument is missing or is none of this model's, or a text has more tokens
+                than the model has positions. Under ``jit`` nobody knows how many of RoBERTa's slots are padding: they
+                count as tokens there.
         """
         mask_BL = _mask(input_ids, attention_mask, "")
         if self.shape.encoder is None or self.shape.decoder is None:
@@ -229,7 +232,8 @@ class Transformer(nn.Module):
                 raise ValueError("token_type_ids: this model has no token types")
             if position_ids is None and shape.positions_skip_padding and self.shape.pad_id is not None:
                 # RoBERTa counts the tokens that are not padding, whatever the mask says of them.
-                shape.check_slots(input_ids.shape[1])
+                if isinstance(input_ids, jax.core.Tracer):
+                    shape.check_slots(input_ids.shape[1])
                 real_BL = input_ids != self.shape.pad_id
                 position_ids = jnp.cumsum(real_BL, axis=1) * real_BL - 1
             x_BLD, _ = stack(

@@ -84,6 +84,18 @@ def test_padding_of_a_prompt_takes_no_learned_positions():
         np.testing.assert_allclose(found.score, expected.score, rtol=1e-5)
 
 
+def test_padding_takes_no_positions_of_a_model_that_counts_tokens():
+    pretrained = tiny("roberta", None)  # of 32 positions
+    ids = jnp.pad(IDS[:, :6], ((0, 0), (0, 30)), constant_values=pretrained.config.pad_token_id)
+    mask = ids != pretrained.config.pad_token_id
+    found = hidden_states(pretrained, ids, mask)[:, :6]
+    np.testing.assert_allclose(found, hidden_states(pretrained, IDS[:, :6], None), atol=2e-5)
+    with pytest.raises(ValueError, match=r"33 tokens are longer than the model's 32 positions"):
+        hidden_states(pretrained, jnp.full((1, 33), 5), None)
+    with pytest.raises(ValueError, match=r"36 tokens are longer than the model's 32 positions"):
+        jax.eval_shape(functools.partial(hidden_states, pretrained), ids, mask)
+
+
 def test_a_prompt_that_leaves_too_few_learned_positions_is_refused():
     pretrained = tiny("gpt2")
     call = functools.partial(generate, pretrained.module, pretrained.params, IDS)
