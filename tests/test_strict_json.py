@@ -72,8 +72,11 @@ def classifier():
 def test_probabilities_that_are_no_numbers_are_an_error_that_names_the_text(classifier, number):
     classifier.arrays["bias"][1] = number
     for predict in (classifier.predict_proba, classifier.predict):
-        with pytest.raises(UserError, match=r"not finite numbers for 4 of 4 texts, such as texts\[0\] \('a tea'\)"):
+        with pytest.raises(
+            UserError, match=r"not finite numbers for 4 of 4 texts, such as texts\[0\] \('a tea'\)"
+        ) as e:
             predict(TEXTS)
+        assert "or a text needs more positions than the model has" in str(e.value)  # such positions are read as NaN
 
 
 def test_a_saved_model_whose_weights_are_no_numbers_is_called_damaged(classifier, tmp_path, capsys):

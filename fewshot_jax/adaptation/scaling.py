@@ -30,8 +30,8 @@ def check_finite(outputs: np.ndarray, texts: Sequence[str]) -> None:
         text = texts[int(bad[0])]
         raise UserError(
             f"the model's outputs are not finite numbers for {bad.size} of {len(texts)} texts, such as texts[{bad[0]}] "
-            f"('{text[:40]}'): the weights are damaged or do not fit the tokenizer. Adapt again, or start from another "
-            "model."
+            f"('{text[:40]}'): the weights are damaged or do not fit the tokenizer, or a text needs more positions "
+            "than the model has. Adapt again, start from another model, or shorten the text."
         )
 
 
