@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fewshot_jax.adaptation.context import packed
 from fewshot_jax.adaptation.readers import Reader, saved_reader
 from fewshot_jax.adaptation.saving import read_model, save_model
 from fewshot_jax.adaptation.scaling import Prediction, most_probable, probabilities
@@ -35,7 +36,7 @@ class Classifier:
     def __init__(
         self, adapted: PyTree, labels: Sequence[str], config: Config, reader: Reader, temperature: float = 1.0
     ):
-        self.adapted, self.labels, self.config, self.reader = adapted, list(labels), config, reader
+        self.adapted, self.labels, self.config, self.reader = packed(adapted, config), list(labels), config, reader
         self.temperature = temperature
         learner = build_learner(reader.functions, config, training=False)
 
@@ -46,8 +47,11 @@ class Classifier:
         self._logits = logits
 
     def check(self) -> None:
-        """Raise a ValueError if weights, labels and config do not fit each other; computes nothing."""
-        shape = jax.eval_shape(self._logits, self.adapted, self.reader.batch(["text"], 1)).shape
+        """Raise a ValueError if weights, labels and config do not fit each other; computes nothing.
+
+        The text is as long as any may be, so that no later one is refused.
+        """
+        shape = jax.eval_shape(self._logits, self.adapted, self.reader.longest()).shape
         if shape[-1] != len(self.labels):
             raise ValueError(f"weights for {shape[-1]} classes, but {len(self.labels)} labels")
 

@@ -48,6 +48,9 @@ class Reader(Protocol):
     def batch(self, texts: Sequence[str], items: int) -> Batch:
         """Texts as ``items`` rows, ``[items, ...]``; those beyond the last text repeat it."""
 
+    def longest(self) -> Batch:
+        """One row of the largest bucket, ``[1, ...]``, of no text: its shapes are what counts."""
+
     def save(self, directory: Path) -> None:
         """Write what reads them into a directory."""
 
@@ -85,6 +88,10 @@ class HeadReader:
         index = np.minimum(np.arange(items), len(texts) - 1)
         _, buckets = lengths_of(self.config, self.pretrained)
         return text_batch(encoded, index, bucket(int(encoded.lengths.max()), buckets))
+
+    def longest(self) -> Batch:
+        encoded = encode_for(self.config, self.tokenizer, ["text"], self.pretrained)
+        return text_batch(encoded, np.zeros(1, int), max(lengths_of(self.config, self.pretrained)[1]))
 
     def save(self, directory: Path) -> None:
         if self.pretrained is None:
@@ -124,6 +131,9 @@ class NameReader:
     def batch(self, texts: Sequence[str], items: int) -> Batch:
         sources = self.model.codec.sources(texts)
         return one_task(self.model.codec, [*sources, *[sources[-1]] * (items - len(sources))], self.names)
+
+    def longest(self) -> Batch:
+        return one_task(self.model.codec, [np.zeros(self.max_length, np.int32)], self.names)
 
     def save(self, directory: Path) -> None:
         save_language_model(self.model, directory)

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from fewshot_jax.adaptation.context import packed
 from fewshot_jax.adaptation.saving import finite, save_model
 from fewshot_jax.adaptation.scaling import check_finite
 from fewshot_jax.applications.language_model import LanguageModel, language_model, save_language_model
@@ -36,7 +37,7 @@ class Writer:
     """
 
     def __init__(self, adapted: PyTree, model: LanguageModel, config: Config):
-        self.adapted, self.model, self.config = adapted, model, config
+        self.adapted, self.model, self.config = packed(adapted, config), model, config
         self._application = application_of(config)
         functions = self._application.functions_of(config, model, training=False)
         learner = build_learner(functions._replace(output_fn=functions.write_fn), config, training=False)
@@ -64,8 +65,13 @@ class Writer:
         return written
 
     def check(self) -> None:
-        """Raise an error if weights and config do not fit each other; computes nothing."""
-        jax.eval_shape(self._written, self.adapted, self._application.batch_to_write(["?\n?"], self.model.codec, 1))
+        """Raise an error if weights and config do not fit each other; computes nothing.
+
+        The text is too long for any bucket and is cut, so that no later one is refused.
+        """
+        codec = dataclasses.replace(self.model.codec, refuse=False, cut=[0, 0], known=None)
+        text = "?\n" + "? " * 2 * codec.max_length
+        jax.eval_shape(self._written, self.adapted, self._application.batch_to_write([text], codec, 1))
 
     def save(self, directory: str | Path) -> None:
         """Write the model to a new directory, whole or not at all.

@@ -117,7 +117,7 @@ def _hidden_states(
     assert module.shape.decoder is not None
     before, seen = context[0], context[1].astype(bool)
     (items, length), read = ids.shape, before.shape[1]
-    _check_context(module.shape.decoder, read, length)
+    _check_context(module.shape.decoder, seen, mask)
 
     def follow(ids: jax.Array, mask: jax.Array, cache: Cache, slot: int, positions: jax.Array) -> tuple[Any, Any]:
         call = {"cache": cache, "slot": slot, "position_ids": positions, "method": "read"}
@@ -131,15 +131,25 @@ def _hidden_states(
     return follow(ids, slots, shared, read, positions + seen.sum())[0]
 
 
-def _check_context(shape: StackShape, read: int, length: int) -> None:
+def _check_context(shape: StackShape, seen: jax.Array, mask: jax.Array) -> None:
     """Refuse more examples than a model with learned positions can read before a text.
 
+    Args:
+        shape: of the decoder.
+        seen: ``[1, C]``, which slots of the context hold real tokens.
+        mask: ``[B, L]``, those of the texts and their targets.
+
     Raises:
-        UserError: their slots are more than the positions. Real tokens may be fewer, and are known to no program.
+        UserError: their real tokens are more than the positions. Under ``jit``, which knows shapes alone, slots count
+            as tokens: a context without padding (`adaptation.context.packed`) is counted as it is there too.
     """
+    read, length = seen.shape[1], mask.shape[1]
+    padding = ", padding included"
+    if not isinstance(seen, jax.core.Tracer) and not isinstance(mask, jax.core.Tracer):
+        read, length, padding = int(seen.sum()), int(mask.sum(1).max()), ""
     if shape.max_length is not None and read + length > shape.max_length:
         raise UserError(
-            f"{read} tokens of examples, padding included, and {length} of a text and its target: the model has "
+            f"{read} tokens of examples and {length} of a text and its target{padding}: the model has "
             f"{shape.max_length} positions; give fewer examples (episodes.shots, or those of adapt), or lower "
             "tokenizer.max_length and its buckets"
         )

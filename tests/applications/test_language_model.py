@@ -7,8 +7,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
 
 import fewshot_jax as fsj
-from fewshot_jax.adaptation.classifier import load
+from fewshot_jax.adaptation.classifier import Classifier, load
+from fewshot_jax.adaptation.readers import NameReader
 from fewshot_jax.adaptation.start import start_of
+from fewshot_jax.adaptation.writer import Writer
+from fewshot_jax.applications.label_scoring import one_task
 from fewshot_jax.applications.language_model import language_model
 from fewshot_jax.applications.writing import batch_of, writing_functions
 from fewshot_jax.cli.main import main
@@ -142,6 +145,49 @@ def test_examples_that_a_decoder_has_no_positions_for_are_refused(tmp_path):
     params = functions.init_params(jax.random.key(0))
     with pytest.raises(UserError, match=r"tokens of examples.*20 positions; give fewer examples"):
         jax.eval_shape(functions.output_fn, params, functions.join_fn(support, query), jax.random.key(0))
+
+
+def in_context(path, example, **changes):
+    """A writer and a classifier of a model of 20 positions, with an example twice before each text."""
+    sizes = {"max_length": 6, "buckets": [3, 6], "target_max_length": 3, "target_buckets": [3], **changes}
+    directory_of(path, "gpt2", "causal_lm", words())
+    config, model = model_of(path, "decoder", learner={"name": "metaicl"}, tokenizer=sizes)
+    params = writing_functions(config, model, training=False).init_params(jax.random.key(0))
+    drawn = [Drawn([example] * 2, [Example("copy", "now")])]
+    support = {name: leaf[0] for name, leaf in batch_of(drawn, model.codec, 2, 1).support.items()}
+    writer = Writer({"params": params, "support": support}, model, config)
+    reader = NameReader(config, model, [example.target, "now"])
+    support = one_task(model.codec, model.codec.sources([example.source] * 2), reader.names, np.zeros(2, np.int32))
+    return writer, Classifier({"params": params, "support": support}, ["jane", "now"], config, reader)
+
+
+def test_padding_of_examples_takes_no_positions_of_an_adapted_model(tmp_path):
+    writer, classifier = in_context(
+        tmp_path, Example("who", "jane"), buckets=[6]
+    )  # 8 tokens in 18 slots, and 9 slots of a text
+    for model, outputs in ((writer, writer.predict(["open"])), (classifier, classifier.predict_proba(["open"]))):
+        model.check()
+        assert len(outputs) == 1
+    functions = writing_functions(writer.config, writer.model, training=False)
+    drawn = [Drawn([Example("who", "jane")] * 2, [Example("open", "now")])]
+    support, query = (
+        {name: leaf[0] for name, leaf in side.items()} for side in batch_of(drawn, writer.model.codec, 2, 1)
+    )
+    expected, found = (
+        functions.output_fn(writer.adapted["params"], functions.join_fn(one, query), None).nats
+        for one in (support, writer.adapted["support"])
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    many = {name: np.repeat(leaf, 5, axis=0) for name, leaf in support.items()}  # known arrays: tokens are counted
+    with pytest.raises(UserError, match=r"40 tokens of examples and 4 of a text and its target: the model has 20"):
+        functions.output_fn(writer.adapted["params"], functions.join_fn(many, query), None)
+
+
+def test_examples_that_leave_no_positions_for_the_longest_text_are_refused_when_they_are_adapted_to(tmp_path):
+    # 12 tokens in as many slots: after them a text of 3 tokens and its target fit, and one of 6 does not.
+    for model in in_context(tmp_path, Example("who wrote", "jane did")):
+        with pytest.raises(UserError, match=r"12 tokens of examples and 9 of a text.*20 positions; give fewer"):
+            model.check()
 
 
 def test_a_classifier_of_few_positions_is_adapted_saved_and_refused_with_a_token_too_many(tmp_path, capsys):
