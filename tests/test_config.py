@@ -312,7 +312,7 @@ def test_a_negative_seed_is_refused():
 
 
 def test_a_section_built_in_python_is_checked_too():
-    with pytest.raises(fsj.UserError, match=r"episodes\.ways=0: expected at least 1"):
+    with pytest.raises(fsj.UserError, match=r"episodes\.ways=0: expected at least 2"):
         EpisodeConfig(ways=0)
 
 

@@ -46,7 +46,13 @@ def probabilities(logits: np.ndarray, texts: Sequence[str], temperature: float) 
 
 
 def most_probable(labels: Sequence[str], probabilities: np.ndarray, threshold: float = 0.0) -> list[Prediction]:
-    """The best label of each row ``[n, N]``, of those that are as probable as the threshold."""
+    """The best label of each row ``[n, N]``, of those that are as probable as the threshold.
+
+    Raises:
+        ValueError: the threshold is no probability.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold}: expected a probability, 0 to 1")
     return [
         Prediction(labels[label] if row[label] >= threshold else NONE, float(row[label]))
         for label, row in zip(probabilities.argmax(-1), probabilities, strict=True)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from fewshot_jax.adaptation.readers import HeadReader
-from fewshot_jax.adaptation.saving import read_model
+from fewshot_jax.adaptation.saving import not_finite, read_model
 from fewshot_jax.applications.application import evaluation_steps
 from fewshot_jax.applications.language_model import LanguageModel, directory_of
 from fewshot_jax.applications.text_classification import TOKENIZER, pretrained_encoder, text_functions
@@ -138,6 +139,11 @@ def start_of_pretrained(path: str | Path) -> Start:
         pretrained=model,
     )
     params = {"params": functions.init_params(jax.random.key(config.seed))}
+    if (name := not_finite(flatten_dict(params, sep="/"))) is not None:
+        raise UserError(
+            f"{path}: the weights '{name}' of the model are not all finite numbers. The file is damaged: save or "
+            "download the model again."
+        )
     return Start(
         name=str(Path(path).expanduser().resolve()),
         config=config,
@@ -178,8 +184,9 @@ def earlier(model: Path) -> tuple[Path, list[Record]]:
         raise
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{model}: the saved model is damaged: cannot read what it was adapted from and to ('start' in model.json, "
-            f"{EXAMPLES}: {first_line(error)}); restore the files, or adapt the original model to all examples together"
+            f"{model}: cannot read what it was adapted from and to ('start' in model.json, {EXAMPLES}: "
+            f"{first_line(error)}), so no examples can be added. Restore the files, or adapt the original model to all "
+            "examples together"
         ) from None
 
 

@@ -156,9 +156,7 @@ def _tokenizer(
     config: Config, texts: Callable[[], list[str]], chat: bool, saved: Path | None, home: Path | None
 ) -> tuple["Tokenizer", dict[str, Any], Render | None]:
     """The tokenizer, the tokens around texts, and the chat template where one is asked for and there."""
-    of_model = (
-        None if home is None or (saved is not None and not chat) else load_text_tokenizer(home, "model.pretrained")
-    )
+    of_model = None if home is None or (saved is not None and not chat) else load_text_tokenizer(home)
     render = _render(of_model) if chat and of_model is not None else None
     if saved is not None:
         return load_tokenizer(saved / TOKENIZER), _read_codec(saved / TOKENIZER / CODEC), render
@@ -206,7 +204,7 @@ def _with_rows(codec: Codec, rows: int, home: Path, where: str) -> Codec:
     tokens = codec.tokenizer.get_vocab()
     if max(tokens.values()) < rows:
         return codec
-    check_rows(tokens, rows, where, padding=padding_alone(load_text_tokenizer(home, "model.pretrained")))
+    check_rows(tokens, rows, where, padding=padding_alone(load_text_tokenizer(home)))
     pad = codec.pad if codec.pad < rows else codec.end
     return dataclasses.replace(codec, pad=pad, rows=rows)
 
@@ -244,7 +242,7 @@ def save_language_model(model: LanguageModel, run: Path) -> None:
         with atomic_files(directory) as partial:
             codec.tokenizer.save(str(partial / "tokenizer.json"))
         with atomic_files(run / MODEL_OF_A_RUN, last="config.json") as partial:
-            load_text_tokenizer(model.home, "model.pretrained").save_pretrained(str(partial))
+            load_text_tokenizer(model.home).save_pretrained(str(partial))
             shutil.copyfile(model.home / "config.json", partial / "config.json")
     around = {"begin": codec.begin, "middle": codec.middle, "end": codec.end, "pad": codec.pad}
     write_text(directory / CODEC, strict_json.dumps(around) + "\n")

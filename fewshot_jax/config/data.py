@@ -154,11 +154,11 @@ class EpisodeConfig:
     ngram_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("ways", "shots", "queries"):
-            require(getattr(self, name) >= 1, f"episodes.{name}={getattr(self, name)}: expected at least 1")
-        for name, most in (("min_ways", self.ways), ("min_shots", self.shots)):
+        for name, least in (("ways", 2), ("shots", 1), ("queries", 1)):
+            require(getattr(self, name) >= least, f"episodes.{name}={getattr(self, name)}: expected at least {least}")
+        for name, least, most in (("min_ways", 2, self.ways), ("min_shots", 1, self.shots)):
             value = getattr(self, name)
-            require(value is None or 1 <= value <= most, f"episodes.{name}={value}: expected 1 to {most}")
+            require(value is None or least <= value <= most, f"episodes.{name}={value}: expected {least} to {most}")
         require(
             not self.uneven or self.min_shots is not None,
             f"episodes.uneven={self.uneven}: expected the fewest shots of a class beside it; set episodes.min_shots",

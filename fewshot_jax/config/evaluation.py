@@ -54,7 +54,8 @@ class EvaluationConfig:
         return max((split == "validation" and self.validation_shots) or self.shots)
 
     def __post_init__(self) -> None:
-        for name in ("every", "validation_episodes", "ways", "queries", "tasks", "beams"):
+        require(self.ways >= 2, f"evaluation.ways={self.ways}: expected at least 2")
+        for name in ("every", "validation_episodes", "queries", "tasks", "beams"):
             require(getattr(self, name) >= 1, f"evaluation.{name}={getattr(self, name)}: expected at least 1")
         require(self.episodes >= 2, f"evaluation.episodes={self.episodes}: expected at least 2, for an interval")
         require(bool(self.shots) and min(self.shots) >= 1, f"evaluation.shots={self.shots}: expected positive numbers")

@@ -69,6 +69,8 @@ def read_records(
         UserError: the file, or a line of it, cannot be read as labelled texts.
     """
     path = Path(path).expanduser()
+    if text == label:
+        raise UserError(f"{path}: '{text}' is to be both the text and the label; name two different fields")
     fields = {_TEXT: text, _LABEL: label}
     if group is not None:
         fields["data.group_field"] = group
@@ -358,7 +360,9 @@ def _check_header(place: str, header: list[str], fields: Mapping[str, str], deli
     if repeated := sorted({c for c in header if header.count(c) > 1}):
         raise UserError(f"{place}: the header repeats {listed(repeated)}. Give every column its own name.")
     if len(header) == 1 and (found := next((c for c in ",;\t|" if c != delimiter and c in header[0]), None)):
-        other = ", or name the file .csv" if found in DELIMITERS else ""
+        other = ""
+        if found in DELIMITERS:  # only the suffix .tsv or a first line "sep=" keeps a file from being divided by it
+            other = ", or name the file .csv" if delimiter == "\t" else f", or correct the first line 'sep={delimiter}'"
         raise UserError(
             f"{place}: the header is one column, {listed(header)}, and seems to be divided by {found!r}. Divide the "
             f"columns by {delimiter!r}{other}."

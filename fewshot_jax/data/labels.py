@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 
 from fewshot_jax.data.fields import check_characters
-from fewshot_jax.data.names import joined_names, normal_name
+from fewshot_jax.data.names import differ_in_case, joined_names, normal_name
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
 
-_WHOLE = re.compile(r"([+-]?(?:0|[1-9]\d{0,99}))(?:\.0*)?(?:[eE]\+?0+)?", re.ASCII)  # int reads some 4,000 digits
+_WHOLE = re.compile(r"([+-]?(?:0|[1-9]\d{0,99}))(?:\.0*)?(?:[eE]\+?(\d{1,2}))?", re.ASCII)  # int reads 4,000 digits
 _SHOWN = 3  # names in a message
 _LABEL_TYPES = (str, int, float, bool)
 
 
 def check_numbers(labels: Iterable[str], where: str) -> None:
-    """Raise if two labels are one whole number, once written as such and once with a fraction of zeros.
+    """Raise if two labels are one whole number that is written in two ways.
 
-    ``1`` and ``1.0`` are the same number. ``1`` and ``01``, or ``1.1`` and ``1.10``, are different names: codes and
-    numbers of sections are written so.
+    ``1000``, ``1000.0`` and ``1e3`` are the same number. ``1`` and ``01``, or ``1.1`` and ``1.10``, are different
+    names: codes and numbers of sections are written so.
 
     Args:
         labels: names of classes.
@@ -30,7 +30,7 @@ def check_numbers(labels: Iterable[str], where: str) -> None:
     written: dict[int, set[str]] = {}
     for label in labels:
         if match := _WHOLE.fullmatch(label):
-            written.setdefault(int(match[1]), set()).add(label)
+            written.setdefault(int(match[1]) * 10 ** int(match[2] or 0), set()).add(label)
     if pairs := [sorted(forms) for _, forms in sorted(written.items()) if len(forms) > 1]:
         shown = "; ".join(" and ".join(f"'{form}'" for form in forms) for forms in pairs[:_SHOWN])
         more = f"; and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
@@ -73,7 +73,11 @@ def tidy_records(records: Sequence[Record], where: str) -> tuple[list[Record], l
             "fill it in, or leave the record out."
         )
     check_numbers({names[record.label] for record in plain}, where)
-    notes = [*joined_names({r.label for r in plain}, "label"), *joined_names({r.group for r in plain}, "group")]
+    notes = [
+        *joined_names({r.label for r in plain}, "label"),
+        *joined_names({r.group for r in plain}, "group"),
+        *differ_in_case({names[r.label] for r in plain}),
+    ]
     return [r._replace(label=names[r.label], group=names[r.group]) for r in plain], notes
 
 
@@ -84,11 +88,12 @@ def plain_texts(texts: Iterable[str]) -> list[str]:
         texts: a list, an array or whatever else gives strings.
 
     Raises:
-        TypeError: they are one string.
+        TypeError: they are one string, or nothing to iterate over.
         UserError: one of them is no string.
     """
-    if isinstance(texts, str):
-        raise TypeError("predict takes a list of texts, not one string")
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        found = "one string" if isinstance(texts, str) else _shown(texts)
+        raise TypeError(f"predict takes a list of texts, not {found}")
     plain = []
     for i, text in enumerate(texts):
         if not isinstance(text, str):
@@ -106,7 +111,8 @@ def _plain(record: Record, place: str) -> Record:
             raise UserError(
                 f"{place}: {field} {_shown(value)}. Expected a string; convert it, or leave the record out."
             )
-    if not (text := text.strip()):
+    text = text.strip()
+    if not normal_name(text):  # nothing, or characters of no width
         raise UserError(f"{place}: the text is empty. Expected at least one character; leave the record out.")
     check_characters(place, "text", text)
     if type(label) not in _LABEL_TYPES or (isinstance(label, float) and not math.isfinite(label)):

@@ -40,3 +40,15 @@ def joined_names(names: Iterable[str], noun: str) -> list[str]:
         f"joined {noun}s that look alike and differ in Unicode form, in invisible characters or in spaces: "
         f"{shown}{more}"
     ]
+
+
+def differ_in_case(labels: Iterable[str]) -> list[str]:
+    """Describe the labels that are the same but for their case, which stay classes of their own: a note, or none."""
+    spelled: dict[str, list[str]] = {}
+    for label in sorted(labels):
+        spelled.setdefault(label.casefold(), []).append(label)
+    pairs = [" and ".join(f"'{form}'" for form in forms) for forms in spelled.values() if len(forms) > 1]
+    if not pairs:
+        return []
+    more = f"; and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
+    return [f"labels that differ in case alone are different classes: {'; '.join(pairs[:_SHOWN])}{more}"]

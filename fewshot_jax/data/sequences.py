@@ -155,10 +155,9 @@ class Codec:
         """Raise a UserError if a source or a target has no room."""
         around = len(self.begin) + len(self.middle)
         if self.max_length <= around:
-            raise UserError(
-                f"tokenizer.max_length={self.max_length}: leaves no room for a source beside {around} special tokens; "
-                "raise it, or take a model with more positions"
-            )
+            what = f"no room for a text beside {around} special tokens; {self.remedy('tokenizer.max_length')}"
+            limit = "tokenizer.max_length" if self.positions is None else "the model's positions"
+            raise UserError(f"{limit}={self.max_length}: {what}")
         if self.target_max_length < 1:
             raise UserError("the model has too few positions to write anything; take one with more")
 

@@ -37,6 +37,7 @@ from fewshot_jax.parallel.processes import first_alone, is_first
 _FREE_OF_EVALUATION = ("episodes", "inner_steps", "tune_rates", "tune_steps", "null_threshold", "at_end")
 FREE = (*(f"evaluation.{name}" for name in _FREE_OF_EVALUATION), "baselines.", "parallel.", "recovery.")
 LOCK = ".lock"  # held by the process that trains here
+STARTING = ".starting"  # stands there while the files of a new run are written: a start that broke off can be repeated
 PLANNED = ("gradient", "keep", "keep_blocks", "task_chunk")  # fields of `learner` that a plan fills in
 
 
@@ -130,7 +131,8 @@ class RunFiles:
                 f"{self.path}: holds a run of another config ({'; '.join(changed)}); "
                 "give another --run-dir, or the same settings to resume it"
             )
-        if not self.exists() and self.path.is_dir() and any(path.name != LOCK for path in self.path.iterdir()):
+        found = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+        if not self.exists() and STARTING not in found and found - {LOCK}:
             raise UserError(f"{self.path}: is not empty and holds no run; give another --run-dir")
         check_writable(self.path, flag="--run-dir")
 
@@ -222,10 +224,12 @@ class RunDirectory(RunFiles):
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / STARTING).touch()
             application.save(self.path)
             self.write("labels.json", application.labels())
             self.write("data.json", dict(fingerprint))
             self._write_config(application.config)
+            (self.path / STARTING).unlink()
         except OSError as error:
             raise cannot_write(self.path, error, "--run-dir") from None
 

@@ -187,6 +187,14 @@ def test_one_string_is_not_a_list_of_texts(classifier):
         classifier.predict("book tickets")
     with pytest.raises(TypeError, match="a list of texts"):
         classifier.predict_proba("book tickets")
+    with pytest.raises(TypeError, match="a list of texts, not None"):
+        classifier.predict(None)
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), -0.1, 2])
+def test_a_threshold_is_a_probability(classifier, threshold):
+    with pytest.raises(ValueError, match=r"threshold=.*: expected a probability, 0 to 1"):
+        classifier.predict(["book tickets"], threshold=threshold)
 
 
 def test_a_single_label_is_refused(run):

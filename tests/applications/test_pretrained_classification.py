@@ -1,14 +1,17 @@
 """A classifier whose encoder was pretrained: by `fewshot-jax pretrain`, or by others."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from transformers import BertConfig, BertTokenizerFast
 
 import fewshot_jax as fsj
 from fewshot_jax.adaptation.classifier import load
+from fewshot_jax.adaptation.start import start_of_pretrained
 from fewshot_jax.applications.table import build_application
 from fewshot_jax.applications.text_classification import encode_for
 from fewshot_jax.cli.main import main
@@ -101,6 +104,16 @@ def test_texts_are_read_and_weights_begin_as_the_checkpoint_says(bert):
 def test_texts_that_are_cut_are_counted_in_training(bert):
     notes = build_application(from_dict(config(bert, tokenizer={"max_length": 4, "buckets": [4]}))).notes
     assert "texts have more than 4 tokens; the rest is not read (raise tokenizer.max_length)" in notes[-1]
+
+
+def test_a_pretrained_model_with_weights_that_are_not_finite_is_refused_by_name(bert, tmp_path):
+    damaged = shutil.copytree(bert, tmp_path / "damaged")
+    tensors = load_file(damaged / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("word_embeddings.weight"))
+    tensors[name][3, 2] = np.nan
+    save_file(tensors, damaged / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"damaged: the weights '.*token_embedding/embedding' of the model are not all"):
+        start_of_pretrained(damaged)
 
 
 @pytest.mark.parametrize(

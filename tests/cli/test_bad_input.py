@@ -40,7 +40,7 @@ REFUSED = {
     "no header": ("a.csv", FOUR, ["'book tickets', 'booking'", "text", "label"]),
     "bars in a CSV": ("a.csv", GOOD.replace(",", "|"), ["line 1", "one column", "'|'"]),
     "commas in a TSV": ("a.tsv", GOOD, ["line 1", "one column", "name the file .csv"]),
-    "another delimiter than its first line says": ("a.csv", "sep=;\n" + GOOD, ["line 2", "one column", "','"]),
+    "another delimiter than its first line says": ("a.csv", "sep=;\n" + GOOD, ["line 2", "','", "'sep=;'"]),
     "one class": ("a.csv", "text,label\na,b\nc,b\nd,b\n", ["one label only ('b')", "two"]),
     "one example": ("a.csv", "text,label\na,b\n", ["one label only ('b')", "two"]),
     "an empty file": ("a.csv", "", ["file is empty", "at least one row"]),

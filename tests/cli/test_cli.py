@@ -255,7 +255,7 @@ def test_a_wrong_flag_is_named_with_the_nearest_one(config, tmp_path, flag, word
 def test_a_flag_out_of_range(config, tmp_path):
     code, out, err = call(["train", config, "--run-dir", tmp_path / "run", "--episodes.ways", "0"])
     assert code == 2
-    assert "episodes.ways=0: expected at least 1" in out + err
+    assert "episodes.ways=0: expected at least 2" in out + err
     assert "Traceback" not in out + err
     assert not (tmp_path / "run").exists()
 

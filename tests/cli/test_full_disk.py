@@ -9,7 +9,10 @@ import pytest
 import yaml
 
 import fewshot_jax as fsj
+from fewshot_jax.config import Config
+from fewshot_jax.config_file import read_config
 from fewshot_jax.training.metrics import MetricsFile, read_metrics
+from fewshot_jax.training.run_directory import RunDirectory
 from tests.cli.test_pretrain import VALUES
 from tests.small_run import RUN, merged
 
@@ -74,6 +77,8 @@ def test_every_command_that_writes_says_where_the_disk_is_full_and_leaves_nothin
     left = {str(path.relative_to(work)) for path in work.rglob("*") if ".partial" in path.name}
     assert not left and not predicted.exists()
     assert not list(out.rglob("*.safetensors"))
+    assert (out / ".starting").exists() and not (out / "config.yaml").exists()
+    RunDirectory(out).check_startable(read_config(work / "train.yaml", Config))  # the same command starts again
     assert fsj.load(work / "model").labels == ["a", "b"]
 
 

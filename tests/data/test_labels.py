@@ -134,12 +134,33 @@ def test_all_unicode_forms_of_a_name_are_one(name):
     assert len({normal_name(unicodedata.normalize(form, name)) for form in ("NFC", "NFD")}) == 1
 
 
+def test_labels_that_differ_in_case_alone_stay_apart_and_are_told():
+    records, notes = tidy_records([Record("a", "Cake"), Record("b", "cake"), Record("c", "tea")], "x")
+    assert [record.label for record in records] == ["Cake", "cake", "tea"]
+    assert notes == ["labels that differ in case alone are different classes: 'Cake' and 'cake'"]
+
+
+def test_a_text_of_characters_without_width_is_empty():
+    with pytest.raises(UserError, match="x, record 0: the text is empty"):
+        tidy_records([Record("\u200b \ufeff", "a")], "x")
+
+
 def test_what_has_one_spelling_gives_no_note():
     assert joined_names(["tea", "tea", "coffee"], "label") == []
 
 
 @pytest.mark.parametrize(
-    "pair", [("0", "0.0"), ("1", "1."), ("12", "12.00"), ("-3", "-3.0"), ("5", "5e0"), ("0", "-0.0"), ("1", "+1")]
+    "pair",
+    [
+        ("0", "0.0"),
+        ("1", "1."),
+        ("12", "12.00"),
+        ("-3", "-3.0"),
+        ("5", "5e0"),
+        ("0", "-0.0"),
+        ("1", "+1"),
+        ("1000", "1e3"),
+    ],
 )
 def test_labels_that_are_the_same_number_are_refused_by_name(pair):
     with pytest.raises(UserError, match=r"here: labels that are the same number: '.*' and '.*'\. Expected") as error:

@@ -40,24 +40,27 @@ def read_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
         ) from error
 
 
-def load_text_tokenizer(path: Path, field: str) -> "PreTrainedTokenizerBase":
+def load_text_tokenizer(path: Path, field: str | None = None) -> "PreTrainedTokenizerBase":
     """Read the tokenizer of a directory, which must be of the fast kind.
 
     Args:
         path: the directory.
-        field: of the config that names it, for messages.
+        field: of the config that names it, for messages; None where a model's own directory is meant.
 
     Raises:
         UserError: there is none, or it cannot be read, or is of the slow kind.
     """
+    named = "" if field is None else f" ({field})"
     if not has_tokenizer(path):
         what = "holds no tokenizer (no tokenizer.json)" if path.is_dir() else "no such directory"
-        raise UserError(f"{path}: {what}; {field} takes a directory that transformers' save_pretrained wrote")
+        raise UserError(
+            f"{path}: {what}; expected a directory that transformers' save_pretrained wrote, with its tokenizer{named}"
+        )
     try:
         tokenizer = read_tokenizer(path)
     except UserError as error:
-        raise UserError(f"{error}; see {field}") from error
-    require(tokenizer.is_fast, f"{path}: this tokenizer has no tokenizer.json; save a fast one and give it as {field}")
+        raise UserError(f"{error}{named}") from error
+    require(tokenizer.is_fast, f"{path}: this tokenizer has no tokenizer.json; save a fast one there{named}")
     return tokenizer
 
 
