@@ -116,7 +116,7 @@ def _check_positions(module: Transformer, mask_BL: jax.Array, new: int) -> None:
     """Refuse what needs more positions than are learned; padding needs none, and the last token is not read."""
     encoder, decoder = module.shape.encoder, module.shape.decoder
     if encoder is None and not isinstance(mask_BL, jax.core.Tracer):
-        longest = int(mask_BL.sum(1).max())
+        longest = int(np.asarray(mask_BL).sum(1).max())  # not by jnp, whose sum of a constant is traced under jit
     else:
         longest = 1  # the start token; or nobody knows
     if decoder is None or decoder.max_length is None or longest + new - 1 <= decoder.max_length:

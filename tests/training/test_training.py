@@ -436,19 +436,19 @@ def test_only_what_the_disk_refuses_is_a_write_error_which_ends_a_study(tmp_path
 
     numbers = jnp.asarray(np.random.default_rng(0).random(30_000))  # more bytes than a file may have below
 
-    def save(record):
-        checkpoints = Checkpoints(tmp_path / "checkpoints", ACCURACY)
+    def save(record, name):
+        checkpoints = Checkpoints(tmp_path / name, ACCURACY)
         checkpoints.save(little_state(1)._replace(opt_state=numbers), record, None)
         checkpoints.wait()
 
     with pytest.raises(fsj.UserError, match=r"cannot write a checkpoint .*: mend what this says") as raised:
-        save({"of no text": object()})
+        save({"of no text": object()}, "one")
     assert not isinstance(raised.value, WriteError)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
         with pytest.raises(WriteError, match=r"cannot write a checkpoint .*File too large.*: free the disk"):
-            save({})
+            save({}, "other")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 

@@ -72,7 +72,7 @@ def test_blank_lines_part_the_documents_of_a_text_file(tmp_path):
         ("a.csv", "words\nx\n", r"a\.csv, line 1: no column 'text'.*corpus\.text_field"),
         ("a.txt", " \n\n", r"a\.txt: the file is empty"),
         ("a.pdf", "x", r"a\.pdf: cannot read files of type '\.pdf'"),
-        ("a.txt", b"\xff\xfe", r"a\.txt, line 1: not UTF-8"),
+        ("a.txt", b"caf\xe9", r"a\.txt, line 1: not UTF-8"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, name, content, message):
