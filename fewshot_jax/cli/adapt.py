@@ -123,8 +123,9 @@ def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
     data = text_split(records)
     start = with_choices(start_of(model), len(records))
     _tell_unfinished(model)
-    _tell_unknown(model, start.tokenizer, data.texts)
-    tell_too_long(start.reader(len(data.classes)), data.texts)
+    if parsed.folds or parsed.save != "simple":  # else the encoder reads nothing
+        _tell_unknown(model, start.tokenizer, data.texts)
+        tell_too_long(start.reader(len(data.classes)), data.texts)
     selection: Selection | None = None
     if parsed.folds and stratified(data.label, most=parsed.folds):
         tell = (lambda text: None) if parsed.quiet else (lambda text: print(text, file=sys.stderr, flush=True))

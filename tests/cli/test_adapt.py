@@ -286,6 +286,7 @@ def test_a_quiet_command_prints_its_result_and_nothing_else(folder, tmp_path, ca
     given = ["--data", tmp_path / "few.csv", "--save", "simple", "--folds", "0", "--output"]
     code, out, err = call(["adapt", "default", *given, tmp_path / "loud"], capfd)
     assert code == 0 and "note: " in err and "warning: " in err
+    assert "of the words of these texts" not in err, "the encoder, which knows none of them, is not used"
     code, out, err = call(["adapt", "default", *given, tmp_path / "quiet", "--quiet"], capfd)
     assert (code, err) == (0, "") and "saved in" in out
     (tmp_path / "texts.csv").write_text('text\nzq\n""\nqx\n')
