@@ -183,10 +183,11 @@ def earlier(model: Path) -> tuple[Path, list[Record]]:
     except UserError:
         raise
     except (OSError, KeyError, TypeError, ValueError) as error:
+        lost = isinstance(error, FileNotFoundError)  # of what may be deleted: the model goes on without
         raise UserError(
-            f"{model}: cannot read what it was adapted from and to ('start' in model.json, {EXAMPLES}: "
-            f"{first_line(error)}), so no examples can be added. Restore the files, or adapt the original model to all "
-            "examples together"
+            f"{model}: {'' if lost else 'the saved model is damaged: '}cannot read what it was adapted from and to "
+            f"('start' in model.json, {EXAMPLES}: {first_line(error)}), so no examples can be added. Restore the "
+            "files, or adapt the original model to all examples together"
         ) from None
 
 

@@ -338,7 +338,7 @@ def test_a_model_that_lost_its_examples_takes_no_more(folder, tmp_path, capsys):
     (tmp_path / "model/examples.jsonl").unlink()
     given = ["--data", folder / "examples.csv", "--output", tmp_path / "m"]
     code, _, err = call(["adapt", tmp_path / "model", *given], capsys)
-    assert code == 2 and "cannot read what it was adapted from and to" in err
+    assert code == 2 and "model: cannot read what it was adapted from and to" in err
 
 
 def test_a_sheet_on_stdin_is_read_as_the_file_is(folder, capsys, monkeypatch):
