@@ -43,7 +43,10 @@ def finite(adapted: PyTree) -> PyTree:
         UserError: it diverged.
     """
     adapted = jax.device_get(adapted)
-    if not_finite({jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(adapted)}) is not None:
+    if (
+        weights_not_finite({jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(adapted)})
+        is not None
+    ):
         raise UserError(
             "adapting to these examples gives numbers that are not finite. The inner rate is too large for them (train "
             "the run with a lower inner.rate), or the weights of the run are damaged."
@@ -51,7 +54,7 @@ def finite(adapted: PyTree) -> PyTree:
     return adapted
 
 
-def not_finite(arrays: Mapping[str, Any]) -> str | None:
+def weights_not_finite(arrays: Mapping[str, Any]) -> str | None:
     """The name of the first array that holds a number that is not finite."""
     floats = ((name, leaf) for name, leaf in arrays.items() if jnp.issubdtype(leaf.dtype, jnp.floating))
     return next((name for name, leaf in floats if not np.isfinite(leaf).all()), None)
@@ -81,7 +84,7 @@ def save_model(
     directory = Path(directory)
     check_output(directory)
     arrays = {name: np.asarray(leaf) for name, leaf in flatten_dict(adapted, sep="/").items()}
-    if (name := not_finite(arrays)) is not None:
+    if (name := weights_not_finite(arrays)) is not None:
         raise UserError(
             f"{directory}: the weights '{name}' are not all finite numbers. Nothing is saved; adapt again, with a "
             "lower inner.rate in the config of the run."
@@ -120,7 +123,7 @@ def read_model(directory: Path) -> tuple[PyTree, Config | None, dict[str, Any]]:
         )
     record = json.loads((directory / "model.json").read_text(encoding="utf-8"))
     arrays = load_file(directory / "model.safetensors")
-    if (name := not_finite(arrays)) is not None:
+    if (name := weights_not_finite(arrays)) is not None:
         raise ValueError(f"the weights '{name}' in model.safetensors are not all finite numbers")
     adapted = unflatten_dict(arrays, sep="/")
     if "kind" in record:  # a model without a run

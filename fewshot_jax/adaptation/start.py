@@ -14,7 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from fewshot_jax.adaptation.readers import HeadReader
-from fewshot_jax.adaptation.saving import not_finite, read_model
+from fewshot_jax.adaptation.saving import read_model, weights_not_finite
 from fewshot_jax.applications.application import evaluation_steps
 from fewshot_jax.applications.language_model import LanguageModel, directory_of
 from fewshot_jax.applications.text_classification import TOKENIZER, pretrained_encoder, text_functions
@@ -139,7 +139,7 @@ def start_of_pretrained(path: str | Path) -> Start:
         pretrained=model,
     )
     params = {"params": functions.init_params(jax.random.key(config.seed))}
-    if (name := not_finite(flatten_dict(params, sep="/"))) is not None:
+    if (name := weights_not_finite(flatten_dict(params, sep="/"))) is not None:
         raise UserError(
             f"{path}: the weights '{name}' of the model are not all finite numbers. The file is damaged: save or "
             "download the model again."
