@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from fewshot_jax.data.fields import check_characters
-from fewshot_jax.data.names import differ_in_case, joined_names, normal_name
+from fewshot_jax.data.names import differ_in_case, first_few, joined_names, normal_name
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
 
 _WHOLE = re.compile(r"([+-]?(?:0|[1-9]\d{0,99}))(?:\.0*)?(?:[eE]\+?(\d{1,2}))?", re.ASCII)  # int reads 4,000 digits
-_SHOWN = 3  # names in a message
 _LABEL_TYPES = (str, int, float, bool)
 
 
@@ -31,12 +30,11 @@ def check_numbers(labels: Iterable[str], where: str) -> None:
     for label in labels:
         if match := _WHOLE.fullmatch(label):
             written.setdefault(int(match[1]) * 10 ** int(match[2] or 0), set()).add(label)
-    if pairs := [sorted(forms) for _, forms in sorted(written.items()) if len(forms) > 1]:
-        shown = "; ".join(" and ".join(f"'{form}'" for form in forms) for forms in pairs[:_SHOWN])
-        more = f"; and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
+    same = [sorted(forms) for _, forms in sorted(written.items()) if len(forms) > 1]
+    if pairs := [" and ".join(f"'{form}'" for form in forms) for forms in same]:
         raise UserError(
-            f"{where}: labels that are the same number: {shown}{more}. Expected one spelling for each class; write "
-            "each number in one way."
+            f"{where}: labels that are the same number: {first_few(pairs)}. Expected one spelling for each class; "
+            "write each number in one way."
         )
 
 

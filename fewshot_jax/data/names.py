@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # Characters that Unicode lets programs ignore (Default_Ignorable_Code_Point), which have no width or no ink: marks of
 # direction, fillers, selectors of variants. Tags, which spell flags, stay; so do the joiners U+200C and U+200D between
@@ -13,6 +13,12 @@ _INVISIBLE = re.compile(
     "|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
 )
 _SHOWN = 3  # names in a note
+
+
+def first_few(items: Sequence[str], separator: str = "; ", last: str = "; and ") -> str:
+    """The first few of some items, and how many more there are, for a message."""
+    more = f"{last}{len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return separator.join(items[:_SHOWN]) + more
 
 
 def normal_name(name: str) -> str:
@@ -31,14 +37,12 @@ def joined_names(names: Iterable[str], noun: str) -> list[str]:
     spelled: dict[str, set[str]] = {}
     for name in names:
         spelled.setdefault(normal_name(name), set()).add(name)
-    joined = [(name, forms) for name, forms in sorted(spelled.items()) if len(forms) > 1]
+    joined = [f"'{name}' ({len(forms)} spellings)" for name, forms in sorted(spelled.items()) if len(forms) > 1]
     if not joined:
         return []
-    shown = ", ".join(f"'{name}' ({len(forms)} spellings)" for name, forms in joined[:_SHOWN])
-    more = f" and {len(joined) - _SHOWN} more" if len(joined) > _SHOWN else ""
     return [
         f"joined {noun}s that look alike and differ in Unicode form, in invisible characters or in spaces: "
-        f"{shown}{more}"
+        f"{first_few(joined, ', ', ' and ')}"
     ]
 
 
@@ -48,7 +52,4 @@ def differ_in_case(labels: Iterable[str]) -> list[str]:
     for label in sorted(labels):
         spelled.setdefault(label.casefold(), []).append(label)
     pairs = [" and ".join(f"'{form}'" for form in forms) for forms in spelled.values() if len(forms) > 1]
-    if not pairs:
-        return []
-    more = f"; and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
-    return [f"labels that differ in case alone are different classes: {'; '.join(pairs[:_SHOWN])}{more}"]
+    return [f"labels that differ in case alone are different classes: {first_few(pairs)}"] if pairs else []
