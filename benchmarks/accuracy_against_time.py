@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from fewshot_jax.training.metrics import read_metrics
+from fewshot_jax.runs.metrics import read_metrics
 from fewshot_jax.training.run_directory import RunDirectory
 
 

@@ -55,9 +55,9 @@ def lines(run: Path) -> int:
 def opened(run: Path, *, read_only: bool) -> Any:
     """The checkpoints of a run, and the shape of what they hold."""
     from fewshot_jax.applications.table import build_application
-    from fewshot_jax.training.checkpoints import Checkpoints
+    from fewshot_jax.runs.checkpoints import Checkpoints
+    from fewshot_jax.runs.state import initial_state
     from fewshot_jax.training.run_directory import RunDirectory
-    from fewshot_jax.training.state import initial_state
 
     directory = RunDirectory(run)
     application = build_application(directory.config(), run)
@@ -146,8 +146,8 @@ def changes(run: Path, count: int, rng: Any) -> dict[str, int]:
 
 def saving(config: Any, run: Path) -> dict[str, float]:
     """Seconds that a save holds training up, and the share of the time at one save a minute."""
+    from fewshot_jax.runs.checkpoints import Checkpoints
     from fewshot_jax.training import loop
-    from fewshot_jax.training.checkpoints import Checkpoints
 
     seconds: list[float] = []
     save = Checkpoints.save

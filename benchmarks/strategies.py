@@ -20,7 +20,7 @@ import jax
 from common import MIB, arguments, compile_gradient, decoder, inner_optimizer, interleaved, relative_error, table, write
 
 import fewshot_jax as fsj
-from fewshot_jax.training.matmul_cost import matmul_flops
+from fewshot_jax.planning.matmul_cost import matmul_flops
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "first order": {"gradient": "first_order"},

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from fewshot_jax.models.huggingface.load import load_pretrained
     from fewshot_jax.models.huggingface.peft import load_adapter, save_adapter
     from fewshot_jax.models.huggingface.save import save_pretrained
+    from fewshot_jax.planning.plan import plan
+    from fewshot_jax.pretraining.pretrain import pretrain
     from fewshot_jax.search.study import tune
     from fewshot_jax.training.evaluate import evaluate
     from fewshot_jax.training.loop import train
-    from fewshot_jax.training.plan import plan
-    from fewshot_jax.training.pretrain import pretrain
 
 __all__ = [
     "Config",
@@ -89,8 +89,8 @@ _LAZY = {
     "load": "fewshot_jax.adaptation.classifier",
     "load_adapter": "fewshot_jax.models.huggingface.peft",
     "load_pretrained": "fewshot_jax.models.huggingface.load",
-    "plan": "fewshot_jax.training.plan",
-    "pretrain": "fewshot_jax.training.pretrain",
+    "plan": "fewshot_jax.planning.plan",
+    "pretrain": "fewshot_jax.pretraining.pretrain",
     "read_config": "fewshot_jax.config_file",
     "save_adapter": "fewshot_jax.models.huggingface.peft",
     "save_pretrained": "fewshot_jax.models.huggingface.save",

@@ -6,11 +6,11 @@ import jax
 
 from fewshot_jax.applications.table import build_application
 from fewshot_jax.config_file import from_dict
+from fewshot_jax.runs.checkpoints import Checkpoints
+from fewshot_jax.runs.metrics import MetricsFile
+from fewshot_jax.runs.state import initial_state
 from fewshot_jax.training import loop
-from fewshot_jax.training.checkpoints import Checkpoints
-from fewshot_jax.training.metrics import MetricsFile
 from fewshot_jax.training.run_directory import RunDirectory
-from fewshot_jax.training.state import initial_state
 
 DATA = {
     "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},

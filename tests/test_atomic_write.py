@@ -25,7 +25,7 @@ from fewshot_jax.atomic_write import (
     naming,
 )
 from fewshot_jax.errors import UserError, WriteError
-from fewshot_jax.training.checksums import Checksums
+from fewshot_jax.runs.checksums import Checksums
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 PACKAGE = Path(fewshot_jax.__file__).parent
@@ -360,14 +360,14 @@ GIVEN = {
     ("cli/predict.py", "_given"),  # what stdin holds, in a temporary folder
     ("cli/predict.py", "_write_rows"),  # its caller gives a temporary name
     ("models/huggingface/writer.py", "_write"),  # so do its callers
-    ("training/interruption.py", "locked"),
-    ("training/metrics.py", "__init__"),  # appended to
-    ("training/tensorboard.py", "__init__"),  # appended to
-    ("training/pretrain.py", "_train"),  # by our own save_pretrained
+    ("runs/interruption.py", "locked"),
+    ("runs/metrics.py", "__init__"),  # appended to
+    ("runs/tensorboard.py", "__init__"),  # appended to
+    ("pretraining/pretrain.py", "_train"),  # by our own save_pretrained
     ("reporting/figures.py", "png"),  # into memory
     ("search/study_files.py", "_flock"),
     ("search/study_files.py", "acquire"),
-    ("training/checksums.py", "_move"),  # a rename alone
+    ("runs/checksums.py", "_move"),  # a rename alone
 }
 WRITING = {"write_text", "write_bytes", "savefig", "save_pretrained", "copyfile", "rename", "save_file", "to_csv"}
 

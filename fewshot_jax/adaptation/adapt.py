@@ -26,10 +26,10 @@ from fewshot_jax.data.examples import Example
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import TextSplit, text_split
 from fewshot_jax.errors import UserError
+from fewshot_jax.runs.state import run_keys
 from fewshot_jax.training.evaluate import restore_best_of
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
-from fewshot_jax.training.state import run_keys
 from fewshot_jax.types import Batch, MetaParams
 
 

@@ -19,8 +19,8 @@ from fewshot_jax.applications.text_classification import with_label_names
 from fewshot_jax.data.splits import TextSplit
 from fewshot_jax.evaluation.statistics import Estimate
 from fewshot_jax.evaluation.tuning import with_rates
+from fewshot_jax.runs.state import run_keys
 from fewshot_jax.training.learners import build_learner
-from fewshot_jax.training.state import run_keys
 from fewshot_jax.types import Batch, MetaParams
 
 ADAPTED, MAJORITY = "adapted", "most frequent label"

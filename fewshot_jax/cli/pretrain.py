@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> None:
     """Run the command."""
     parsed = parse_run(Arguments, "pretrain", arguments, PretrainConfig)
     from fewshot_jax.parallel.processes import is_first
-    from fewshot_jax.training.pretrain import pretrain
+    from fewshot_jax.pretraining.pretrain import pretrain
 
     parsed.join()
     with resumable(), quietly(parsed.quiet):

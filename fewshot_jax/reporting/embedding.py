@@ -7,8 +7,8 @@ import numpy as np
 
 from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.config.learner import METRIC
+from fewshot_jax.runs.state import run_keys
 from fewshot_jax.training.learners import build_learner
-from fewshot_jax.training.state import run_keys
 from fewshot_jax.types import Episode, Key, MetaParams
 
 

@@ -20,9 +20,9 @@ from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.reporting.calibration import Calibration, calibrate
 from fewshot_jax.reporting.embedding import Embedding, embed
 from fewshot_jax.reporting.record import RunRecord
+from fewshot_jax.runs.state import run_keys
 from fewshot_jax.training.evaluate import evaluation_mesh, restore_best_of
 from fewshot_jax.training.learners import build_learner
-from fewshot_jax.training.state import run_keys
 from fewshot_jax.types import Episode, Key, MetaParams, PyTree
 
 MOST_POINTS = 13  # numbers of inner steps that are tried

@@ -16,8 +16,8 @@ from fewshot_jax.errors import UserError, first_line, require
 from fewshot_jax.evaluation.baselines import CHANCE
 from fewshot_jax.evaluation.statistics import Estimate
 from fewshot_jax.evaluation.written import JUDGES
+from fewshot_jax.runs.metrics import read_metrics
 from fewshot_jax.training.episode_scores import EPISODE_SCORES, read_episode_scores
-from fewshot_jax.training.metrics import read_metrics
 from fewshot_jax.training.run_directory import RunDirectory
 
 OF_CLASSES = ("text_classification", "image_classification")

@@ -22,10 +22,10 @@ from fewshot_jax.errors import UserError, require
 from fewshot_jax.evaluation.episodic import Judge, evaluate_episodes, over_episodes
 from fewshot_jax.evaluation.statistics import Estimate, estimate, finite, plain
 from fewshot_jax.evaluation.tuning import with_rates
+from fewshot_jax.runs.state import run_keys
 from fewshot_jax.training.evaluate import evaluation_mesh, restore_best_of
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
-from fewshot_jax.training.state import run_keys
 from fewshot_jax.types import Episode, Key, MetaLearner, MetaParams, PyTree
 
 INNER_GRID = "inner_grid.json"  # in the run's directory

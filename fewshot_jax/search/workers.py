@@ -6,8 +6,8 @@ import sys
 from fewshot_jax.atomic_write import full_disk
 from fewshot_jax.errors import Terminated, UserError
 from fewshot_jax.notes import plain_notes
+from fewshot_jax.runs.interruption import termination
 from fewshot_jax.search.study import Search, work
-from fewshot_jax.training.interruption import termination
 
 _ASK_EVERY = 0.5  # seconds
 

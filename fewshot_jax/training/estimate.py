@@ -16,12 +16,12 @@ from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
 from fewshot_jax.parallel.rules import shardings
-from fewshot_jax.training.collectives import collectives
+from fewshot_jax.planning.collectives import collectives
+from fewshot_jax.planning.matmul_cost import matmul_flops
+from fewshot_jax.runs.state import initial_state, outer_optimizer
+from fewshot_jax.runs.step import meta_gradient, step_on_mesh
 from fewshot_jax.training.frozen import trained_leaves
 from fewshot_jax.training.learners import build_learner
-from fewshot_jax.training.matmul_cost import matmul_flops
-from fewshot_jax.training.state import initial_state, outer_optimizer
-from fewshot_jax.training.step import meta_gradient, step_on_mesh
 from fewshot_jax.types import MetaParams, PyTree
 
 MACHINE = 8  # devices that the fast links join

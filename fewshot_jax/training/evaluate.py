@@ -19,7 +19,8 @@ from fewshot_jax.evaluation.written import DISTINCT
 from fewshot_jax.parallel.mesh import dividing_mesh, make_mesh, on_host, place
 from fewshot_jax.parallel.processes import is_first
 from fewshot_jax.parallel.rules import shardings
-from fewshot_jax.training.checkpoints import Checkpoints
+from fewshot_jax.runs.checkpoints import Checkpoints
+from fewshot_jax.runs.state import initial_state
 from fewshot_jax.training.episode_scores import EPISODE_SCORES, write_episode_scores
 from fewshot_jax.training.results import Evaluation, Measured, Per
 from fewshot_jax.training.rows import (
@@ -33,7 +34,6 @@ from fewshot_jax.training.rows import (
     starts_of,
 )
 from fewshot_jax.training.run_directory import RunDirectory
-from fewshot_jax.training.state import initial_state
 from fewshot_jax.types import MetaParams
 
 

@@ -20,17 +20,17 @@ from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
 from fewshot_jax.evaluation.leakage import warn_of_leakage
 from fewshot_jax.parallel.mesh import TASK, batch_shards, local_copy
 from fewshot_jax.parallel.processes import check_agreement, first_alone, gather_json, is_first
+from fewshot_jax.planning.plan import planned
+from fewshot_jax.runs.fit import Fit, even_mesh, fit
+from fewshot_jax.runs.interruption import held
+from fewshot_jax.runs.learning_curve import learning_curve
+from fewshot_jax.runs.state import initial_state, learning_rate, outer_optimizer, run_keys
+from fewshot_jax.runs.step import guarded_step, meta_gradient
+from fewshot_jax.runs.weights_and_biases import check_installed
 from fewshot_jax.training.evaluate import evaluate_application
-from fewshot_jax.training.fit import Fit, even_mesh, fit
-from fewshot_jax.training.interruption import held
 from fewshot_jax.training.learners import build_learner
-from fewshot_jax.training.learning_curve import learning_curve
-from fewshot_jax.training.plan import planned
 from fewshot_jax.training.results import Evaluation
 from fewshot_jax.training.run_directory import RunDirectory, resolve
-from fewshot_jax.training.state import initial_state, learning_rate, outer_optimizer, run_keys
-from fewshot_jax.training.step import guarded_step, meta_gradient
-from fewshot_jax.training.weights_and_biases import check_installed
 from fewshot_jax.types import MetaParams
 from fewshot_jax.versions import versions
 

@@ -18,8 +18,8 @@ from fewshot_jax.evaluation.tuning import Choice, Tuning, adapted, fine_tuned
 from fewshot_jax.evaluation.written import JUDGES, judge_written
 from fewshot_jax.parallel.mesh import dividing_mesh, on_host, place
 from fewshot_jax.parallel.rules import shardings
+from fewshot_jax.runs.state import run_keys
 from fewshot_jax.training.learners import build_learner
-from fewshot_jax.training.state import run_keys
 from fewshot_jax.types import Episode, MetaLearner, MetaParams, PyTree
 
 UNTRAINED, PRETRAINED, MULTI_TASK = "untrained", "pretrained", "multi-task"  # where the rows beside start from

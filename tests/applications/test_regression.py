@@ -120,7 +120,7 @@ def test_tuned_over_the_loop_of_training_alone_is_the_row_itself(finished):
 
 def test_the_smallest_validation_error_chooses_the_checkpoint(finished):
     run, evaluation = finished
-    from fewshot_jax.training.metrics import read_metrics
+    from fewshot_jax.runs.metrics import read_metrics
 
     errors = {row["step"]: row[name] for row in read_metrics(run.metrics) if (name := evaluation.score.metric) in row}
     assert len(errors) == 2

@@ -27,14 +27,14 @@ SAID_BY = {
     "search": ("tune",),
     "training": ("train",),
     "training/compare.py": ("evaluate",),
-    "training/corpus.py": ("pretrain",),
+    "pretraining/corpus.py": ("pretrain",),
     "training/estimate.py": ("plan",),
     "training/export.py": ("export",),
     "training/generalisation.py": ("evaluate",),
     "training/holdout.py": ("evaluate",),
-    "training/interruption.py": ("train", "pretrain"),
-    "training/pretrain.py": ("pretrain",),
-    "training/pretraining_directory.py": ("pretrain",),
+    "runs/interruption.py": ("train", "pretrain"),
+    "pretraining/pretrain.py": ("pretrain",),
+    "pretraining/directory.py": ("pretrain",),
 }
 OF_OTHERS = {"--help", "--version", "--xla_force_host_platform_device_count", "--local-dir"}
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*[a-z]")

@@ -11,7 +11,7 @@ import yaml
 import fewshot_jax as fsj
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import read_config
-from fewshot_jax.training.metrics import MetricsFile, read_metrics
+from fewshot_jax.runs.metrics import MetricsFile, read_metrics
 from fewshot_jax.training.run_directory import RunDirectory
 from tests.cli.test_pretrain import VALUES
 from tests.small_run import RUN, merged

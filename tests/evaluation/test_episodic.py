@@ -11,7 +11,7 @@ from fewshot_jax.applications.classification import ACCURACY
 from fewshot_jax.evaluation import episodic
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
 from fewshot_jax.parallel.mesh import task_mesh
-from fewshot_jax.training.collectives import collectives
+from fewshot_jax.planning.collectives import collectives
 from fewshot_jax.types import Episode, MetaLearner
 
 

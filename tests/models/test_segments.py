@@ -12,7 +12,7 @@ from fewshot_jax.data.pretraining.packing import Packing, pack
 from fewshot_jax.models.huggingface.fresh import new_model
 from fewshot_jax.models.stack import StackShape, empty_cache
 from fewshot_jax.models.transformer import ModelShape, Transformer
-from fewshot_jax.training.language_model import token_loss
+from fewshot_jax.pretraining.language_model import token_loss
 
 SIZES = {"vocab_size": 50, "width": 16, "layers": 2, "heads": 2, "mlp_width": 24}
 DOCUMENTS = [[10, 11, 12, 13, 14], [15, 16, 17], [18, 19, 20, 21, 22, 23, 24]]

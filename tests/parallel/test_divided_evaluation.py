@@ -12,13 +12,13 @@ from fewshot_jax.config_file import from_dict
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
 from fewshot_jax.parallel.mesh import make_mesh, place, replicate, shard_tasks
 from fewshot_jax.parallel.rules import shardings
+from fewshot_jax.planning.collectives import collectives
 from fewshot_jax.reporting.probe import probe
 from fewshot_jax.reporting.record import read_run
+from fewshot_jax.runs.state import initial_state
 from fewshot_jax.training import loop
-from fewshot_jax.training.collectives import collectives
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
-from fewshot_jax.training.state import initial_state
 from tests.small_run import RUN, merged
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices, simulated or real")

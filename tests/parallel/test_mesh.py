@@ -17,10 +17,10 @@ from fewshot_jax.config_file import from_dict
 from fewshot_jax.errors import UserError
 from fewshot_jax.parallel.mesh import batch_shards, host_values, local_copy, make_mesh, place, replicate, shard_tasks
 from fewshot_jax.parallel.rules import TENSOR_RULES, gathered, shardings
-from fewshot_jax.training.collectives import collectives
+from fewshot_jax.planning.collectives import collectives
+from fewshot_jax.runs.state import initial_state, outer_optimizer
+from fewshot_jax.runs.step import meta_gradient, sharded, step_on_mesh
 from fewshot_jax.training.learners import build_learner
-from fewshot_jax.training.state import initial_state, outer_optimizer
-from fewshot_jax.training.step import meta_gradient, sharded, step_on_mesh
 from tests.small_run import DATA
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices, simulated or real")

@@ -12,12 +12,12 @@ from fewshot_jax.config_file import from_dict, write_config
 from fewshot_jax.errors import UserError
 from fewshot_jax.parallel.mesh import make_mesh, place, shard_tasks
 from fewshot_jax.parallel.rules import shardings
+from fewshot_jax.planning.collectives import Collective, collectives
+from fewshot_jax.runs.state import initial_state, outer_optimizer
+from fewshot_jax.runs.step import meta_gradient, step_on_mesh
 from fewshot_jax.training import loop
-from fewshot_jax.training.collectives import Collective, collectives
 from fewshot_jax.training.estimate import estimates
 from fewshot_jax.training.learners import build_learner
-from fewshot_jax.training.state import initial_state, outer_optimizer
-from fewshot_jax.training.step import meta_gradient, step_on_mesh
 from tests.small_run import RUN, merged
 
 VALUES = merged(RUN, model={"width": 32, "mlp_width": 32}, outer={"steps": 6, "tasks": 16}, parallel={"fsdp": 4})

@@ -11,12 +11,12 @@ from fewshot_jax.applications.table import build_application
 from fewshot_jax.errors import UserError
 from fewshot_jax.parallel.mesh import batch_shards, make_mesh, place, shard_tasks
 from fewshot_jax.parallel.rules import shardings
-from fewshot_jax.training.collectives import collectives
+from fewshot_jax.planning.collectives import collectives
+from fewshot_jax.runs.state import initial_state, outer_optimizer
+from fewshot_jax.runs.step import meta_gradient, step_on_mesh
 from fewshot_jax.training.frozen import Adapting, frozen_paths, joined, trained_leaves
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
-from fewshot_jax.training.state import initial_state, outer_optimizer
-from fewshot_jax.training.step import meta_gradient, step_on_mesh
 from tests.small_run import RUN, config_of, last_state, merged
 
 LORA = "lora_|head"

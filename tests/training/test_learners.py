@@ -16,9 +16,9 @@ from fewshot_jax.applications.regression import Regression
 from fewshot_jax.applications.text_classification import text_functions
 from fewshot_jax.config import SECOND_ORDER, WITHOUT_A_LOOP, Learner
 from fewshot_jax.config_file import from_dict
+from fewshot_jax.runs.state import decays, initial_state, outer_optimizer
 from fewshot_jax.training.learners import LEARNERS, build_learner
 from fewshot_jax.training.run_directory import RunDirectory
-from fewshot_jax.training.state import decays, initial_state, outer_optimizer
 from tests.small_run import RUN, merged
 
 VALUES = merged(

@@ -21,12 +21,12 @@ from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.tokenization import load_tokenizer
 from fewshot_jax.errors import WriteError
 from fewshot_jax.evaluation.statistics import Estimate
+from fewshot_jax.planning.plan import Strategy
+from fewshot_jax.runs.checkpoints import Checkpoints
+from fewshot_jax.runs.metrics import MetricsFile, read_metrics
+from fewshot_jax.runs.state import first_state, initial_state, learning_rate, outer_optimizer
 from fewshot_jax.training import loop
-from fewshot_jax.training.checkpoints import Checkpoints
-from fewshot_jax.training.metrics import MetricsFile, read_metrics
-from fewshot_jax.training.plan import Strategy
 from fewshot_jax.training.run_directory import RunDirectory
-from fewshot_jax.training.state import first_state, initial_state, learning_rate, outer_optimizer
 
 STEPS, EVERY, METRIC = 6, 3, "validation_accuracy"
 VALUES = {
@@ -537,7 +537,7 @@ def test_a_start_that_failed_can_be_corrected_in_the_same_directory(tmp_path, le
 
 def test_a_planned_run_stores_its_strategy_and_resumes_with_it_without_planning_again(tmp_path, monkeypatch, capsys):
     strategies = (Strategy("mixed", "carry", "boundary", 1),)
-    monkeypatch.setattr("fewshot_jax.training.plan.STRATEGIES", strategies)
+    monkeypatch.setattr("fewshot_jax.planning.plan.STRATEGIES", strategies)
     monkeypatch.setattr(loop, "evaluate_application", lambda *arguments, **keywords: None)
     config = changed(
         learner={"plan": True, "memory_budget": 1000.0}, evaluation={"at_end": True}, baselines={"multi_task": True}
@@ -595,7 +595,7 @@ def test_the_evaluation_and_the_baselines_of_a_run_may_change(finished, tmp_path
     ("budget", "message"), [(0.001, "less than the optimizer's state"), (0.1, "no strategy fits into 0 MiB")]
 )
 def test_a_plan_without_a_way_to_fit_ends_before_the_run_starts(tmp_path, monkeypatch, budget, message):
-    monkeypatch.setattr("fewshot_jax.training.plan.STRATEGIES", (Strategy("mixed", "carry", "boundary", 1),))
+    monkeypatch.setattr("fewshot_jax.planning.plan.STRATEGIES", (Strategy("mixed", "carry", "boundary", 1),))
     with pytest.raises(fsj.UserError, match=rf"learner\.memory_budget: .*{message}"):
         fsj.train(changed(learner={"plan": True, "memory_budget": budget}), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()

@@ -8,7 +8,7 @@ from typing import Any
 from fewshot_jax import strict_json
 from fewshot_jax.atomic_write import write_text
 from fewshot_jax.errors import UserError, first_line
-from fewshot_jax.training.tensorboard import scalars
+from fewshot_jax.runs.tensorboard import scalars
 
 RECORD = "wandb.json"  # in a run directory: the id under which the run goes on
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fewshot_jax.applications.application import Score
 from fewshot_jax.atomic_write import atomic_file
-from fewshot_jax.training.metrics import read_metrics
+from fewshot_jax.runs.metrics import read_metrics
 
 
 def learning_curve(metrics: Path, output: Path, score: Score) -> None:

@@ -11,9 +11,9 @@ import yaml
 
 from fewshot_jax.cli.main import main
 from fewshot_jax.errors import UserError
-from fewshot_jax.training import weights_and_biases
+from fewshot_jax.runs import weights_and_biases
+from fewshot_jax.runs.metrics import TENSORBOARD, MetricsFile, read_metrics
 from fewshot_jax.training.loop import train
-from fewshot_jax.training.metrics import TENSORBOARD, MetricsFile, read_metrics
 from tests.small_run import RUN, config_of, merged
 
 

@@ -9,7 +9,7 @@ import optax
 
 from fewshot_jax.parallel.mesh import TASK
 from fewshot_jax.parallel.rules import gathered
-from fewshot_jax.training.state import Health, TrainState
+from fewshot_jax.runs.state import Health, TrainState
 from fewshot_jax.types import Episode, MetaLearner, MetaParams, PyTree
 
 Metrics = dict[str, jax.Array]

@@ -17,7 +17,7 @@ from fewshot_jax.atomic_write import cannot_write, full_disk
 from fewshot_jax.config_file import flat
 from fewshot_jax.errors import Terminated, UserError
 from fewshot_jax.parallel.processes import barrier, check_agreement, is_first
-from fewshot_jax.training.pretraining_directory import PretrainingDirectory
+from fewshot_jax.pretraining.directory import PretrainingDirectory
 from fewshot_jax.training.run_directory import LOCK, RunDirectory
 from fewshot_jax.versions import versions
 

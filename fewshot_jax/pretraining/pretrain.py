@@ -18,8 +18,7 @@ from fewshot_jax.errors import require
 from fewshot_jax.models.huggingface.pretrained import Pretrained
 from fewshot_jax.models.huggingface.save import save_pretrained
 from fewshot_jax.parallel.processes import first_alone, is_first
-from fewshot_jax.training.checkpoints import Checkpoints
-from fewshot_jax.training.corpus import (
+from fewshot_jax.pretraining.corpus import (
     Corpus,
     Documents,
     documents_of,
@@ -28,15 +27,16 @@ from fewshot_jax.training.corpus import (
     pack_corpus,
     read_corpus,
 )
-from fewshot_jax.training.fit import Fit, even_mesh, fit
-from fewshot_jax.training.interruption import held
-from fewshot_jax.training.language_model import build_model, held_out_loss, language_model_grad, perplexity
-from fewshot_jax.training.learning_curve import loss_curve
-from fewshot_jax.training.metrics import Speed, read_metrics
-from fewshot_jax.training.pretraining_directory import PretrainingDirectory, resolve
-from fewshot_jax.training.state import TrainState, first_state, learning_rate, outer_optimizer, run_keys
-from fewshot_jax.training.utilisation import peak_flops, training_flops
-from fewshot_jax.training.weights_and_biases import check_installed
+from fewshot_jax.pretraining.directory import PretrainingDirectory, resolve
+from fewshot_jax.pretraining.language_model import build_model, held_out_loss, language_model_grad, perplexity
+from fewshot_jax.pretraining.utilisation import peak_flops, training_flops
+from fewshot_jax.runs.checkpoints import Checkpoints
+from fewshot_jax.runs.fit import Fit, even_mesh, fit
+from fewshot_jax.runs.interruption import held
+from fewshot_jax.runs.learning_curve import loss_curve
+from fewshot_jax.runs.metrics import Speed, read_metrics
+from fewshot_jax.runs.state import TrainState, first_state, learning_rate, outer_optimizer, run_keys
+from fewshot_jax.runs.weights_and_biases import check_installed
 from fewshot_jax.versions import versions
 
 

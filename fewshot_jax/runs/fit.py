@@ -17,13 +17,13 @@ from fewshot_jax.errors import Terminated, UserError
 from fewshot_jax.parallel.mesh import TASK, host_values, local_copy, make_mesh, on_host, place, shard_tasks
 from fewshot_jax.parallel.processes import is_first
 from fewshot_jax.parallel.rules import shardings
-from fewshot_jax.training.checkpoints import Checkpoints, Judge
-from fewshot_jax.training.interruption import termination
-from fewshot_jax.training.metrics import MetricsFile, Progress, Speed, StopWatch
+from fewshot_jax.runs.checkpoints import Checkpoints, Judge
+from fewshot_jax.runs.interruption import termination
+from fewshot_jax.runs.metrics import MetricsFile, Progress, Speed, StopWatch
+from fewshot_jax.runs.state import TrainState
+from fewshot_jax.runs.step import GradFn, Metrics, step_on_mesh
+from fewshot_jax.runs.weights_and_biases import Tracker
 from fewshot_jax.training.run_directory import RunFiles
-from fewshot_jax.training.state import TrainState
-from fewshot_jax.training.step import GradFn, Metrics, step_on_mesh
-from fewshot_jax.training.weights_and_biases import Tracker
 from fewshot_jax.types import MetaParams, PyTree
 from fewshot_jax.versions import versions
 

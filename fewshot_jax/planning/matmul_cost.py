@@ -7,7 +7,7 @@ the optimised HLO is walked and each ``while`` weighted by its known trip count.
 import math
 import re
 
-from fewshot_jax.training.compiled_program import computations
+from fewshot_jax.planning.compiled_program import computations
 
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _SHAPE = re.compile(r"\(?\w+\[([\d,]*)\]")

@@ -15,12 +15,12 @@ from fewshot_jax.algorithms.partition import leaf_path
 from fewshot_jax.config.pretraining import PretrainConfig
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, initial_params
-from fewshot_jax.training import pretrain as pretraining
-from fewshot_jax.training.checkpoints import Checkpoints
-from fewshot_jax.training.metrics import read_metrics
-from fewshot_jax.training.pretrain import HeldOut, pretrain
-from fewshot_jax.training.pretraining_directory import PretrainingDirectory
-from fewshot_jax.training.state import TrainState
+from fewshot_jax.pretraining import pretrain as pretraining
+from fewshot_jax.pretraining.directory import PretrainingDirectory
+from fewshot_jax.pretraining.pretrain import HeldOut, pretrain
+from fewshot_jax.runs.checkpoints import Checkpoints
+from fewshot_jax.runs.metrics import read_metrics
+from fewshot_jax.runs.state import TrainState
 
 STEPS, EVERY = 6, 3
 OBJECTIVES = ("causal_lm", "masked_lm", "span_corruption")
@@ -361,7 +361,7 @@ def test_eight_devices_train_as_one(corpus, one, tmp_path):
     run = PretrainingDirectory(tmp_path / "run")
     alone = dataclasses.replace(one.config(), seed=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fewshot_jax.training.fit.jax.device_count", lambda: 1)
+        patch.setattr("fewshot_jax.runs.fit.jax.device_count", lambda: 1)
         pretrain(alone, run.path, quiet=True)
     for a, b in zip(*(jax.tree.leaves(parameters(r, EVERY)) for r in (run, one)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)

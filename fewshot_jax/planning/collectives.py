@@ -4,7 +4,7 @@ import math
 import re
 from typing import NamedTuple
 
-from fewshot_jax.training.compiled_program import computations
+from fewshot_jax.planning.compiled_program import computations
 
 _COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\(", re.ASCII

@@ -11,8 +11,8 @@ import optax
 import pytest
 
 import fewshot_jax as fsj
-from fewshot_jax.training.matmul_cost import matmul_flops
-from fewshot_jax.training.plan import STRATEGIES, NothingFits, Strategy, free_memory
+from fewshot_jax.planning.matmul_cost import matmul_flops
+from fewshot_jax.planning.plan import STRATEGIES, NothingFits, Strategy, free_memory
 
 SIZE, ITEMS, TASKS, STEPS = 16, 500, 4, 6
 

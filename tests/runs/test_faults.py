@@ -17,14 +17,14 @@ import fewshot_jax as fsj
 from fewshot_jax.applications.text_classification import TextClassification
 from fewshot_jax.config_file import write_config
 from fewshot_jax.errors import Terminated, UserError
+from fewshot_jax.runs.checkpoints import Checkpoints
+from fewshot_jax.runs.checksums import Checksums
+from fewshot_jax.runs.interruption import locked, termination
+from fewshot_jax.runs.metrics import read_metrics
+from fewshot_jax.runs.state import first_state
+from fewshot_jax.runs.step import SPIKE_WARMUP, guarded_step
 from fewshot_jax.training import loop
-from fewshot_jax.training.checkpoints import Checkpoints
-from fewshot_jax.training.checksums import Checksums
-from fewshot_jax.training.interruption import locked, termination
-from fewshot_jax.training.metrics import read_metrics
 from fewshot_jax.training.run_directory import RunDirectory
-from fewshot_jax.training.state import first_state
-from fewshot_jax.training.step import SPIKE_WARMUP, guarded_step
 from tests.small_run import RUN, config_of, last_state, merged
 
 pytestmark = pytest.mark.faults

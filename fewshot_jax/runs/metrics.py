@@ -14,7 +14,7 @@ import numpy as np
 
 from fewshot_jax import strict_json
 from fewshot_jax.atomic_write import append, naming, write_text
-from fewshot_jax.training.tensorboard import EventFile
+from fewshot_jax.runs.tensorboard import EventFile
 
 TENSORBOARD = "tensorboard"  # its folder in a run directory
 

@@ -21,8 +21,8 @@ from fewshot_jax.atomic_write import of_the_system
 from fewshot_jax.errors import UserError, WriteError, first_line
 from fewshot_jax.parallel.mesh import local_copy, make_mesh
 from fewshot_jax.parallel.processes import first_alone, is_first
-from fewshot_jax.training.checksums import Checksums
-from fewshot_jax.training.state import TrainState
+from fewshot_jax.runs.checksums import Checksums
+from fewshot_jax.runs.state import TrainState
 from fewshot_jax.types import MetaParams
 
 

@@ -15,7 +15,7 @@ from fewshot_jax.data.pretraining.packing import Windows, pack, read_windows
 from fewshot_jax.data.tokenization import save_tokenizer, train_tokenizer
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.models.huggingface.text_tokenizer import load_text_tokenizer
-from fewshot_jax.training.pretraining_directory import PretrainingDirectory
+from fewshot_jax.pretraining.directory import PretrainingDirectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,9 +9,9 @@ import pytest
 
 from fewshot_jax.models.huggingface.fresh import new_model
 from fewshot_jax.models.transformer import Transformer
-from fewshot_jax.training import utilisation
-from fewshot_jax.training.matmul_cost import matmul_flops
-from fewshot_jax.training.utilisation import peak_flops, training_flops
+from fewshot_jax.planning.matmul_cost import matmul_flops
+from fewshot_jax.pretraining import utilisation
+from fewshot_jax.pretraining.utilisation import peak_flops, training_flops
 
 SIZES = {"vocab_size": 96, "width": 32, "layers": 3, "heads": 2, "mlp_width": 48}
 

@@ -24,9 +24,9 @@ from fewshot_jax.applications.application import Application
 from fewshot_jax.block_policy import BlockPolicy
 from fewshot_jax.config import SECOND_ORDER, Config
 from fewshot_jax.errors import UserError
+from fewshot_jax.planning.matmul_cost import matmul_flops
+from fewshot_jax.runs.state import initial_state
 from fewshot_jax.training.learners import build_learner
-from fewshot_jax.training.matmul_cost import matmul_flops
-from fewshot_jax.training.state import initial_state
 from fewshot_jax.types import Episode, Key, MetaLearner, MetaParams, PyTree
 
 _MIB = 2**20

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fewshot_jax.training.metrics import Progress
+from fewshot_jax.runs.metrics import Progress
 
 
 class Terminal(io.StringIO):
@@ -20,7 +20,7 @@ def shown(monkeypatch, stream, *, quiet=False):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr("fewshot_jax.training.metrics.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("fewshot_jax.runs.metrics.time.monotonic", lambda: clock[0])
     progress = Progress(100, start=20, items=4, quiet=quiet)
     clock[0] = 80.0
     progress.line(60, {"loss": 0.5, "validation_accuracy": 0.75})

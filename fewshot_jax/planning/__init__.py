@@ -1,0 +1,1 @@
+"""Memory and cost, read from compiled programs."""
