@@ -56,12 +56,12 @@ def opened(run: Path, *, read_only: bool) -> Any:
     """The checkpoints of a run, and the shape of what they hold."""
     from fewshot_jax.applications.table import build_application
     from fewshot_jax.runs.checkpoints import Checkpoints
-    from fewshot_jax.runs.state import initial_state
+    from fewshot_jax.training.experiment import Experiment
     from fewshot_jax.training.run_directory import RunDirectory
 
     directory = RunDirectory(run)
     application = build_application(directory.config(), run)
-    like = initial_state(directory.config(), application.functions(training=True))
+    like = Experiment(application).initial_state()
     return Checkpoints(directory.checkpoints, application.score, read_only=read_only), like
 
 

@@ -1,15 +1,18 @@
 """A run of seconds, for tests of what is around the learning: its config, and what it left."""
 
 import zlib
+from types import SimpleNamespace
 
 import jax
 
 from fewshot_jax.applications.table import build_application
+from fewshot_jax.applications.text_features import new_encoder
+from fewshot_jax.applications.text_model import TextModel
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.runs.checkpoints import Checkpoints
 from fewshot_jax.runs.metrics import MetricsFile
-from fewshot_jax.runs.state import initial_state
 from fewshot_jax.training import loop
+from fewshot_jax.training.experiment import Experiment
 from fewshot_jax.training.run_directory import RunDirectory
 
 DATA = {
@@ -42,12 +45,24 @@ def merged(values, **sections):
 def last_state(run, step):
     """The state of a run's checkpoint, on the host."""
     application = loop.build_application(run.config(), run.path)
-    like = initial_state(run.config(), application.functions(training=True))
+    like = Experiment(application).initial_state()
     checkpoints = Checkpoints(run.checkpoints, application.score, read_only=True)
     try:
         return jax.device_get(checkpoints.restore(step, like))
     finally:
         checkpoints.close()
+
+
+def initial_state(config, functions):
+    """The state of an experiment of some functions, which need no data."""
+    return Experiment(SimpleNamespace(config=config, functions=lambda *, training: functions)).initial_state()
+
+
+def text_functions(config, *, vocab_size, ways, training=True, joint_classes=0):
+    """The functions of a new encoder, which need no tokenizer."""
+    module = new_encoder(config.model, vocab_size=vocab_size, max_length=config.tokenizer.max_length)
+    model = TextModel(config=config, codec=None, module=module, init_params=None, joint_classes=joint_classes)
+    return model.functions(ways, training=training)
 
 
 def config_of(values, **sections):
@@ -59,7 +74,7 @@ def saved_run(folder, values):
     config = config_of(values)
     run, application = RunDirectory(folder / "run"), build_application(config)
     run.start(application, application.fingerprint())
-    state = initial_state(config, application.functions(training=True))
+    state = Experiment(application).initial_state()
 
     def moved(path, leaf):
         key = jax.random.fold_in(jax.random.key(1), zlib.crc32(jax.tree_util.keystr(path).encode()))

@@ -243,7 +243,7 @@ def test_a_checkpoint_is_on_disk_before_its_checksums(tmp_path, calls):
     folder = tmp_path / "checkpoints" / "3"
     folder.mkdir(parents=True)
     fill(folder, "numbers")
-    Checksums(tmp_path / "checkpoints").seal(3)
+    Checksums(tmp_path / "checkpoints").write(3)
     renamed = calls.index(("rename", tmp_path / "checksums" / "3.json"))
     wanted = {folder, folder / "a", folder / "below", folder / "below" / "b", folder.parent}
     assert wanted <= {path for name, path in calls[:renamed] if name == "fsync"}

@@ -17,9 +17,7 @@ from fewshot_jax.adaptation.selection import Adaptations, Selection
 from fewshot_jax.adaptation.start import Start, not_of_texts, start_of_run
 from fewshot_jax.adaptation.writer import Writer, adapt_writer
 from fewshot_jax.applications.label_scoring import candidates, one_task
-from fewshot_jax.applications.language_model import language_model
 from fewshot_jax.applications.text_classification import with_label_names
-from fewshot_jax.applications.writing import writing_functions
 from fewshot_jax.config import WRITES, Config
 from fewshot_jax.data.duplicates import distinct_examples
 from fewshot_jax.data.examples import Example
@@ -27,8 +25,8 @@ from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import TextSplit, text_split
 from fewshot_jax.errors import UserError
 from fewshot_jax.runs.state import run_keys
-from fewshot_jax.training.evaluate import restore_best_of
-from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.experiment import Experiment, judging_pair
+from fewshot_jax.training.export import model_of_run
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import Batch, MetaParams
 
@@ -113,8 +111,8 @@ def adapt_start(start: Start, data: TextSplit, selection: Selection | None = Non
 
 
 def _label_scorer(run: RunDirectory, config: Config, records: Sequence[Record]) -> Classifier:
-    model, data = language_model(config, texts=list, saved=run.path, weights=False), text_split(records)
-    reader = NameReader(config, model, candidates(data.classes, config))
+    model, data = model_of_run(run), text_split(records)
+    reader = NameReader(model, candidates(data.classes, config))
     read: dict[tuple[int, ...], str] = {}
     for label, ids in zip(data.classes, reader.names, strict=True):
         if (other := read.setdefault(tuple(ids), label)) != label:
@@ -122,7 +120,7 @@ def _label_scorer(run: RunDirectory, config: Config, records: Sequence[Record]) 
                 f"the labels '{other}' and '{label}' are the same tokens to the model, which tells classes by their "
                 "names alone; rename one (unknown words are all alike, and long names are cut)"
             )
-    meta_params = restore_best_of(run, writing_functions(config, model, training=True))
+    meta_params, _ = Experiment(model).restore_best(run)
     support = one_task(model.codec, model.codec.sources(data.texts), reader.names, data.label)
     classifier = _adapted(meta_params, support, data.classes, config, reader)
     classifier.check()  # examples that are read as a context may be too many for the model
@@ -132,6 +130,6 @@ def _label_scorer(run: RunDirectory, config: Config, records: Sequence[Record]) 
 def _adapted(
     meta_params: MetaParams, support: Batch, labels: Sequence[str], config: Config, reader: Reader
 ) -> Classifier:
-    learner = build_learner(reader.functions, config, training=False)
+    _, learner = judging_pair(reader.functions, config)
     adapted = jax.jit(learner.adapt)(meta_params, support, run_keys(config.seed).evaluation)
     return Classifier(finite(adapted), labels, config, reader)

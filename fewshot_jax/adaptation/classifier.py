@@ -16,7 +16,7 @@ from fewshot_jax.adaptation.writer import Writer, load_writer
 from fewshot_jax.config import WRITES, Config
 from fewshot_jax.data.labels import plain_texts
 from fewshot_jax.errors import UserError, first_line
-from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.experiment import judging_pair
 from fewshot_jax.types import PyTree
 
 FEW = 16  # texts that are not worth a whole batch
@@ -38,7 +38,7 @@ class Classifier:
     ):
         self.adapted, self.labels, self.config, self.reader = packed(adapted, config), list(labels), config, reader
         self.temperature = temperature
-        learner = build_learner(reader.functions, config, training=False)
+        _, learner = judging_pair(reader.functions, config)
 
         @jax.jit
         def logits(adapted: PyTree, batch: dict[str, jax.Array]) -> jax.Array:

@@ -8,16 +8,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from fewshot_jax.applications.application import Functions
-from fewshot_jax.applications.label_scoring import one_task, scored_labels
-from fewshot_jax.applications.language_model import LanguageModel, language_model, save_language_model
-from fewshot_jax.applications.text_classification import encode_for, lengths_of, pretrained_encoder, text_functions
-from fewshot_jax.applications.writing import writing_functions
+from fewshot_jax.applications.label_scoring import one_task
+from fewshot_jax.applications.text_functions import name_functions
+from fewshot_jax.applications.text_model import TextModel
 from fewshot_jax.config import Config
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.loader import bucket, text_batch
 from fewshot_jax.data.sequences import Ids
 from fewshot_jax.data.sets import label_text
-from fewshot_jax.data.tokenization import load_tokenizer, save_tokenizer
+from fewshot_jax.data.tokenization import save_tokenizer
 from fewshot_jax.types import Batch
 
 CANDIDATES = "candidates"  # in model.json: the texts that are scored for the classes, in the order of the labels
@@ -59,67 +58,54 @@ class HeadReader:
     """For a head on the features of an encoder.
 
     Args:
-        config: of the run.
-        tokenizer: of the run.
+        model: of the run.
         ways: number of classes ``N``.
-        pretrained: the model that the run started from; None for a new one.
     """
 
     batch_size = 256
     record: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, config: Config, tokenizer: Any, ways: int, pretrained: LanguageModel | None = None):
-        self.config, self.tokenizer, self.pretrained = config, tokenizer, pretrained
-        sizes = {"vocab_size": tokenizer.get_vocab_size(), "ways": ways, "joint_classes": 0}
-        self.functions = text_functions(config, **sizes, training=False, pretrained=pretrained)
+    def __init__(self, model: TextModel, ways: int):
+        self.model, self.tokenizer = model, model.codec.tokenizer
+        self.functions = model.functions(ways, training=False)
 
     @property
     def max_length(self) -> int:
-        return lengths_of(self.config, self.pretrained)[0]
+        return self.model.codec.max_length
 
     def cut(self, texts: Sequence[str]) -> int:
-        if self.pretrained is not None:
-            return self.pretrained.codec.too_long(texts)
-        encodings = self.tokenizer.encode_batch(list(texts))
-        return sum(len(encoding.ids) > self.max_length for encoding in encodings)
+        return self.model.codec.too_long(texts)
 
     def batch(self, texts: Sequence[str], items: int) -> Batch:
-        encoded = encode_for(self.config, self.tokenizer, texts, self.pretrained)
+        encoded = self.model.encode(texts)
         index = np.minimum(np.arange(items), len(texts) - 1)
-        _, buckets = lengths_of(self.config, self.pretrained)
-        return text_batch(encoded, index, bucket(int(encoded.lengths.max()), buckets))
+        return text_batch(encoded, index, bucket(int(encoded.lengths.max()), self.model.codec.buckets))
 
     def longest(self) -> Batch:
-        encoded = encode_for(self.config, self.tokenizer, ["text"], self.pretrained)
-        return text_batch(encoded, np.zeros(1, int), max(lengths_of(self.config, self.pretrained)[1]))
+        return text_batch(self.model.encode(["text"]), np.zeros(1, int), max(self.model.codec.buckets))
 
     def save(self, directory: Path) -> None:
-        if self.pretrained is None:
+        if self.model.home is None:  # in the directory itself, as the first saved models had it
             save_tokenizer(self.tokenizer, directory)
         else:
-            save_language_model(self.pretrained, directory)
+            self.model.save(directory)
 
 
 class NameReader:
     """For a language model that scores the names of the classes.
 
     Args:
-        config: of the run.
         model: of the run.
         names: of the classes, as texts.
     """
 
-    def __init__(self, config: Config, model: LanguageModel, names: Sequence[str]):
+    def __init__(self, model: TextModel, names: Sequence[str]):
         self.model, self.tokenizer = model, model.codec.tokenizer
         self.record: Mapping[str, Any] = {CANDIDATES: list(names)}
         self.names: list[Ids] = [ids for _, ids in model.codec.encode([Example(" ", name) for name in names])]
         # Each text is read once for every class, after all examples where they are the context.
         self.batch_size = max(1, 256 // len(self.names))
-        self.functions = scored_labels(
-            writing_functions(config, model, training=False),
-            ways=len(self.names),
-            per_token=not config.learner.channel,
-        )
+        self.functions = name_functions(model, len(self.names), False)
 
     @property
     def max_length(self) -> int:
@@ -136,7 +122,7 @@ class NameReader:
         return one_task(self.model.codec, [np.zeros(self.max_length, np.int32)], self.names)
 
     def save(self, directory: Path) -> None:
-        save_language_model(self.model, directory)
+        self.model.save(directory)
 
 
 def saved_reader(config: Config, directory: Path, record: Mapping[str, Any]) -> Reader:
@@ -148,12 +134,11 @@ def saved_reader(config: Config, directory: Path, record: Mapping[str, Any]) -> 
         record: its ``model.json``.
     """
     labels = record["labels"]
+    model = TextModel.open(config, directory, weights=False)
     if config.kind == "label_scoring":
         # A model that names no candidates is older: it was adapted to labels with the names of their data sets.
         names = record.get(CANDIDATES, [label_text(str(label)) for label in labels])
         if len(names) != len(labels):
             raise ValueError(f"{len(names)} candidates, but {len(labels)} labels")
-        return NameReader(config, language_model(config, texts=list, saved=directory, weights=False), names)
-    model = pretrained_encoder(config, directory, weights=False)
-    tokenizer = load_tokenizer(directory) if model is None else model.codec.tokenizer
-    return HeadReader(config, tokenizer, len(labels), model)
+        return NameReader(model, names)
+    return HeadReader(model, len(labels))

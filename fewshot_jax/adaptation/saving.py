@@ -24,7 +24,7 @@ from fewshot_jax.config import Config
 from fewshot_jax.config_file import from_dict, to_dict
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.writer import TensorSource, write_tensors
-from fewshot_jax.training.run_directory import check_writable, described
+from fewshot_jax.runs.directory import check_writable, described
 from fewshot_jax.types import PyTree
 from fewshot_jax.versions import versions
 

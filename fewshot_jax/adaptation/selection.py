@@ -20,7 +20,7 @@ from fewshot_jax.data.splits import TextSplit
 from fewshot_jax.evaluation.statistics import Estimate
 from fewshot_jax.evaluation.tuning import with_rates
 from fewshot_jax.runs.state import run_keys
-from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.experiment import judging_pair
 from fewshot_jax.types import Batch, MetaParams
 
 ADAPTED, MAJORITY = "adapted", "most frequent label"
@@ -135,7 +135,7 @@ class Adaptations:
         parts = -(-query // most)
         self._query = parts, -(-query // parts)
         self._support = [size + len(self._names) for size in (fewer, support) if size is not None]
-        learner = build_learner(functions, start.config, training=False)
+        _, learner = judging_pair(functions, start.config)
         rate, key = start.config.inner.rate, run_keys(start.config.seed).evaluation
 
         @jax.jit

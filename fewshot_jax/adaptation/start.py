@@ -16,15 +16,14 @@ from flax.traverse_util import flatten_dict
 from fewshot_jax.adaptation.readers import HeadReader
 from fewshot_jax.adaptation.saving import read_model, weights_not_finite
 from fewshot_jax.applications.application import evaluation_steps
-from fewshot_jax.applications.language_model import LanguageModel, directory_of
-from fewshot_jax.applications.text_classification import TOKENIZER, pretrained_encoder, text_functions
+from fewshot_jax.applications.text_model import TextModel, directory_of
 from fewshot_jax.config import WITHOUT_A_LOOP, WRITES, Config
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.records import Record
-from fewshot_jax.data.tokenization import load_tokenizer
 from fewshot_jax.errors import UserError, first_line
 from fewshot_jax.evaluation.tuning import with_rates
-from fewshot_jax.training.evaluate import restore_best_of
+from fewshot_jax.training.experiment import Experiment
+from fewshot_jax.training.export import model_of_run
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import MetaParams
 
@@ -47,8 +46,7 @@ class Start:
     Attributes:
         name: "default", or the path of what it is made of.
         config: of its model and learner.
-        tokenizer: of its texts.
-        pretrained: the model that it is made of, where that is a pretrained one.
+        model: of its texts.
         meta_params: of the learner.
         factors: of the inner rate, to choose from.
         steps: numbers of inner steps to choose from.
@@ -56,15 +54,14 @@ class Start:
 
     name: str
     config: Config
-    tokenizer: "Tokenizer"
-    pretrained: LanguageModel | None
+    model: TextModel
     meta_params: MetaParams
     factors: tuple[float, ...] = (1.0,)
     steps: tuple[int, ...] = (0,)
 
     def reader(self, ways: int) -> HeadReader:
         """What reads texts for so many classes."""
-        return HeadReader(self.config, self.tokenizer, ways, self.pretrained)
+        return HeadReader(self.model.with_config(self.config), ways)
 
     @property
     def on_features(self) -> bool:
@@ -85,39 +82,27 @@ class Start:
 
 
 def start_of_run(path: str | Path) -> Start:
-    """The best checkpoint of a run of text classification by a head, with the learner as it was trained.
+    """Return the best checkpoint of a run of text classification by a head, with the learner as it was trained.
 
     Raises:
         UserError: there is no such run, or it has no checkpoint.
     """
     run = RunDirectory(path)
-    config = run.config()
-    pretrained = pretrained_encoder(config, run.path, weights=False)
-    tokenizer = load_tokenizer(run.path / TOKENIZER) if pretrained is None else pretrained.codec.tokenizer
-    functions = text_functions(
-        config,
-        vocab_size=tokenizer.get_vocab_size(),
-        joint_classes=len(run.labels().get("train", [])),
-        ways=config.episodes.ways,
-        training=True,
-        pretrained=pretrained,
-    )
-    meta_params = restore_best_of(run, functions)
-    return Start(
-        name=str(run.path.resolve()), config=config, tokenizer=tokenizer, pretrained=pretrained, meta_params=meta_params
-    )
+    model = model_of_run(run)
+    meta_params, _ = Experiment(model).restore_best(run)
+    return Start(name=str(run.path.resolve()), config=model.config, model=model, meta_params=meta_params)
 
 
 def start_of_default() -> Start:
-    """The encoder that ships with the package (configs/default_model.yaml)."""
+    """Return the encoder that ships with the package (configs/default_model.yaml)."""
     meta_params, config, _ = read_model(PACKAGED)
     assert config is not None
     precise = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), meta_params)
-    return Start(name=DEFAULT, config=config, tokenizer=load_tokenizer(PACKAGED), pretrained=None, meta_params=precise)
+    return Start(name=DEFAULT, config=config, model=TextModel.open(config, PACKAGED), meta_params=precise)
 
 
 def start_of_pretrained(path: str | Path) -> Start:
-    """A pretrained model in Hugging Face's format, or of 'fewshot-jax pretrain', on which a head alone adapts.
+    """Return a pretrained model in Hugging Face's format, or of 'fewshot-jax pretrain', on which a head alone adapts.
 
     Raises:
         UserError: it cannot be used.
@@ -128,29 +113,14 @@ def start_of_pretrained(path: str | Path) -> Start:
         "tokenizer": {"max_length": 128, "buckets": [16, 32, 64, 128]},
     }
     config = from_dict(values)
-    model = pretrained_encoder(config)
-    assert model is not None
-    functions = text_functions(
-        config,
-        vocab_size=model.codec.tokenizer.get_vocab_size(),
-        joint_classes=0,
-        ways=2,
-        training=True,
-        pretrained=model,
-    )
-    params = {"params": functions.init_params(jax.random.key(config.seed))}
+    model = TextModel.open(config)
+    params = {"params": model.functions(training=True).init_params(jax.random.key(config.seed))}
     if (name := weights_not_finite(flatten_dict(params, sep="/"))) is not None:
         raise UserError(
             f"{path}: the weights '{name}' of the model are not all finite numbers. The file is damaged: save or "
             "download the model again."
         )
-    return Start(
-        name=str(Path(path).expanduser().resolve()),
-        config=config,
-        tokenizer=model.codec.tokenizer,
-        pretrained=model,
-        meta_params=params,
-    )
+    return Start(name=str(Path(path).expanduser().resolve()), config=config, model=model, meta_params=params)
 
 
 def is_pretrained(path: str | Path) -> bool:

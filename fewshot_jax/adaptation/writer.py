@@ -1,7 +1,6 @@
 """A saved few-shot model that reads texts and writes others: answers, translations, replies."""
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,16 +10,15 @@ import numpy as np
 from fewshot_jax.adaptation.context import packed
 from fewshot_jax.adaptation.saving import finite, save_model
 from fewshot_jax.adaptation.scaling import check_finite
-from fewshot_jax.applications.language_model import LanguageModel, language_model, save_language_model
 from fewshot_jax.applications.table import application_of
+from fewshot_jax.applications.text_model import TextModel
 from fewshot_jax.config import Config
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.labels import plain_texts
 from fewshot_jax.data.tasks import Drawn
 from fewshot_jax.errors import UserError
-from fewshot_jax.runs.state import run_keys
-from fewshot_jax.training.evaluate import restore_best_of
-from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.experiment import Experiment, writing_pair
+from fewshot_jax.training.export import model_of_run
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import PyTree
 
@@ -36,11 +34,10 @@ class Writer:
         config: of the run.
     """
 
-    def __init__(self, adapted: PyTree, model: LanguageModel, config: Config):
+    def __init__(self, adapted: PyTree, model: TextModel, config: Config):
         self.adapted, self.model, self.config = packed(adapted, config), model, config
         self._application = application_of(config)
-        functions = self._application.functions_of(config, model, training=False)
-        learner = build_learner(functions._replace(output_fn=functions.write_fn), config, training=False)
+        _, learner = writing_pair(model.functions(training=False), config)
 
         @jax.jit
         def written(adapted: PyTree, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -79,20 +76,14 @@ class Writer:
         Raises:
             UserError: the directory exists and is not empty, or cannot be written.
         """
-        save_model(directory, self.adapted, self.config, {}, functools.partial(save_language_model, self.model))
+        save_model(directory, self.adapted, self.config, {}, self.model.save)
 
 
 def load_writer(directory: Path, adapted: PyTree, config: Config) -> Writer:
     """The writer that `Writer.save` wrote."""
-    writer = Writer(adapted, saved_model(config, directory), config)
+    writer = Writer(adapted, TextModel.open(config, directory, weights=False), config)
     writer.check()
     return writer
-
-
-def saved_model(config: Config, directory: Path) -> LanguageModel:
-    """The language model of a run or a saved model, without its weights."""
-    kind = application_of(config)
-    return language_model(config, keep_end=kind.keep_end, chat=kind.chat, texts=list, saved=directory, weights=False)
 
 
 def adapt_writer(run: RunDirectory, examples: Sequence[Example]) -> Writer:
@@ -111,14 +102,14 @@ def adapt_writer(run: RunDirectory, examples: Sequence[Example]) -> Writer:
         raise UserError("there are no examples: give at least one")
     if len(tasks := {example.task for example in examples}) > 1:
         raise UserError(f"the examples are of {len(tasks)} tasks ({', '.join(sorted(tasks)[:5])}): give those of one")
-    model = saved_model(config, run.path)
+    model = model_of_run(run)
     model = dataclasses.replace(model, codec=dataclasses.replace(model.codec, known={}))  # each is read once
-    meta_params = restore_best_of(run, application.functions_of(config, model, training=True))
+    experiment = Experiment(model)
+    meta_params, _ = experiment.restore_best(run)
     drawn = [Drawn(list(examples), list(examples[:1]))]
     support = application.episodes_of(drawn, model.codec, len(examples), 1).support
-    learner = build_learner(application.functions_of(config, model, training=False), config, training=False)
     one = {name: leaf[0] for name, leaf in support.items()}
-    adapted = jax.jit(learner.adapt)(meta_params, one, run_keys(config.seed).evaluation)
+    adapted = jax.jit(experiment.judging.learner.adapt)(meta_params, one, experiment.keys.evaluation)
     writer = Writer(finite(adapted), model, config)
     writer.check()  # examples that are read as a context may be too many for the model
     return writer

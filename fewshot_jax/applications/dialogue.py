@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fewshot_jax.applications.application import Score
-from fewshot_jax.applications.language_model import LanguageModel
+from fewshot_jax.applications.text_model import TextModel
 from fewshot_jax.applications.text_to_text import EXACT, NATS
 from fewshot_jax.applications.writing import Writing
 from fewshot_jax.config import Config
@@ -28,12 +28,10 @@ class Dialogue(Writing):
     world: ClassVar[World] = staticmethod(WORLDS["dialogue"])
     score: ClassVar[Score] = NATS._replace(exponential="perplexity")
     scores: ClassVar[tuple[Score, ...]] = (score, EXACT)
-    keep_end: ClassVar[bool] = True
-    chat: ClassVar[bool] = True
     apart: ClassVar[bool] = True  # of one dialogue, a later turn tells the reply to an earlier one
 
     @classmethod
-    def read(cls, config: Config, path: Path, model: LanguageModel | None) -> list[Example]:
+    def read(cls, config: Config, path: Path, model: TextModel | None) -> list[Example]:
         dialogues = read_dialogues(path, task=config.data.task_field)
         examples = replies(dialogues, history=config.data.history, render=functools.partial(_read, model))
         if not examples:
@@ -41,7 +39,7 @@ class Dialogue(Writing):
         return examples
 
     @classmethod
-    def sources(cls, config: Config, path: Path, model: LanguageModel) -> tuple[list[dict[str, Any]], list[str]]:
+    def sources(cls, config: Config, path: Path, model: TextModel) -> tuple[list[dict[str, Any]], list[str]]:
         rows = [row for _, row in read_rows(path, {"turns": "turns"})]
         turns = [dialogue.turns for dialogue in read_dialogues(path)]
         if own := [number for number, said in enumerate(turns, start=1) if said[-1].speaker == ASSISTANT]:
@@ -49,7 +47,7 @@ class Dialogue(Writing):
         return rows, [_read(model, said[-(config.data.history or len(said)) :]) for said in turns]
 
 
-def _read(model: LanguageModel | None, turns: Sequence[Turn]) -> str:
+def _read(model: TextModel | None, turns: Sequence[Turn]) -> str:
     """What was said, as the model reads it."""
     if model is None or model.render is None:
         return marked(turns)

@@ -10,25 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fewshot_jax import strict_json
-from fewshot_jax.algorithms.metric import ABSENT
 from fewshot_jax.applications.application import Functions, Stream
 from fewshot_jax.applications.classification import ClassApplication
-from fewshot_jax.applications.language_model import (
-    TOKENIZER,
-    LanguageModel,
-    fingerprint_of_model,
-    language_model,
-    notes_on_cut,
-    save_language_model,
-)
+from fewshot_jax.applications.scored_labels import CHOICES
 from fewshot_jax.applications.text_classification import fingerprint_of_texts, read_data, split_data
-from fewshot_jax.applications.text_to_text import READ, WRITTEN, Written
-from fewshot_jax.applications.writing import writing_functions
+from fewshot_jax.applications.text_codec import TOKENIZER, notes_on_cut
+from fewshot_jax.applications.text_model import TextModel, fingerprint_of_model
+from fewshot_jax.applications.text_to_text import WRITTEN
 from fewshot_jax.config import Config
 from fewshot_jax.data.episodes import EpisodeSampler
 from fewshot_jax.data.examples import Example
@@ -36,42 +27,7 @@ from fewshot_jax.data.loader import bucket
 from fewshot_jax.data.sequences import Codec, Ids, sequence_batch
 from fewshot_jax.data.sets import label_text
 from fewshot_jax.data.splits import TextSplit
-from fewshot_jax.types import Batch, Episode, Key, Params
-
-CHOICES = ("choice_label", "choice_mask")  # ``[B, N, M]``, the names of an episode's classes, once for each item
-
-
-def each_choice(batch: Batch) -> Batch:
-    """The items of a batch with each of the ``N`` names as its target, ``[B N, ...]``: those of item 0 first."""
-    items, names = batch[CHOICES[0]].shape[:2]
-    repeated = {name: jnp.repeat(batch[name], names, axis=0) for name in (*READ, "mask")}
-    targets = {name: batch[choice].reshape(items * names, -1) for name, choice in zip(WRITTEN, CHOICES, strict=True)}
-    return {**repeated, **targets}
-
-
-def scored_labels(functions: Functions, *, ways: int, per_token: bool = True) -> Functions:
-    """Classification by the functions of a model that writes: logits of the classes from the names' likelihoods.
-
-    Args:
-        functions: of `text_to_text`.
-        ways: names beside each item.
-        per_token: divide a log-likelihood by the number of its tokens.
-    """
-    written_fn, join_one = functions.output_fn, functions.join_fn
-
-    def join(support: Batch, query: Batch) -> Batch:
-        assert join_one is not None
-        return {**join_one(support, query), "choices": join_one(support, each_choice(query))}
-
-    def output_fn(params: Params, batch: Batch, rng: Key) -> jax.Array:
-        """Logits ``[B, N]``: nats, of a name or of the text, per token."""
-        choices = batch["choices"] if "choices" in batch else each_choice(batch)
-        written: Written = written_fn(params, choices, rng)
-        score = -written.nats / jnp.maximum(written.tokens, 1) if per_token else -written.nats
-        logits = score.reshape(-1, ways)
-        return jnp.where(batch[CHOICES[1]].any(-1), logits, ABSENT)
-
-    return functions._replace(output_fn=output_fn, write_fn=None, join_fn=None if join_one is None else join, ways=ways)
+from fewshot_jax.types import Episode
 
 
 @dataclass(frozen=True)
@@ -84,7 +40,7 @@ class LabelScoring(ClassApplication):
         names: those of its classes' names, as they are written.
     """
 
-    model: LanguageModel
+    model: TextModel
     sources: dict[str, list[Ids]]
     names: dict[str, list[Ids]]
 
@@ -102,7 +58,7 @@ class LabelScoring(ClassApplication):
             train: TextSplit = splits["train"]
             return [*train.texts, *candidates(train.classes, config)]
 
-        model = language_model(config, texts=texts, saved=saved)
+        model = TextModel.open(config, saved, texts=texts)
         sources = {name: model.codec.sources(split.texts) for name, split in splits.items()}
         names = {
             name: [ids for _, ids in model.codec.encode([Example(" ", c) for c in candidates(split.classes, config)])]
@@ -115,9 +71,7 @@ class LabelScoring(ClassApplication):
         return application
 
     def functions(self, *, training: bool) -> Functions:
-        ways = self.config.episodes.ways if training else self.config.evaluation.ways
-        functions = writing_functions(self.config, self.model, training=training)
-        return scored_labels(functions, ways=ways, per_token=not self.config.learner.channel)
+        return self.model.with_config(self.config).functions(training=training)
 
     def texts(self, split: str) -> list[str]:
         """The texts that the positions of `sampler` refer to."""
@@ -156,7 +110,7 @@ class LabelScoring(ClassApplication):
         return {TOKENIZER: self.model.codec.tokenizer.to_str()}
 
     def save(self, directory: Path) -> None:
-        save_language_model(self.model, directory)
+        self.model.save(directory)
 
     def fingerprint(self) -> dict[str, str]:
         return {

@@ -8,7 +8,7 @@ The question stands before its text, so that a text that is too long loses its e
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fewshot_jax.applications.language_model import LanguageModel
+from fewshot_jax.applications.text_model import TextModel
 from fewshot_jax.applications.writing import Writing
 from fewshot_jax.config import Config
 from fewshot_jax.data.examples import Example
@@ -27,12 +27,12 @@ class QuestionAnswering(Writing):
     world: ClassVar[World] = staticmethod(WORLDS["question_answering"])
 
     @classmethod
-    def read(cls, config: Config, path: Path, model: LanguageModel | None) -> list[Example]:
+    def read(cls, config: Config, path: Path, model: TextModel | None) -> list[Example]:
         del model
         return [cls.asked(question) for question in read_questions(path, task=config.data.task_field)]
 
     @classmethod
-    def sources(cls, config: Config, path: Path, model: LanguageModel) -> tuple[list[dict[str, Any]], list[str]]:
+    def sources(cls, config: Config, path: Path, model: TextModel) -> tuple[list[dict[str, Any]], list[str]]:
         del config, model
         if suffix_of(path) == ".json":
             questions = read_squad(path, answered=False)

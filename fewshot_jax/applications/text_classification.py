@@ -2,161 +2,35 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
-import chex
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fewshot_jax import strict_json
 from fewshot_jax.applications.application import READING, Functions, Stream
 from fewshot_jax.applications.classification import (
     ClassApplication,
-    Features,
     class_members,
-    classification,
     data_files,
 )
-from fewshot_jax.applications.language_model import (
-    LanguageModel,
-    fingerprint_of_model,
-    language_model,
-    notes_on_cut,
-    save_language_model,
-)
-from fewshot_jax.config import WITHOUT_A_LOOP, Config, DataConfig, ModelConfig
+from fewshot_jax.applications.text_codec import TOKENIZER, notes_on_cut
+from fewshot_jax.applications.text_model import TextModel, fingerprint_of_model
+from fewshot_jax.config import Config, DataConfig
 from fewshot_jax.data.episodes import EpisodeSampler
 from fewshot_jax.data.labels import tidy_records
-from fewshot_jax.data.loader import EncodedTexts, augment, by_frequency, encode_texts, text_episodes
-from fewshot_jax.data.ngrams import hashed_ngrams
+from fewshot_jax.data.loader import EncodedTexts, augment, by_frequency, text_episodes
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.sets import label_text, read_sets
 from fewshot_jax.data.splits import TextSplit, split_records
-from fewshot_jax.data.tokenization import SPECIAL_TOKENS, load_tokenizer, save_tokenizer, train_tokenizer
+from fewshot_jax.data.tokenization import SPECIAL_TOKENS
 from fewshot_jax.errors import UserError
-from fewshot_jax.models.encoder import Encoder
-from fewshot_jax.models.heads import PretrainedEncoder, TextFeatures
-from fewshot_jax.models.lora import lora
-from fewshot_jax.types import Batch, Episode, Key, Params
+from fewshot_jax.types import Episode
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-TOKENIZER = "tokenizer"  # its folder in a run directory
-
-
-def check_batch(batch: Batch) -> None:
-    """Check the shapes of a batch: ``input_ids, attention_mask [B, L]``, and ``label, mask [B]`` where it has them."""
-    chex.assert_rank([batch["input_ids"], batch["attention_mask"]], 2)
-    chex.assert_equal_shape([batch["input_ids"], batch["attention_mask"]])
-    labels = [batch[name] for name in ("label", "mask") if name in batch]
-    chex.assert_rank(labels, 1)
-    chex.assert_equal_shape_prefix([batch["input_ids"], *labels], 1)
-
-
-def features_of_texts(
-    model: TextFeatures,
-    *,
-    deterministic: bool = True,
-    lora_rank: int = 0,
-    pretrained: Callable[[Key], Params] | None = None,
-) -> Features:
-    """A text model as the features of a classification.
-
-    Args:
-        model: texts to feature vectors ``[B, D]``.
-        deterministic: no dropout.
-        lora_rank: of the low-rank path beside the attention's queries and values; 0 for none.
-        pretrained: ``rng -> parameters`` of a `PretrainedEncoder`'s transformer; None for initial ones.
-    """
-    adapted: Callable[[], Any] = lora(rank=lora_rank).active if lora_rank else nullcontext
-
-    def init(rng: Key) -> Params:
-        ids = jnp.zeros((1, 2), jnp.int32)
-        ngrams = jnp.zeros((1, model.ngram_width)) if model.ngram_width else None
-        with adapted():
-            params = model.init(rng, ids, jnp.ones_like(ids), ngrams)["params"]
-        return params if pretrained is None else {**params, "encoder": {"transformer": pretrained(rng)}}
-
-    def apply(params: Params, batch: Batch, rng: Key) -> jax.Array:
-        check_batch(batch)
-        with adapted():
-            vectors = model.apply(
-                {"params": params["features"]},
-                batch["input_ids"],
-                batch["attention_mask"],
-                batch.get("ngrams"),
-                context=params.get("context"),
-                deterministic=deterministic,
-                rngs={} if deterministic else {"dropout": rng},
-            )
-        return cast(jax.Array, vectors)
-
-    return Features(init, apply, model.width, jnp.zeros(model.encoder.context_width))
-
-
-def text_features(
-    config: ModelConfig, *, vocab_size: int, max_length: int, pretrained: LanguageModel | None = None
-) -> TextFeatures:
-    """The model of a config."""
-    encoder = _encoder(config, vocab_size, max_length) if pretrained is None else PretrainedEncoder(pretrained.module)
-    return TextFeatures(encoder, initial_scale=config.feature_scale, ngram_width=config.ngram_width)
-
-
-def _encoder(config: ModelConfig, vocab_size: int, max_length: int) -> Encoder:
-    return Encoder(
-        vocab_size=vocab_size,
-        width=config.width,
-        layers=config.layers,
-        heads=config.heads,
-        mlp_width=config.mlp_width,
-        max_length=max_length,
-        norm=config.norm,
-        dropout=config.dropout,
-        context_width=config.context_width,
-        dtype=jnp.dtype(config.compute_dtype),
-    )
-
-
-def text_functions(
-    config: Config,
-    *,
-    vocab_size: int,
-    ways: int,
-    training: bool,
-    joint_classes: int,
-    pretrained: LanguageModel | None = None,
-) -> Functions:
-    """The functions of a config, which need no data.
-
-    Args:
-        config: of the run.
-        vocab_size: of its tokenizer.
-        ways: classes of the head.
-        training: with dropout, for learners without an inner loop only: a loop wants one function.
-        joint_classes: number of training classes; read for `multi_task` alone.
-        pretrained: the model to start from; None for a new one.
-    """
-    model = text_features(
-        config.model, vocab_size=vocab_size, max_length=config.tokenizer.max_length, pretrained=pretrained
-    )
-    name = config.learner.name
-    deterministic = not training or config.model.dropout == 0 or name not in WITHOUT_A_LOOP
-
-    def functions(start: Callable[[Key], Params] | None) -> Functions:
-        rank = config.model.lora_rank
-        features = features_of_texts(model, deterministic=deterministic, lora_rank=rank, pretrained=start)
-        return classification(features, ways=ways, joint_classes=joint_classes if name == "multi_task" else 0)
-
-    if pretrained is None:
-        return functions(None)
-    scratch = None if pretrained.scratch_params is None else functions(pretrained.scratch_params).init_params
-    return functions(pretrained.init_params)._replace(scratch_params=scratch)
+    pass
 
 
 def read_data(config: DataConfig, seed: int, notes: list[str] | None = None) -> list[Record]:
@@ -250,14 +124,12 @@ class TextClassification(ClassApplication):
     """The application of one run; see `application.Application`. Its splits are of texts, `TextSplit`.
 
     Attributes:
-        tokenizer: trained on the training texts, or the pretrained model's.
+        model: the encoder and its tokenizer.
         encoded: the token ids of each split's `texts`.
-        pretrained: the model to start from; None for a new one.
     """
 
-    tokenizer: "Tokenizer"
+    model: TextModel
     encoded: dict[str, EncodedTexts]
-    pretrained: LanguageModel | None = None
 
     @classmethod
     def build(cls, config: Config, saved: Path | None = None) -> Self:
@@ -273,44 +145,27 @@ class TextClassification(ClassApplication):
         notes: list[str] = []
         splits = split_data(read_data(config.data, config.seed, notes), config.data, notes)
         texts = {name: with_label_names(config, split) for name, split in splits.items()}
-        pretrained = pretrained_encoder(config, saved)
-        if pretrained is not None:
-            tokenizer = pretrained.codec.tokenizer
-        elif saved is None:
-            tokenizer = train_tokenizer(
-                texts["train"], kind=config.tokenizer.kind, vocab_size=config.tokenizer.vocab_size
-            )
-        else:
-            tokenizer = load_tokenizer(saved / TOKENIZER)
-        encoded = {name: encode_for(config, tokenizer, these, pretrained) for name, these in texts.items()}
-        if pretrained is not None and saved is None:
-            notes += notes_on_cut(pretrained.codec)
-        application = cls(config, splits, tokenizer, encoded, pretrained, notes=tuple(notes))
+        model = TextModel.open(config, saved, texts=lambda: texts["train"])
+        encoded = {name: model.encode(these) for name, these in texts.items()}
+        if model.home is not None and saved is None:
+            notes += notes_on_cut(model.codec)
+        application = cls(config, splits, model, encoded, notes=tuple(notes))
         application.check_episodes()
         return application
 
     def functions(self, *, training: bool) -> Functions:
-        return text_functions(
-            self.config,
-            vocab_size=self.tokenizer.get_vocab_size(),
-            ways=self.config.episodes.ways if training else self.config.evaluation.ways,
-            training=training,
-            joint_classes=self.joint_classes,
-            pretrained=self.pretrained,
-        )
+        model = self.model.with_config(self.config, joint_classes=self.joint_classes)
+        return model.functions(training=training)
 
     def texts(self, split: str) -> list[str]:
         """The texts that the positions of `sampler` refer to; names of classes come last, where they are read."""
         return with_label_names(self.config, self.splits[split])
 
     def record(self) -> dict[str, Any]:
-        return {TOKENIZER: self.tokenizer.to_str()}
+        return {TOKENIZER: self.model.codec.tokenizer.to_str()}
 
     def save(self, directory: Path) -> None:
-        if self.pretrained is None:
-            save_tokenizer(self.tokenizer, directory / TOKENIZER)
-        else:
-            save_language_model(self.pretrained, directory)
+        self.model.save(directory)
 
     def fingerprint(self) -> dict[str, str]:
         return {**fingerprint_of_texts(self.splits), **fingerprint_of_model(self.config)}
@@ -322,7 +177,7 @@ class TextClassification(ClassApplication):
             text_episodes,
             self.encoded[split],
             sampler,
-            buckets=lengths_of(self.config, self.pretrained)[1],
+            buckets=self.model.codec.buckets,
             class_id=self.class_id(split),
             change=self._augment if changed and split == "train" else None,
         )
@@ -356,40 +211,3 @@ def with_label_names(config: Config, split: TextSplit) -> list[str]:
     """The ``n`` texts of a split and, where a config asks for label names, those of its classes as texts."""
     names = split.classes if config.episodes.label_names else []
     return [*split.texts, *(label_text(str(name), config.data.sets) for name in names)]
-
-
-def pretrained_encoder(config: Config, saved: Path | None = None, *, weights: bool = True) -> LanguageModel | None:
-    """The model that a config starts from, without a head; None for a new one.
-
-    Args:
-        config: of the run.
-        saved: the directory of a run or an adapted model, where there is one.
-        weights: read the checkpoint's.
-
-    Raises:
-        UserError: it cannot be used.
-    """
-    if config.model.pretrained is None:
-        return None
-    return language_model(config, texts=list, saved=saved, weights=weights)
-
-
-def lengths_of(config: Config, pretrained: LanguageModel | None) -> tuple[int, tuple[int, ...]]:
-    """Most tokens of a text and the lengths of batches: a config's, or what a pretrained model has positions for."""
-    sizes = config.tokenizer if pretrained is None else pretrained.codec
-    return sizes.max_length, sizes.buckets
-
-
-def encode_for(
-    config: Config, tokenizer: "Tokenizer", texts: Sequence[str], pretrained: LanguageModel | None = None
-) -> EncodedTexts:
-    """Encode texts as the model of a config reads them."""
-    if pretrained is not None:
-        rows = pretrained.codec.sources(texts)
-        lengths = np.array([len(row) for row in rows], np.int32)
-        ids = np.full((len(rows), lengths.max(initial=0)), pretrained.codec.pad, np.int32)
-        for position, row in enumerate(rows):
-            ids[position, : len(row)] = row
-        width = config.model.ngram_width
-        return EncodedTexts(ids, lengths, hashed_ngrams(texts, width) if width else None)
-    return encode_texts(tokenizer, texts, max_length=config.tokenizer.max_length, ngram_width=config.model.ngram_width)

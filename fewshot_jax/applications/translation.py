@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fewshot_jax.applications.language_model import LanguageModel
+from fewshot_jax.applications.text_model import TextModel
 from fewshot_jax.applications.writing import Writing
 from fewshot_jax.config import Config
 from fewshot_jax.data.examples import Example
@@ -19,13 +19,13 @@ class Translation(Writing):
     world: ClassVar[World] = staticmethod(WORLDS["translation"])
 
     @classmethod
-    def read(cls, config: Config, path: Path, model: LanguageModel | None) -> list[Example]:
+    def read(cls, config: Config, path: Path, model: TextModel | None) -> list[Example]:
         del model
         data = config.data
         return read_pairs(path, source=data.source_field, target=data.target_field, task_field=data.task_field)
 
     @classmethod
-    def sources(cls, config: Config, path: Path, model: LanguageModel) -> tuple[list[dict[str, Any]], list[str]]:
+    def sources(cls, config: Config, path: Path, model: TextModel) -> tuple[list[dict[str, Any]], list[str]]:
         del model
         field = config.data.source_field
         return read_texts(path, text=field, option=field)

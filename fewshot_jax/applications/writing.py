@@ -15,15 +15,10 @@ import numpy as np
 from fewshot_jax import strict_json
 from fewshot_jax.applications.application import READING, Functions, Score, Stream, episode_seed
 from fewshot_jax.applications.classification import class_members, data_files
-from fewshot_jax.applications.language_model import (
-    TOKENIZER,
-    LanguageModel,
-    fingerprint_of_model,
-    language_model,
-    save_language_model,
-)
-from fewshot_jax.applications.text_to_text import EXACT, NATS, text_to_text
-from fewshot_jax.config import WITHOUT_A_LOOP, Config
+from fewshot_jax.applications.text_codec import TOKENIZER
+from fewshot_jax.applications.text_model import TextModel, fingerprint_of_model
+from fewshot_jax.applications.text_to_text import EXACT, NATS
+from fewshot_jax.config import Config
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.parallel import without_sources
 from fewshot_jax.data.sequences import Codec, lengths, sequence_batch
@@ -48,13 +43,11 @@ class Writing:
 
     config: Config
     pools: dict[str, list[Example]] | None
-    model: LanguageModel
+    model: TextModel
     notes: tuple[str, ...] = ()
     score: ClassVar[Score] = NATS
     scores: ClassVar[tuple[Score, ...]] = (NATS, EXACT)
     world: ClassVar[World]
-    keep_end: ClassVar[bool] = False
-    chat: ClassVar[bool] = False
     apart: ClassVar[bool] = False  # no query shares its key with the support set
     too_long: ClassVar[tuple[tuple[str, str], ...]] = (  # what was cut, and what helps: of `Codec.cut`
         ("sources are too long and were cut", "tokenizer.max_length"),
@@ -62,19 +55,14 @@ class Writing:
     )
 
     @classmethod
-    def read(cls, config: Config, path: Path, model: LanguageModel | None) -> list[Example]:
+    def read(cls, config: Config, path: Path, model: TextModel | None) -> list[Example]:
         """The examples of a file."""
         raise NotImplementedError
 
     @classmethod
-    def sources(cls, config: Config, path: Path, model: LanguageModel) -> tuple[list[dict[str, Any]], list[str]]:
+    def sources(cls, config: Config, path: Path, model: TextModel) -> tuple[list[dict[str, Any]], list[str]]:
         """The rows of a file to write to, and what is read of each."""
         raise NotImplementedError
-
-    @classmethod
-    def functions_of(cls, config: Config, model: LanguageModel, *, training: bool) -> Functions:
-        """The functions of a config, which need no data."""
-        return writing_functions(config, model, training=training)
 
     @classmethod
     def episodes_of(cls, tasks: Sequence[Drawn], codec: Codec, shots: int, queries: int) -> Episode:
@@ -120,7 +108,7 @@ class Writing:
             examples = cls._generated(config, _TASKS_READ) if pools is None else pools["train"]
             return [text for example in examples for text in (example.source, example.target)]
 
-        model = language_model(config, keep_end=cls.keep_end, chat=cls.chat, texts=texts, saved=saved)
+        model = TextModel.open(config, saved, texts=texts)
         if model.render is not None and pools is not None:  # a chat template, known only now, writes other sources
             pools, _ = cls.split(config, [cls.read(config, path, model) for path in data_files(config.data)])
         if pools is not None:
@@ -197,7 +185,7 @@ class Writing:
         return dataclasses.replace(self, config=config)
 
     def functions(self, *, training: bool) -> Functions:
-        return self.functions_of(self.config, self.model, training=training)
+        return self.model.with_config(self.config).functions(training=training)
 
     def training_stream(self) -> Stream:
         return self._stream(self.training_sampler(), self.config.episodes.shots, self.config.episodes.queries)
@@ -235,7 +223,7 @@ class Writing:
         return {TOKENIZER: self.codec.tokenizer.to_str()}
 
     def save(self, directory: Path) -> None:
-        save_language_model(self.model, directory)
+        self.model.save(directory)
 
     def fingerprint(self) -> dict[str, str]:
         pools = self.pools or {"train": self._generated(self.config, 4)}
@@ -253,33 +241,6 @@ def _repetitions(pools: Mapping[str, Sequence[Example]]) -> tuple[str, ...]:
 
 def _hash(pool: Sequence[Example]) -> str:
     return hashlib.sha256(strict_json.dumps(pool).encode()).hexdigest()
-
-
-def trains_with_dropout(config: Config) -> bool:
-    """Whether training has dropout: of learners without an inner loop only, as a loop wants one function."""
-    return config.model.dropout > 0 and config.learner.name in (*WITHOUT_A_LOOP, "multi_task")
-
-
-def writing_functions(config: Config, model: LanguageModel, *, training: bool) -> Functions:
-    """The functions of a config, which need no data.
-
-    Args:
-        config: of the run.
-        model: of the run.
-        training: with dropout, where the learner takes it.
-    """
-    functions = text_to_text(
-        model.module,
-        model.init_params,
-        end_id=model.codec.end,
-        max_new_tokens=model.codec.target_max_length,
-        pad_id=model.codec.pad,
-        dropout=training and trains_with_dropout(config),
-        lora_rank=config.model.lora_rank,
-        beams=config.evaluation.beams,
-        channel=config.learner.channel,
-    )
-    return functions._replace(scratch_params=model.scratch_params)
 
 
 def batch_of(drawn: Sequence[Drawn], codec: Codec, shots: int, queries: int) -> Episode:

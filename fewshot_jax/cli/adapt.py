@@ -124,7 +124,7 @@ def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
     start = with_choices(start_of(model), len(records))
     _tell_unfinished(model)
     if parsed.folds or parsed.save != "simple":  # else the encoder reads nothing
-        _tell_unknown(model, start.tokenizer, data.texts)
+        _tell_unknown(model, start.model.codec.tokenizer, data.texts)
         tell_too_long(start.reader(len(data.classes)), data.texts)
     selection: Selection | None = None
     if parsed.folds and stratified(data.label, most=parsed.folds):
@@ -198,13 +198,15 @@ def _write(parsed: Arguments, config: "Config") -> None:
     """Adapt a run that writes."""
     from fewshot_jax.adaptation.adapt import adapt
     from fewshot_jax.adaptation.selection import ADAPTED
-    from fewshot_jax.adaptation.writer import Writer, saved_model
+    from fewshot_jax.adaptation.writer import Writer
     from fewshot_jax.applications.table import application_of
     from fewshot_jax.data.fields import TASK_FIELD
+    from fewshot_jax.training.export import model_of_run
+    from fewshot_jax.training.run_directory import RunDirectory
 
     refuse_fields(parsed, config)
     _refuse_choices(parsed, f"a run of {config.application}")
-    application, model = application_of(config), saved_model(config, parsed.model)
+    application, model = application_of(config), model_of_run(RunDirectory(parsed.model))
     one_task = dataclasses.replace(config, data=dataclasses.replace(config.data, task_field=TASK_FIELD))
     examples = application.read(one_task, parsed.data, model)  # whose task need not be named
     writer = adapt(parsed.model, examples)

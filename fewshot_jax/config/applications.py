@@ -15,6 +15,9 @@ Kind = Application | Literal["label_scoring"]
 HEADS: tuple[Kind, ...] = ("text_classification",)
 LABELS: tuple[Kind, ...] = (*HEADS, "label_scoring")
 IMAGES: tuple[Kind, ...] = ("image_classification",)
+CHAT: tuple[Kind, ...] = (
+    "dialogue",
+)  # written by a chat template where there is one; what is too long loses its beginning
 WRITERS: tuple[Kind, ...] = (*WRITES, "label_scoring")  # their model predicts tokens
 _CLASSES, TEXTS, _DATA = (*LABELS, *IMAGES), (*LABELS, *WRITES), (*LABELS, *IMAGES, *WRITES)
 # Of the fields that say something about some applications only: which those are. To set them elsewhere is a mistake.

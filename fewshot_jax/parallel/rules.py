@@ -8,7 +8,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fewshot_jax.algorithms.partition import leaf_path
 from fewshot_jax.errors import UserError
 from fewshot_jax.parallel.mesh import FSDP, TENSOR
 from fewshot_jax.types import PyTree
@@ -44,7 +43,9 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = ()) -> PyTree:
     """
 
     def of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        return NamedSharding(mesh, _spec(leaf_path(path), leaf.shape, mesh, rules))
+        return NamedSharding(
+            mesh, _spec(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, mesh, rules)
+        )
 
     return jax.tree_util.tree_map_with_path(of, tree)
 

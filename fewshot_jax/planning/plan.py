@@ -5,11 +5,7 @@ meta-batch, XLA's own account of its memory is read, and those that fit are
 ordered by a timed step, or by the operations of their matrix products.
 """
 
-import dataclasses
-import functools
-import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,16 +16,11 @@ import jax
 from fewshot_jax.algorithms.custom_rules import CustomRuleError
 from fewshot_jax.algorithms.differentiation import Gradient, Keep
 from fewshot_jax.algorithms.meta_batch import check_task_axis
-from fewshot_jax.applications.application import Application
 from fewshot_jax.block_policy import BlockPolicy
-from fewshot_jax.config import SECOND_ORDER, Config
-from fewshot_jax.errors import UserError
 from fewshot_jax.planning.matmul_cost import matmul_flops
-from fewshot_jax.runs.state import initial_state
-from fewshot_jax.training.learners import build_learner
 from fewshot_jax.types import Episode, Key, MetaLearner, MetaParams, PyTree
 
-_MIB = 2**20
+MIB = 2**20
 _SHARE = 0.8  # of the memory that is free: the rest is for the batches to come, the optimizer, the allocator
 
 
@@ -91,7 +82,7 @@ class Plan(NamedTuple):
         rows = [
             (
                 *map(str, one.strategy),
-                f"{one.memory / _MIB:,.1f}",
+                f"{one.memory / MIB:,.1f}",
                 "?" if one.operations is None else f"{one.operations / 1e9:,.2f}",
                 "-" if one.seconds is None else f"{1e3 * one.seconds:,.1f}",
                 one.verdict,
@@ -100,7 +91,7 @@ class Plan(NamedTuple):
         ]
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
-        return "\n".join([*(line.rstrip() for line in lines), f"memory budget: {self.budget / _MIB:,.0f} MiB"])
+        return "\n".join([*(line.rstrip() for line in lines), f"memory budget: {self.budget / MIB:,.0f} MiB"])
 
 
 class NothingFits(ValueError):
@@ -215,7 +206,7 @@ def plan(
     fits = [index for index, one in enumerate(candidates) if one.fits]
     if not fits:
         raise NothingFits(
-            f"no strategy fits into {budget / _MIB:,.0f} MiB:\n{Plan(strategies[0], tuple(candidates), budget)}\n"
+            f"no strategy fits into {budget / MIB:,.0f} MiB:\n{Plan(strategies[0], tuple(candidates), budget)}\n"
             "Raise the budget, or take a smaller model, shorter texts, fewer items or inner_params= with fewer leaves."
         )
     cost = "seconds" if order == "time" else "operations"
@@ -246,7 +237,7 @@ def _counted(strategy: Strategy, compiled: Any, budget: int) -> Candidate:
 def _out_of_memory(candidate: Candidate, error: Exception, report: Callable[[str], None]) -> Candidate:
     if "RESOURCE_EXHAUSTED" not in str(error):
         raise error
-    report(f"{candidate.strategy}: ran out of memory, although XLA counts {candidate.memory / _MIB:,.1f} MiB")
+    report(f"{candidate.strategy}: ran out of memory, although XLA counts {candidate.memory / MIB:,.1f} MiB")
     return candidate._replace(fits=False, verdict="out of memory")
 
 
@@ -263,47 +254,3 @@ def _seconds(run: Callable[[], Any]) -> float:
     began = time.perf_counter()
     jax.block_until_ready(run())
     return time.perf_counter() - began
-
-
-def planned(application: Application, *, quiet: bool = False) -> Config:
-    """The config of a run with the strategy that `plan` chose for its model and first meta-batch.
-
-    The budget is `learner.memory_budget`, or what is free, less the outer
-    optimizer's state; each device plans for its own share of the tasks.
-
-    Raises:
-        UserError: nothing fits.
-    """
-    config = application.config
-    tasks = config.outer.tasks // math.gcd(config.outer.tasks, jax.device_count())
-    inner_loop = config.learner.name in SECOND_ORDER
-    free = free_memory() if config.learner.memory_budget is None else int(config.learner.memory_budget * _MIB)
-    functions = application.functions(training=True)
-    state = initial_state(config, functions)
-    outer = sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state))
-    if free <= outer:
-        raise UserError(
-            f"learner.memory_budget: {free / _MIB:,.3g} MiB is less than the optimizer's state, "
-            f"{outer / _MIB:,.3g} MiB: raise it, or take a smaller model"
-        )
-
-    def chosen(strategy: Strategy) -> Config:
-        # A learner that differentiates no inner gradient has nothing but the chunk to choose.
-        fields = strategy._asdict() if inner_loop else {"task_chunk": strategy.task_chunk}
-        return dataclasses.replace(config, learner=dataclasses.replace(config.learner, **fields))
-
-    def build(**fields: Any) -> MetaLearner:
-        return build_learner(functions, chosen(Strategy(**fields)), training=True)
-
-    try:
-        choice = plan(
-            build,
-            state.meta_params,
-            application.training_stream()(0, tasks),
-            strategies=STRATEGIES if inner_loop else STRATEGIES[:1],
-            memory_budget=free - outer,
-            report=(lambda message: None) if quiet else functools.partial(print, file=sys.stderr, flush=True),
-        )
-    except NothingFits as error:
-        raise UserError(f"learner.memory_budget: {error}") from None
-    return chosen(choice.strategy)

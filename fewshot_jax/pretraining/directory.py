@@ -20,7 +20,7 @@ from typing import Any
 from fewshot_jax.atomic_write import cannot_write
 from fewshot_jax.config.pretraining import PretrainConfig
 from fewshot_jax.config_file import differences
-from fewshot_jax.training.run_directory import RunFiles
+from fewshot_jax.runs.directory import RunFiles
 
 FREE = ("batch.workers", "parallel.", "recovery.")  # may change while a run goes on: the batches are the same
 

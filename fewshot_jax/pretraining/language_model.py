@@ -20,7 +20,7 @@ from fewshot_jax.models.huggingface.pretrained import Pretrained
 from fewshot_jax.models.huggingface.text_tokenizer import check_rows, padding_alone
 from fewshot_jax.models.transformer import Architecture, Transformer, with_dropout
 from fewshot_jax.parallel.mesh import host_values, shard_tasks
-from fewshot_jax.runs.step import GradFn, Metrics
+from fewshot_jax.runs.step import Metrics, StepGradient
 from fewshot_jax.types import MetaParams, Params
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def token_loss(module: Transformer) -> LossFn:
     return loss
 
 
-def language_model_grad(module: Transformer, *, dropout: bool) -> GradFn:
+def language_model_grad(module: Transformer, *, dropout: bool) -> StepGradient:
     """The gradient of the mean loss of a batch's predicted tokens, with that ``loss``, for `guarded_step`."""
     loss_of = token_loss(module)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fewshot_jax.applications.language_model import directory_of
+from fewshot_jax.applications.text_model import directory_of
 from fewshot_jax.config.pretraining import PretrainConfig
 from fewshot_jax.config_file import read_config, to_dict
 from fewshot_jax.data.pretraining.objectives import Questions, questions, vocabulary_of
@@ -35,7 +35,8 @@ from fewshot_jax.runs.fit import Fit, even_mesh, fit
 from fewshot_jax.runs.interruption import held
 from fewshot_jax.runs.learning_curve import loss_curve
 from fewshot_jax.runs.metrics import Speed, read_metrics
-from fewshot_jax.runs.state import TrainState, first_state, learning_rate, outer_optimizer, run_keys
+from fewshot_jax.runs.optimizer import clipped_adamw, learning_rate
+from fewshot_jax.runs.state import TrainState, first_state, run_keys
 from fewshot_jax.runs.weights_and_biases import check_installed
 from fewshot_jax.versions import versions
 
@@ -54,7 +55,7 @@ def pretrain(
 
     Args:
         config: a `PretrainConfig`, or the path of a YAML file.
-        run_dir: where the run's files go; see `pretraining_directory`. ``RUN/model`` is the trained model, for
+        run_dir: where the run's files go; see `pretraining.directory`. ``RUN/model`` is the trained model, for
             `load_pretrained` and for transformers.
         quiet: no progress.
         wandb: project on Weights & Biases that gets the metrics too; None for none.
@@ -127,7 +128,7 @@ def _train(
     """Train, draw the learning curve, write the model; the result to be written."""
     batch, module, steps = config.batch, pretrained.module, config.optimizer.steps
     mesh = even_mesh(batch.sequences, "batch.sequences", config.parallel, quiet=quiet)
-    optimizer = outer_optimizer(config.optimizer)
+    optimizer = clipped_adamw(config.optimizer)
     windows = training_batches(corpus.train, asked.ask, sequences=batch.sequences, seed=config.seed)
     held_out = held_out_batches(
         corpus.validation,
@@ -178,9 +179,9 @@ def _train(
         every=config.evaluation.every,
         rates=np.asarray(learning_rate(config.optimizer)(np.arange(steps))),
         validate=held_out_loss(module, held_out, mesh),
-        judge=HeldOut(),
+        criterion=HeldOut(),
         record={"config": to_dict(config), "versions": versions()},
-        blame=_not_finite,
+        cause=_not_finite,
         remedy="Lower optimizer.rate or raise optimizer.warmup, and start again in another --run-dir",
         items=tokens,
         unit="tokens",

@@ -7,8 +7,7 @@ import numpy as np
 
 from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.config.learner import METRIC
-from fewshot_jax.runs.state import run_keys
-from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.experiment import Experiment
 from fewshot_jax.types import Episode, Key, MetaParams
 
 
@@ -66,19 +65,19 @@ def principal_plane(features: np.ndarray) -> Plane:
     return Plane(np.pad(points, ((0, 0), (0, missing))), np.pad(shares, (0, missing)))
 
 
-def embed(application: Any, meta_params: MetaParams, *, shots: int) -> Embedding | None:
+def embed(experiment: Experiment, meta_params: MetaParams, *, shots: int) -> Embedding | None:
     """The features of the first test episode; None where the model of an application has none.
 
     Args:
-        application: of the run, which has classes.
+        experiment: of the run, which has classes.
         meta_params: of its best checkpoint.
         shots: of the episode.
     """
-    functions, config = application.functions(training=False), application.config
+    (functions, learner), application = experiment.judging, experiment.application
     embed_fn = functions.embed_fn
     if embed_fn is None:
         return None
-    learner, compares = build_learner(functions, config, training=False), config.learner.name in METRIC
+    compares = experiment.config.learner.name in METRIC
 
     @jax.jit
     def features(meta_params: MetaParams, episode: Episode, key: Key) -> tuple[Any, Any]:
@@ -89,7 +88,7 @@ def embed(application: Any, meta_params: MetaParams, *, shots: int) -> Embedding
         return of(meta_params["params"]), of(adapted["params"] if compares else adapted)
 
     episode = jax.tree.map(lambda leaf: leaf[0], application.stream("test", shots)(0, 1))
-    key = jax.random.fold_in(run_keys(config.seed).evaluation, 0)
+    key = jax.random.fold_in(experiment.keys.evaluation, 0)
     before, after = (np.concatenate([np.asarray(part) for part in of]) for of in features(meta_params, episode, key))
     real, label = (np.concatenate([side[name] for side in episode]) for name in ("mask", "label"))
     support = np.arange(len(real)) < len(episode.support["mask"])

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fewshot_jax.algorithms.inner_loop import query_key
-from fewshot_jax.applications.application import Application, evaluation_steps
+from fewshot_jax.applications.application import evaluation_steps
 from fewshot_jax.applications.classification import ClassApplication, confusion_of_episode
-from fewshot_jax.applications.table import build_application
 from fewshot_jax.config import WITHOUT_A_LOOP
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.confusion import Confusion
@@ -20,9 +19,7 @@ from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.reporting.calibration import Calibration, calibrate
 from fewshot_jax.reporting.embedding import Embedding, embed
 from fewshot_jax.reporting.record import RunRecord
-from fewshot_jax.runs.state import run_keys
-from fewshot_jax.training.evaluate import evaluation_mesh, restore_best_of
-from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.experiment import Experiment, evaluation_mesh, experiment_of_run
 from fewshot_jax.types import Episode, Key, MetaParams, PyTree
 
 MOST_POINTS = 13  # numbers of inner steps that are tried
@@ -81,16 +78,16 @@ def probe(record: RunRecord, *, episodes: int) -> Probe:
     if not record.run.resumable():
         return Probe(0, missing="Not measured: the run has no checkpoint yet.")
     try:
-        application = build_application(record.config, record.run.path)
-        record.run.check_data(application.fingerprint())
-        meta_params = restore_best_of(record.run, application.functions(training=True), evaluation_mesh(record.config))
+        experiment = experiment_of_run(record.run)
+        application = experiment.application
+        meta_params, _ = experiment.restore_best(record.run, evaluation_mesh(record.config))
     except UserError as error:
         return Probe(0, missing=f"Not measured: {error}.")
     looked_at = fewest_and_most(record.config.evaluation.shots)
-    found = Probe(episodes, steps=_step_curve(application, meta_params, episodes))
+    found = Probe(episodes, steps=_step_curve(experiment, meta_params, episodes))
     if not isinstance(application, ClassApplication):
-        return found._replace(scores=_scores(application, meta_params, looked_at, episodes))
-    judged = {k: _judged(application, meta_params, k, episodes) for k in looked_at}
+        return found._replace(scores=_scores(experiment, meta_params, looked_at, episodes))
+    judged = {k: _judged(experiment, meta_params, k, episodes) for k in looked_at}
     tested = application.labels()["test"]
     return found._replace(
         scores={k: np.asarray(of["score"]) for k, of in judged.items()},
@@ -98,54 +95,49 @@ def probe(record: RunRecord, *, episodes: int) -> Probe:
         confusion={
             k: Confusion(tested, *application.confusion("test", k, of["confusion"])) for k, of in judged.items()
         },
-        embedding=embed(application, meta_params, shots=looked_at[-1]),
+        embedding=embed(experiment, meta_params, shots=looked_at[-1]),
     )
 
 
-def _sizes(application: Application, episodes: int) -> dict[str, Any]:
-    config = application.config
-    return {
-        "episodes": episodes,
-        "tasks": min(config.evaluation.tasks, episodes),
-        "rng": run_keys(config.seed).evaluation,
-    }
+def _sizes(experiment: Experiment, episodes: int) -> dict[str, Any]:
+    tasks = min(experiment.config.evaluation.tasks, episodes)
+    return {"episodes": episodes, "tasks": tasks, "rng": experiment.keys.evaluation}
 
 
-def _scores(application: Application, meta_params: MetaParams, shots: list[int], count: int) -> dict[int, np.ndarray]:
+def _scores(experiment: Experiment, meta_params: MetaParams, shots: list[int], count: int) -> dict[int, np.ndarray]:
     """The learner's score in each of the first test episodes."""
-    config = application.config
-    learner = build_learner(application.functions(training=False), config, training=False)
-    compiled = episode_scores(learner, application.score.of, task_chunk=config.learner.task_chunk)
-    sizes = _sizes(application, count)
+    application = experiment.application
+    compiled = episode_scores(
+        experiment.judging.learner, experiment.score.of, task_chunk=experiment.config.learner.task_chunk
+    )
+    sizes = _sizes(experiment, count)
     return {k: evaluate_episodes(compiled, meta_params, application.stream("test", k), **sizes) for k in shots}
 
 
-def _judged(application: Application, meta_params: MetaParams, shots: int, count: int) -> dict[str, np.ndarray]:
+def _judged(experiment: Experiment, meta_params: MetaParams, shots: int, count: int) -> dict[str, np.ndarray]:
     """Of the first test episodes: ``score [E]``, ``confidence, correct, real [E, Q]``, ``confusion [E, N, N]``."""
-    config = application.config
-    learner = build_learner(application.functions(training=False), config, training=False)
 
     def judge(logits: jax.Array, episode: Episode) -> PyTree:
         support, query = episode
         present = jnp.zeros(logits.shape[-1], bool).at[support["label"]].max(support["mask"])
         known = jnp.where(present[None, :], logits.astype(jnp.float32), -jnp.inf)
         return {
-            "score": application.score.of(logits, episode),
+            "score": experiment.score.of(logits, episode),
             "confidence": jax.nn.softmax(known, axis=-1).max(-1),
             "correct": known.argmax(-1) == query["label"],
             "real": query["mask"].astype(bool),
             "confusion": confusion_of_episode(logits, episode),
         }
 
-    compiled = episode_scores(learner, judge, task_chunk=config.learner.task_chunk)
-    stream = application.stream("test", shots)
-    values: dict[str, np.ndarray] = evaluate_episodes(compiled, meta_params, stream, **_sizes(application, count))
+    compiled = episode_scores(experiment.judging.learner, judge, task_chunk=experiment.config.learner.task_chunk)
+    stream = experiment.application.stream("test", shots)
+    values: dict[str, np.ndarray] = evaluate_episodes(compiled, meta_params, stream, **_sizes(experiment, count))
     return values
 
 
-def _step_curve(application: Application, meta_params: MetaParams, count: int) -> StepCurve | None:
+def _step_curve(experiment: Experiment, meta_params: MetaParams, count: int) -> StepCurve | None:
     """The score on validation episodes after 0 to twice the trained number of steps, in one compiled program."""
-    config, evaluation = application.config, application.config.evaluation
+    config, evaluation = experiment.config, experiment.config.evaluation
     if config.learner.name in WITHOUT_A_LOOP:
         return None
     trained, evaluated = config.inner.steps, evaluation_steps(config)
@@ -153,16 +145,16 @@ def _step_curve(application: Application, meta_params: MetaParams, count: int) -
     spread = np.linspace(0, most, min(most + 1, MOST_POINTS)).round().astype(int).tolist()
     numbers = tuple(sorted({*spread, trained, evaluated}))
     longest = dataclasses.replace(config, inner=dataclasses.replace(config.inner, test_steps=most))
-    learner = build_learner(application.functions(training=False), longest, training=False)
+    learner = experiment.with_config(longest).judging.learner
 
     def one(meta_params: MetaParams, episode: Episode, key: Key, steps: jax.Array) -> PyTree:
         adapted = learner.adapt(meta_params, episode.support, key, inner_steps=steps)
-        return application.score.of(learner.predict(adapted, episode.query, query_key(key)), episode)
+        return experiment.score.of(learner.predict(adapted, episode.query, query_key(key)), episode)
 
     compiled = over_episodes(one, task_chunk=config.learner.task_chunk)
-    sizes, scores = _sizes(application, count), {}
+    sizes, scores = _sizes(experiment, count), {}
     for k in fewest_and_most(evaluation.validation_shots or evaluation.shots):
-        stream = application.stream("validation", k)
+        stream = experiment.application.stream("validation", k)
         values = [evaluate_episodes(compiled, meta_params, stream, np.int32(steps), **sizes) for steps in numbers]
         scores[k] = [estimate(of) for of in values]
     return StepCurve(numbers, trained, evaluated, scores)

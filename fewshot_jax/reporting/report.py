@@ -15,7 +15,7 @@ from fewshot_jax.reporting.page import Section, missing, page, paragraph
 from fewshot_jax.reporting.probe import probe
 from fewshot_jax.reporting.record import RunRecord, read_run
 from fewshot_jax.reporting.rerun import rerun
-from fewshot_jax.training.run_directory import check_writable
+from fewshot_jax.runs.directory import check_writable
 
 EPISODES = 60
 PAGE = "report.html"

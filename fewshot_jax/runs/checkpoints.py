@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from fewshot_jax.algorithms.partition import leaf_path
 from fewshot_jax.atomic_write import of_the_system
 from fewshot_jax.errors import UserError, WriteError, first_line
 from fewshot_jax.parallel.mesh import local_copy, make_mesh
@@ -26,7 +25,7 @@ from fewshot_jax.runs.state import TrainState
 from fewshot_jax.types import MetaParams
 
 
-class Judge(Protocol):
+class Criterion(Protocol):
     """By which number of a validation a checkpoint is the best; an application's `Score` is one."""
 
     @property
@@ -43,7 +42,7 @@ class Checkpoints:
 
     Args:
         directory: ``RUN/checkpoints``; made where it is missing, unless `read_only`.
-        score: whose validation decides which is best.
+        criterion: by which number of a validation a checkpoint is the best.
         keep: how many of the last checkpoints to keep, beside the best one.
         read_only: never write.
 
@@ -51,25 +50,25 @@ class Checkpoints:
         UserError: `read_only`, and a damaged checkpoint stands in the way.
     """
 
-    def __init__(self, directory: Path, score: Judge, *, keep: int = 2, read_only: bool = False):
+    def __init__(self, directory: Path, criterion: Criterion, *, keep: int = 2, read_only: bool = False):
         logging.getLogger("absl").setLevel(logging.ERROR)
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
         self._ocp = ocp
         self.directory = directory.absolute()
-        self._metric = score.metric
+        self._metric = criterion.metric
         self._sums = Checksums(self.directory)
-        self._unsealed: int | None = None
-        self._sealing: threading.Thread | None = None
+        self._without_checksums: int | None = None
+        self._summing: threading.Thread | None = None
         if not read_only:
             with first_alone() as here:
                 if here:
                     self._sums.set_aside()
-        sign = 1 if score.larger_is_better else -1
+        sign = 1 if criterion.larger_is_better else -1
 
         def best(metrics: Mapping[str, float]) -> float:
-            value = sign * metrics[score.metric]
+            value = sign * metrics[criterion.metric]
             return value if math.isfinite(value) else -math.inf  # a NaN has no place in an order
 
         options = ocp.CheckpointManagerOptions(
@@ -102,7 +101,7 @@ class Checkpoints:
         args, step = self._ocp.args, int(state.step)
         with self._writing():
             self._manager.wait_until_finished()
-            self._seal()
+            self._sum()
             # A copy: the next step donates these buffers while they are still being written.
             copied = jax.tree.map(lambda leaf: leaf.copy(), state)
             self._manager.save(
@@ -110,7 +109,7 @@ class Checkpoints:
                 args=args.Composite(state=args.StandardSave(copied), record=args.JsonSave(dict(record))),
                 metrics=None if metrics is None else dict(metrics),
             )
-            self._unsealed = step
+            self._without_checksums = step
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -126,22 +125,22 @@ class Checkpoints:
                 f"{remedy}, and go on with the same command"
             ) from error
 
-    def tend(self) -> None:
-        """Let a checkpoint that has reached the disk meanwhile get its checksums, on a thread."""
-        if self._unsealed is not None and not self._manager.is_saving_in_progress():
+    def refresh(self) -> None:
+        """Start the checksums of a checkpoint that has reached the disk meanwhile, on a thread."""
+        if self._without_checksums is not None and not self._manager.is_saving_in_progress():
             with self._writing():
                 self._manager.wait_until_finished()
-                self._seal()
+                self._sum()
 
-    def _seal(self) -> None:
-        """Start to seal what is on disk, once the one before it is sealed."""
-        if self._sealing is not None:
-            self._sealing.join()
-            self._sealing = None
-        step, self._unsealed = self._unsealed, None
+    def _sum(self) -> None:
+        """Start the checksums of what is on disk, once those of the one before are written."""
+        if self._summing is not None:
+            self._summing.join()
+            self._summing = None
+        step, self._without_checksums = self._without_checksums, None
         if step is not None and is_first():
-            self._sealing = threading.Thread(target=self._sums.seal, args=(step,), name="checksums")
-            self._sealing.start()
+            self._summing = threading.Thread(target=self._sums.write, args=(step,), name="checksums")
+            self._summing.start()
 
     def steps(self) -> list[int]:
         """The steps at which there are checkpoints, in order."""
@@ -196,7 +195,7 @@ class Checkpoints:
             state = self._manager.restore(step, args=self._ocp.args.Composite(state=how)).state
             for path, leaf in jax.tree_util.tree_leaves_with_path(state):
                 if not isinstance(leaf, jax.Array):  # a partial restore leaves the shape where nothing is stored
-                    raise ValueError(f"it has no {leaf_path(path)}")
+                    raise ValueError(f"it has no {jax.tree_util.keystr(path, simple=True, separator='/')}")
             return state
         except Exception as error:
             raise UserError(
@@ -213,9 +212,9 @@ class Checkpoints:
         """Block until every checkpoint that was started is on disk, with its checksums."""
         with self._writing():
             self._manager.wait_until_finished()
-        self._seal()
-        if self._sealing is not None:
-            self._sealing.join()
+        self._sum()
+        if self._summing is not None:
+            self._summing.join()
 
     def close(self) -> None:
         """Wait, then release the threads."""

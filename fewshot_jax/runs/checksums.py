@@ -25,7 +25,7 @@ class Checksums:
         self._checkpoints = checkpoints
         self._sums = checkpoints.parent / "checksums"
 
-    def seal(self, step: int) -> None:
+    def write(self, step: int) -> None:
         """Write the sums of a checkpoint that is on disk, and forget those of checkpoints that are gone."""
         folder = self._checkpoints / str(step)
         try:

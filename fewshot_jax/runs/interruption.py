@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
@@ -17,15 +17,24 @@ from fewshot_jax.atomic_write import cannot_write, full_disk
 from fewshot_jax.config_file import flat
 from fewshot_jax.errors import Terminated, UserError
 from fewshot_jax.parallel.processes import barrier, check_agreement, is_first
-from fewshot_jax.pretraining.directory import PretrainingDirectory
-from fewshot_jax.training.run_directory import LOCK, RunDirectory
+from fewshot_jax.runs.directory import LOCK
 from fewshot_jax.versions import versions
 
 _ASKED = itertools.count(1)  # how often the processes have asked each other
 
 
+class Startable(Protocol):
+    """The directory of a run of some kind."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def check_startable(self, config: Any) -> None:
+        """Raise a UserError unless a run of this config can start, or go on, here."""
+
+
 @contextlib.contextmanager
-def held(run: RunDirectory | PretrainingDirectory, config: Any) -> Iterator[None]:
+def held(run: Startable, config: Any) -> Iterator[None]:
     """Hold the directory of a run for a config, where all processes agree on it and it can start, or go on, there.
 
     Raises:

@@ -4,31 +4,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fewshot_jax.applications.application import Score
 from fewshot_jax.atomic_write import atomic_file
 from fewshot_jax.runs.metrics import read_metrics
 
 
-def learning_curve(metrics: Path, output: Path, score: Score) -> None:
+def learning_curve(metrics: Path, output: Path, *, name: str, metric: str, percent: bool) -> None:
     """Draw loss and score against outer steps, and the validation score against time.
 
     Args:
         metrics: ``metrics.jsonl`` of a run.
         output: the PNG to write.
-        score: of the application.
+        name: of the score, as it stands in the lines of training.
+        metric: its name in the lines of validation.
+        percent: whether it is a share, from 0 to 1.
     """
     rows = read_metrics(metrics)
     figure, (loss_axes, score_axes, time_axes) = _figure(3)
     _draw(loss_axes, rows, "loss", "query loss, training tasks")
-    _draw(score_axes, rows, score.name, "training tasks", alpha=0.6)
-    _draw(score_axes, rows, score.metric, "validation tasks", marker="o")
-    loss_axes.set(xlabel="outer step", ylabel="loss (nats)" if score.percent else "loss", ylim=(0, None))
-    score_axes.set(xlabel="outer step", ylabel=score.name, ylim=(0, 1.02 if score.percent else None))
+    _draw(score_axes, rows, name, "training tasks", alpha=0.6)
+    _draw(score_axes, rows, metric, "validation tasks", marker="o")
+    loss_axes.set(xlabel="outer step", ylabel="loss (nats)" if percent else "loss", ylim=(0, None))
+    score_axes.set(xlabel="outer step", ylabel=name, ylim=(0, 1.02 if percent else None))
     at = {row["step"]: row["seconds"] / 60 for row in rows if row.get("seconds") is not None}
-    timed = [(at[row["step"]], row[score.metric]) for row in rows if score.metric in row and row["step"] in at]
+    timed = [(at[row["step"]], row[metric]) for row in rows if metric in row and row["step"] in at]
     if timed:
         time_axes.plot(*zip(*timed, strict=True), label="validation tasks", marker="o", color="C1")
-    time_axes.set(xlabel="minutes of training and validation", ylabel=score.name, ylim=score_axes.get_ylim())
+    time_axes.set(xlabel="minutes of training and validation", ylabel=name, ylim=score_axes.get_ylim())
     _save(figure, output)
 
 

@@ -1,4 +1,4 @@
-"""The outer step, a pure function."""
+"""One guarded step of an optimizer, a pure function."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,31 +10,17 @@ import optax
 from fewshot_jax.parallel.mesh import TASK
 from fewshot_jax.parallel.rules import gathered
 from fewshot_jax.runs.state import Health, TrainState
-from fewshot_jax.types import Episode, MetaLearner, MetaParams, PyTree
+from fewshot_jax.types import MetaParams, PyTree
 
 Metrics = dict[str, jax.Array]
 StepFn = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 # ``(meta_params, batch, key, share of the steps taken) -> (gradient, metrics)``, the metrics with a ``loss``.
-GradFn = Callable[[MetaParams, PyTree, jax.Array, jax.Array], tuple[MetaParams, Metrics]]
+StepGradient = Callable[[MetaParams, PyTree, jax.Array, jax.Array], tuple[MetaParams, Metrics]]
 SPIKE_WARMUP = 20  # steps taken before a loss can be a spike
 SPIKE_DECAY = 0.95  # of the running mean of the losses
 
 
-def meta_gradient(learner: MetaLearner, task_shards: int = 1) -> GradFn:
-    """The gradient of a meta-learner, whose schedule, if it has one, goes by the share of the steps taken.
-
-    Args:
-        learner: of one task.
-        task_shards: devices over which a meta-batch is divided, each of which sums the gradients of its own tasks.
-    """
-
-    def grad(meta_params: MetaParams, episodes: Episode, key: jax.Array, progress: jax.Array) -> Any:
-        return learner.grad(meta_params, episodes, key, progress=progress, task_shards=task_shards)
-
-    return grad
-
-
-def sharded(grad: GradFn, shardings: PyTree) -> GradFn:
+def sharded(grad: StepGradient, shardings: PyTree) -> StepGradient:
     """A gradient whose parameters are divided over a mesh.
 
     They are gathered over the fsdp axis once, before the inner loops, each of which adapts a copy of them; the
@@ -54,7 +40,7 @@ def sharded(grad: GradFn, shardings: PyTree) -> GradFn:
 
 
 def guarded_step(
-    grad: GradFn, optimizer: optax.GradientTransformation, *, steps: int, spike_factor: float | None = None
+    grad: StepGradient, optimizer: optax.GradientTransformation, *, steps: int, spike_factor: float | None = None
 ) -> StepFn:
     """Build ``(state, batch) -> (state, metrics)``.
 
@@ -105,7 +91,7 @@ def guarded_step(
 
 
 def step_on_mesh(
-    grad: GradFn,
+    grad: StepGradient,
     optimizer: optax.GradientTransformation,
     divided: Any,
     *,

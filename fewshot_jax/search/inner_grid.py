@@ -15,16 +15,13 @@ from fewshot_jax import strict_json
 from fewshot_jax.algorithms.gradient_based import RATES
 from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.applications.application import Score, evaluation_steps
-from fewshot_jax.applications.table import build_application
 from fewshot_jax.atomic_write import write_text
 from fewshot_jax.config import WITHOUT_A_LOOP, Config
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.evaluation.episodic import Judge, evaluate_episodes, over_episodes
 from fewshot_jax.evaluation.statistics import Estimate, estimate, finite, plain
 from fewshot_jax.evaluation.tuning import with_rates
-from fewshot_jax.runs.state import run_keys
-from fewshot_jax.training.evaluate import evaluation_mesh, restore_best_of
-from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.experiment import evaluation_mesh, experiment_of_run
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import Episode, Key, MetaLearner, MetaParams, PyTree
 
@@ -190,17 +187,16 @@ def tune_inner(
     require(all(math.isfinite(rate) for rate in rates or ()), "--rates: expected finite numbers")
     require(episodes is None or episodes >= 1, f"--episodes {episodes}: expected at least 1")
     require(grid_chunk >= 1, f"--grid-chunk {grid_chunk}: expected at least 1")
-    application = build_application(config, run.path)
-    run.check_data(application.fingerprint())
-    functions = application.functions(training=False)
-    meta_params = restore_best_of(run, application.functions(training=True), evaluation_mesh(config))
+    experiment = experiment_of_run(run)
+    application = experiment.application
+    meta_params, _ = experiment.restore_best(run, evaluation_mesh(config))
     learned = RATES in meta_params
     own = (1.0 if learned else config.inner.rate, own_steps)
     tried = tuple(float(rate) for rate in (rates or [own[0] * 2.0**power for power in range(-3, 4)]))
     grid = list(itertools.product(tried, counts))
     points = grid if own in grid else [*grid, own]
     compiled = point_scores(
-        build_learner(functions, _of_steps(config, max(counts[-1], own_steps)), training=False),
+        experiment.with_config(_of_steps(config, max(counts[-1], own_steps))).judging.learner,
         application.score.of,
         points,
         grid_chunk=grid_chunk,
@@ -216,7 +212,7 @@ def tune_inner(
                 application.stream("validation", k),
                 episodes=count,
                 tasks=min(evaluation.tasks, count),
-                rng=run_keys(config.seed).evaluation,
+                rng=experiment.keys.evaluation,
             )
             for k in numbers
         ]

@@ -10,9 +10,10 @@ from typing import NamedTuple
 from fewshot_jax.applications.table import score_of
 from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError
+from fewshot_jax.runs.directory import RunFiles
 from fewshot_jax.runs.metrics import read_metrics
 from fewshot_jax.training.loop import Report
-from fewshot_jax.training.run_directory import RunDirectory, RunFiles
+from fewshot_jax.training.run_directory import RunDirectory
 
 # ``(config, run directory, report) -> score``; ``report(step, score)`` ends a hopeless trial by an exception.
 Objective = Callable[[Config, Path, Report], float]

@@ -23,8 +23,9 @@ from fewshot_jax.atomic_write import cannot_write, write_text
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import differences, read_config, read_yaml, write_config
 from fewshot_jax.errors import UserError, require
+from fewshot_jax.runs.directory import check_writable
 from fewshot_jax.search.space import Space
-from fewshot_jax.training.run_directory import FREE, check_writable
+from fewshot_jax.training.run_directory import FREE
 
 if TYPE_CHECKING:
     import optuna

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fewshot_jax.applications.application import Score
-from fewshot_jax.applications.table import build_application, score_of
+from fewshot_jax.applications.table import score_of
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.paired import Paired, paired
 from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.training.episode_scores import EPISODE_SCORES, read_episode_scores, scored_step
-from fewshot_jax.training.evaluate import evaluation_mesh, restore_best_of
+from fewshot_jax.training.experiment import evaluation_mesh, experiment_of_run
 from fewshot_jax.training.rows import Bench, rows_of_learner
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.versions import versions
@@ -107,13 +107,12 @@ def _scores(
         kept = read_episode_scores(run.path).get(config.learner.name, {})
         if all(k in kept and len(kept[k]) >= count for k in wanted):
             return {k: kept[k][:count] for k in wanted}
-    application = build_application(config, run.path)
-    run.check_data(application.fingerprint())
-    bench = Bench(application, count, quiet=quiet)
-    meta_params = restore_best_of(run, application.functions(training=True), evaluation_mesh(config))
+    experiment = experiment_of_run(run)
+    bench = Bench(experiment, count, quiet=quiet)
+    meta_params, _ = experiment.restore_best(run, evaluation_mesh(config))
     row = rows_of_learner(bench, meta_params)[config.learner.name]
     for k in wanted:  # before the work begins: a split may be too small for this many
         bench.streams(k)
     if not quiet:
         print(f"{run.path}: evaluating {config.learner.name} on {count} episodes", file=sys.stderr, flush=True)
-    return {k: np.asarray(row(k)[application.score.name]) for k in wanted}
+    return {k: np.asarray(row(k)[experiment.score.name]) for k in wanted}

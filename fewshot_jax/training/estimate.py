@@ -18,10 +18,10 @@ from fewshot_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
 from fewshot_jax.parallel.rules import shardings
 from fewshot_jax.planning.collectives import collectives
 from fewshot_jax.planning.matmul_cost import matmul_flops
-from fewshot_jax.runs.state import initial_state, outer_optimizer
-from fewshot_jax.runs.step import meta_gradient, step_on_mesh
+from fewshot_jax.runs.step import step_on_mesh
+from fewshot_jax.training.experiment import Experiment, meta_gradient
 from fewshot_jax.training.frozen import trained_leaves
-from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.optimizer import outer_optimizer
 from fewshot_jax.types import MetaParams, PyTree
 
 MACHINE = 8  # devices that the fast links join
@@ -112,11 +112,10 @@ def estimates(config: Config, *, chip: str, memory: float | None, network: float
             f"outer.tasks={tasks}: expected a multiple of the {shards} parts into which the devices divide a batch; "
             f"try --outer.tasks {-(-tasks // shards) * shards}"
         )
-    application = build_application(config)
-    functions = application.functions(training=True)
-    state: Any = jax.eval_shape(lambda: initial_state(config, functions))
+    experiment = Experiment(build_application(config))
+    state = experiment.shapes
     divided = shardings(state, mesh, parallel.rules)
-    first = application.training_stream()(0, tasks)
+    first = experiment.application.training_stream()(0, tasks)
     over = batch_sharding(mesh)
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=over), first)
     placed = jax.tree.map(
@@ -128,7 +127,7 @@ def estimates(config: Config, *, chip: str, memory: float | None, network: float
     found: list[Estimate] = []
     for at_once in [min(asked, here)] if asked else choices:
         fields = dataclasses.replace(config.learner, task_chunk=at_once)
-        learner = build_learner(functions, dataclasses.replace(config, learner=fields), training=True)
+        learner = experiment.with_config(dataclasses.replace(config, learner=fields)).training.learner
         step = step_on_mesh(
             meta_gradient(learner, shards),
             outer_optimizer(config.outer),

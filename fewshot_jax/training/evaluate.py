@@ -1,27 +1,21 @@
-"""Evaluation of a run on tasks it never saw, beside the floors on the same episodes."""
+"""Evaluation of a run on tasks it never saw, beside the baselines on the same episodes."""
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fewshot_jax.applications.application import Application, Functions
-from fewshot_jax.applications.table import build_application, score_of
-from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.baselines import CHANCE, floors
 from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.evaluation.tuning import Choice
 from fewshot_jax.evaluation.written import DISTINCT
-from fewshot_jax.parallel.mesh import dividing_mesh, make_mesh, on_host, place
 from fewshot_jax.parallel.processes import is_first
-from fewshot_jax.parallel.rules import shardings
-from fewshot_jax.runs.checkpoints import Checkpoints
-from fewshot_jax.runs.state import initial_state
 from fewshot_jax.training.episode_scores import EPISODE_SCORES, write_episode_scores
+from fewshot_jax.training.experiment import Experiment, evaluation_mesh, experiment_of_run
 from fewshot_jax.training.results import Evaluation, Measured, Per
 from fewshot_jax.training.rows import (
     MULTI_TASK,
@@ -35,69 +29,6 @@ from fewshot_jax.training.rows import (
 )
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import MetaParams
-
-
-def restore_best(run: RunDirectory, like: MetaParams) -> tuple[MetaParams, int]:
-    """The meta-parameters of a run's best checkpoint, and its step.
-
-    Args:
-        run: with a checkpoint.
-        like: arrays or shapes with shardings; on a mesh that divides weights, they are read as it divides them.
-
-    Raises:
-        UserError: the run has no checkpoint.
-    """
-    checkpoints = Checkpoints(run.checkpoints, score_of(run.config()), read_only=True)
-    try:
-        step = checkpoints.best_step()
-        if step is None:
-            raise UserError(f"{run.path}: has no checkpoint yet; let 'fewshot-jax train' run to its first validation")
-        restore = checkpoints.restore_local if dividing_mesh(like) is None else checkpoints.restore_meta_params
-        return restore(step, like), step
-    finally:
-        checkpoints.close()
-
-
-def restore_best_of(run: RunDirectory, functions: Functions, mesh: Mesh | None = None) -> MetaParams:
-    """The meta-parameters of a run's best checkpoint, from shapes alone.
-
-    Args:
-        run: with a checkpoint.
-        functions: of its training.
-        mesh: divides them by the rules of the run's config; None for all of them on one device.
-    """
-    config = run.config()
-    shapes = jax.eval_shape(lambda: initial_state(config, functions).meta_params)
-    if mesh is None:
-        placed = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
-    else:
-        placed = shardings(shapes, mesh, config.parallel.rules)
-    like = jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, placed
-    )
-    return restore_best(run, like)[0]
-
-
-def evaluation_mesh(config: Config) -> Mesh | None:
-    """The mesh of all devices that divides weights as the config says; None where each device has all of them.
-
-    A run can be evaluated on fewer devices than it was trained on: there it is not divided.
-    """
-    fsdp, tensor = config.parallel.fsdp, config.parallel.tensor
-    if fsdp * tensor == 1 or jax.device_count() % (fsdp * tensor):
-        return None
-    return make_mesh(fsdp=fsdp, tensor=tensor)
-
-
-def untrained(application: Application, mesh: Mesh | None) -> MetaParams:
-    """The meta-parameters before the first step, divided over a mesh where there is one."""
-    config = application.config
-    functions = application.functions(training=True)
-    if mesh is None:
-        return initial_state(config, functions).meta_params
-    with on_host():
-        meta_params = initial_state(config, functions).meta_params
-    return place(meta_params, shardings(meta_params, mesh, config.parallel.rules))
 
 
 def evaluate(
@@ -120,41 +51,75 @@ def evaluate(
             changed, or there are fewer than two episodes.
     """
     run = RunDirectory(run_dir)
-    config = run.config()
+    run.config()  # first: what is wrong with the run is told before what is wrong with the numbers
     if episodes is not None and episodes < 2:
         raise UserError(f"episodes={episodes}: expected at least 2, for an interval")
-    application = build_application(config, run.path)
-    run.check_data(application.fingerprint())
-    return evaluate_application(application, run, episodes=episodes, shots=shots, quiet=quiet)
+    return evaluate_experiment(experiment_of_run(run), run, episodes=episodes, shots=shots, quiet=quiet)
 
 
-def evaluate_application(
-    application: Application,
+def evaluate_experiment(
+    experiment: Experiment,
     run: RunDirectory,
     *,
     episodes: int | None = None,
     shots: tuple[int, ...] | None = None,
     quiet: bool = False,
 ) -> Evaluation:
-    """`evaluate` of a run whose data is at hand.
+    """`evaluate` a run whose data is read already.
 
     Args:
-        application: of the run's config and data.
+        experiment: of the run's config and data.
         run: with a checkpoint.
         episodes, shots, quiet: as of `evaluate`.
     """
-    config = application.config
-    mesh = evaluation_mesh(config)
-    initial = untrained(application, mesh)
-    meta_params, step = restore_best(run, initial)
+    config = experiment.config
+    meta_params, step = experiment.restore_best(run, evaluation_mesh(config))
     count = config.evaluation.episodes if episodes is None else episodes
     wanted = config.evaluation.shots if shots is None else shots
-    bench = Bench(application, count, quiet=quiet)
+    bench = Bench(experiment, count, quiet=quiet)
+    table = _measure(bench, run, meta_params, wanted, quiet)
+    if bench.at_edge and not quiet:
+        print(
+            f"note: rows that did best at the edge of what was tried ({'; '.join(bench.at_edge)}) may gain from other "
+            "rates and steps (baselines.rates and baselines.steps, evaluation.tune_rates and evaluation.tune_steps)",
+            file=sys.stderr,
+        )
+    table.add_exponentials()
+    score = experiment.score
+    result = Evaluation(
+        run=run.path.resolve().name,
+        learner=config.learner.name,
+        score=score,
+        scores=table.rows[score.name],
+        gains=table.gains.get(score.name, {}),
+        more=table.other_scores(),
+        choices=table.choices,
+        ways=bench.functions.ways,
+        episodes=count,
+        step=step,
+        finished=run.result() is not None,
+        confusion=bench.confusion,
+        episode_scores=table.episode_scores,
+    )
+    if episodes is None and shots is None:
+        run.write("evaluation.json", result.to_json())
+        if is_first():
+            path = run.path / EPISODE_SCORES
+            write_episode_scores(path, table.episode_scores, score=score.name, step=step)
+    if is_first():
+        experiment.application.draw(experiment.writing.learner, meta_params, run.path)
+    return result
+
+
+def _measure(bench: Bench, run: RunDirectory, meta_params: MetaParams, wanted: Sequence[int], quiet: bool) -> "_Table":
+    """Compute all rows at each number of shots."""
+    experiment, config = bench.experiment, bench.config
+    mesh = evaluation_mesh(config)
     own = rows_of_learner(bench, meta_params)
     trained = (
-        {MULTI_TASK: meta_params} if config.learner.name == "multi_task" else _multi_task(application, run, mesh, quiet)
+        {MULTI_TASK: meta_params} if config.learner.name == "multi_task" else _multi_task(experiment, run, mesh, quiet)
     )
-    starts = {**starts_of(bench, initial), **trained}
+    starts = {**starts_of(bench, experiment.initial(mesh)), **trained}
     beside = {
         **rows_of_prototypes(bench, starts),
         **rows_in_context(bench, starts, wanted, quiet),
@@ -162,76 +127,84 @@ def evaluate_application(
     }
     for k in wanted:  # before the work begins: a split may be too small for this many
         bench.streams(k)
-    known = floors(application, "test")
-    rows: dict[str, Per] = {}  # by the name of the score
-    gains: dict[str, Per] = {}
-    chosen: dict[str, dict[int, Choice]] = {}
-    kept: dict[str, dict[int, np.ndarray]] = {}
+    known = floors(experiment.application, "test")
+    table = _Table(bench)
     for k in wanted:
         if not quiet:
-            print(f"evaluating with {k} shot{'' if k == 1 else 's'} on {count} episodes", file=sys.stderr, flush=True)
-        values = {name: _told(name, of, k, quiet) for name, of in own.items()}
-        plain = known(k, count, config.evaluation.tasks)
-        guess = {CHANCE: plain.pop(CHANCE)} if CHANCE in plain else {}
-        baselines = {**plain, **{name: _told(name, of, k, quiet) for name, of in beside.items()}}
-        learned = values[config.learner.name]
-        for name, judged in {**values, **baselines, **guess}.items():
-            for score, value in judged.items():
-                rows.setdefault(score, {}).setdefault(name, {})[k] = (
-                    Estimate(float(value[0]), 0.0) if name == CHANCE else _estimate(bench, score, value)
-                )
-                if score == application.score.name and name != CHANCE:
-                    kept.setdefault(name, {})[k] = np.asarray(value)
-                if name in baselines and score in learned and score != DISTINCT:
-                    gain = _estimate(bench, score, learned[score] - value)
-                    gains.setdefault(score, {}).setdefault(name, {})[k] = gain
-        for name, choice in bench.choices.items():
-            chosen.setdefault(name, {})[k] = choice
-    if bench.at_edge and not quiet:
-        print(
-            f"note: rows that did best at the edge of what was tried ({'; '.join(bench.at_edge)}) may gain from other "
-            "rates and steps (baselines.rates and baselines.steps, evaluation.tune_rates and evaluation.tune_steps)",
-            file=sys.stderr,
-        )
-    exponentials = {one.exponential: one for one in application.scores if one.exponential is not None}
-    for name, one in exponentials.items():
-        rows[name] = {row: {k: _exponential(value) for k, value in of.items()} for row, of in rows[one.name].items()}
-    result = Evaluation(
-        run=run.path.resolve().name,
-        learner=config.learner.name,
-        score=application.score,
-        scores=rows[application.score.name],
-        gains=gains.get(application.score.name, {}),
-        more=tuple(
-            Measured(score, rows[score.name], gains.get(score.name, {}))
-            for score in (
-                *application.scores[1:],
-                *bench.of_texts,
-                *(s._replace(name=n) for n, s in exponentials.items()),
+            episodes = bench.episodes
+            print(
+                f"evaluating with {k} shot{'' if k == 1 else 's'} on {episodes} episodes", file=sys.stderr, flush=True
             )
-            if score.name in rows
-            and any(not math.isnan(k.mean) for of in rows[score.name].values() for k in of.values())
-        ),
-        choices=chosen,
-        ways=bench.functions.ways,
-        episodes=count,
-        step=step,
-        finished=run.result() is not None,
-        confusion=bench.confusion,
-        episode_scores=kept,
-    )
-    if episodes is None and shots is None:
-        run.write("evaluation.json", result.to_json())
-        if is_first():
-            path = run.path / EPISODE_SCORES
-            write_episode_scores(path, kept, score=application.score.name, step=step)
-    if is_first():
-        application.draw(bench.learner(), meta_params, run.path)
-    return result
+        values = {name: _reported(name, of, k, quiet) for name, of in own.items()}
+        untrained = known(k, bench.episodes, config.evaluation.tasks)
+        guess = {CHANCE: untrained.pop(CHANCE)} if CHANCE in untrained else {}
+        baselines = {**untrained, **{name: _reported(name, of, k, quiet) for name, of in beside.items()}}
+        table.add(k, values, baselines, guess)
+    return table
 
 
-def _told(name: str, row: Row, shots: int, quiet: bool) -> dict[str, np.ndarray]:
-    """The scores of a row, announced, with a note where some are not finite."""
+Scores = dict[str, dict[str, np.ndarray]]  # for each row, the values of each score, ``[episodes]``
+
+
+class _Table:
+    """The estimates of all rows, by the name of the score.
+
+    Args:
+        bench: that measures them.
+    """
+
+    def __init__(self, bench: Bench):
+        self._bench, self._scores = bench, bench.application.scores
+        self._exponentials = {one.exponential: one for one in self._scores if one.exponential is not None}
+        self.rows: dict[str, Per] = {}
+        self.gains: dict[str, Per] = {}
+        self.choices: dict[str, dict[int, Choice]] = {}
+        self.episode_scores: dict[str, dict[int, np.ndarray]] = {}
+
+    def add(self, shots: int, own: Scores, baselines: Scores, guess: Scores) -> None:
+        """Add what was measured at a number of shots; gains are those of the run's learner over each baseline."""
+        learned, first = own[self._bench.config.learner.name], self._bench.application.score.name
+        for name, scores in {**own, **baselines, **guess}.items():
+            for score, value in scores.items():
+                of_row = self.rows.setdefault(score, {}).setdefault(name, {})
+                of_row[shots] = Estimate(float(value[0]), 0.0) if name == CHANCE else self._estimate(score, value)
+                if score == first and name != CHANCE:
+                    self.episode_scores.setdefault(name, {})[shots] = np.asarray(value)
+                if name in baselines and score in learned and score != DISTINCT:
+                    gain = self._estimate(score, learned[score] - value)
+                    self.gains.setdefault(score, {}).setdefault(name, {})[shots] = gain
+        for name, choice in self._bench.choices.items():
+            self.choices.setdefault(name, {})[shots] = choice
+
+    def _estimate(self, score: str, values: np.ndarray) -> Estimate:
+        """Estimate over all episodes; of a score of texts, over those that had something to score."""
+        if any(score == one.name for one in self._bench.of_texts):
+            values = values[np.isfinite(values)]
+        return estimate(values) if values.size else Estimate(math.nan, math.nan)
+
+    def add_exponentials(self) -> None:
+        """Add the scores that are e to the power of another."""
+        for name, one in self._exponentials.items():
+            rows = self.rows[one.name].items()
+            self.rows[name] = {row: {k: _exponential(value) for k, value in of.items()} for row, of in rows}
+
+    def other_scores(self) -> tuple[Measured, ...]:
+        """Return all scores but the first that some row has."""
+        scores = (
+            *self._scores[1:],
+            *self._bench.of_texts,
+            *(one._replace(name=name) for name, one in self._exponentials.items()),
+        )
+        return tuple(
+            Measured(score, self.rows[score.name], self.gains.get(score.name, {}))
+            for score in scores
+            if score.name in self.rows
+            and any(not math.isnan(k.mean) for of in self.rows[score.name].values() for k in of.values())
+        )
+
+
+def _reported(name: str, row: Row, shots: int, quiet: bool) -> dict[str, np.ndarray]:
+    """Compute the scores of a row, with a line of progress, and a note where some are not finite."""
     if not quiet:
         print(f"  {name}", file=sys.stderr, flush=True)
     scores = row(shots)
@@ -245,27 +218,19 @@ def _told(name: str, row: Row, shots: int, quiet: bool) -> dict[str, np.ndarray]
     return scores
 
 
-def _estimate(bench: Bench, score: str, values: np.ndarray) -> Estimate:
-    """Over all episodes; of a score of texts, over those that had something to score."""
-    if any(score == one.name for one in bench.of_texts):
-        values = values[np.isfinite(values)]
-    return estimate(values) if values.size else Estimate(math.nan, math.nan)
-
-
 def _exponential(value: Estimate) -> Estimate:
     """Of a mean and, to first order, of its interval."""
     mean = math.exp(value.mean) if value.mean < 700 else math.inf  # more than a float holds
     return Estimate(mean, mean * value.half_width)
 
 
-def _multi_task(application: Application, run: RunDirectory, mesh: Mesh | None, quiet: bool) -> dict[str, MetaParams]:
-    """The multi-task baseline that was trained beside a run, if it was; half of its training would flatter the run."""
+def _multi_task(experiment: Experiment, run: RunDirectory, mesh: Mesh | None, quiet: bool) -> dict[str, MetaParams]:
+    """Return the multi-task baseline that was trained beside a run; none that is unfinished, which flatters the run."""
     beside = run.multi_task()
-    if not application.config.baselines.multi_task:
+    if not experiment.config.baselines.multi_task:
         return {}
     if beside.result() is None:
         if beside.exists() and not quiet:
             print(f"{beside.path}: unfinished, left out; 'fewshot-jax train' goes on with it", file=sys.stderr)
         return {}
-    config: Config = beside.config()
-    return {MULTI_TASK: restore_best(beside, untrained(application.with_config(config), mesh))[0]}
+    return {MULTI_TASK: experiment.with_config(beside.config()).restore_best(beside, mesh)[0]}

@@ -13,23 +13,22 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax import strict_json
 from fewshot_jax.algorithms.gradient_based import RATES
-from fewshot_jax.applications.language_model import MODEL_OF_A_RUN, TOKENIZER, LanguageModel, language_model
-from fewshot_jax.applications.table import application_of
-from fewshot_jax.applications.text_classification import pretrained_encoder, text_functions
-from fewshot_jax.applications.writing import writing_functions
+from fewshot_jax.applications.text_codec import TOKENIZER
+from fewshot_jax.applications.text_functions import use_of
+from fewshot_jax.applications.text_model import MODEL_OF_A_RUN, TextModel
 from fewshot_jax.atomic_write import atomic_directory, cannot_write
 from fewshot_jax.config import Config
 from fewshot_jax.config.applications import HEADS, WRITERS
-from fewshot_jax.data.tokenization import SPECIAL_TOKENS, load_tokenizer
+from fewshot_jax.data.tokenization import SPECIAL_TOKENS
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.fresh import new_module
 from fewshot_jax.models.huggingface.load import load_pretrained
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, read_config
 from fewshot_jax.models.huggingface.save import write_pretrained
 from fewshot_jax.models.lora import lora, merge_lora
-from fewshot_jax.models.transformer import HeadKind
-from fewshot_jax.training.evaluate import restore_best_of
-from fewshot_jax.training.run_directory import RunDirectory, check_writable
+from fewshot_jax.runs.directory import check_writable
+from fewshot_jax.training.experiment import Experiment
+from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import MetaParams, Params
 
 EXPORT = "fewshot_jax_export.json"  # in an exported directory: the names of all that was written there
@@ -108,15 +107,16 @@ def exported(run: RunDirectory) -> Exported:
     Raises:
         UserError: there is no run, it has no checkpoint, or its model is none of texts.
     """
-    if (model := _pretrained_here(run)) is not None:
-        return Exported(model, [])
+    if (pretrained := _pretrained_here(run)) is not None:
+        return Exported(pretrained, [])
     config = run.config()
     if config.kind not in (*HEADS, *WRITERS):
         raise UserError(
             f"{run.path}: is a run of {config.application}, whose model no class of transformers has; export serves "
             "models of texts"
         )
-    made = _classifier(run, config) if config.kind in HEADS else _writer(run, config)
+    model = model_of_run(run)
+    made = _classifier(run, model) if config.kind in HEADS else _writer(run, model)
     if run.result() is None:
         made.notes.append(f"{run.path} is unfinished; this is its best checkpoint so far")
     return made
@@ -128,14 +128,16 @@ def _pretrained_here(run: RunDirectory) -> Pretrained | None:
     return load_pretrained(directory) if any(directory.glob("*.safetensors")) else None
 
 
-def _writer(run: RunDirectory, config: Config) -> Exported:
-    kind: Any = application_of(config)
-    options = {"keep_end": getattr(kind, "keep_end", False), "chat": getattr(kind, "chat", False)}
-    model = language_model(config, **options, texts=list, saved=run.path, weights=False)
-    functions_of = getattr(kind, "functions_of", writing_functions)
-    meta_params = restore_best_of(run, functions_of(config, model, training=True))
+def model_of_run(run: RunDirectory) -> TextModel:
+    """Return the model of a run of texts, without its weights, which a checkpoint has."""
+    classes = len(run.labels().get("train", []))
+    return TextModel.open(run.config(), run.path, weights=False, joint_classes=classes)
+
+
+def _writer(run: RunDirectory, model: TextModel) -> Exported:
+    config, head = model.config, use_of(model.config).head
+    meta_params, _ = Experiment(model).restore_best(run)
     sizes = {name: getattr(config.model, name) for name in ("width", "layers", "heads", "mlp_width", "dropout")}
-    head: HeadKind = "span" if config.model.architecture == "encoder" else "causal_lm"
     if model.home is not None:
         given = read_config(model.home)
     else:
@@ -151,7 +153,7 @@ def _writer(run: RunDirectory, config: Config) -> Exported:
     return Exported(made, [_written_as(model), *_extras(meta_params)])
 
 
-def _written_as(model: LanguageModel) -> str:
+def _written_as(model: TextModel) -> str:
     """The tokens around a text, which a tokenizer of transformers does not all put there."""
     codec = model.codec
     before, after = (" ".join(str(codec.tokenizer.id_to_token(i)) for i in ids) for ids in (codec.begin, codec.middle))
@@ -159,32 +161,22 @@ def _written_as(model: LanguageModel) -> str:
     return f"a source is read as {read}; {end} ends a text"
 
 
-def _classifier(run: RunDirectory, config: Config) -> Exported:
-    pretrained = pretrained_encoder(config, run.path, weights=False)
-    tokenizer = load_tokenizer(run.path / TOKENIZER) if pretrained is None else pretrained.codec.tokenizer
-    functions = text_functions(
-        config,
-        vocab_size=tokenizer.get_vocab_size(),
-        ways=config.episodes.ways,
-        training=True,
-        joint_classes=len(run.labels().get("train", [])),
-        pretrained=pretrained,
-    )
-    meta_params = restore_best_of(run, functions)
+def _classifier(run: RunDirectory, model: TextModel) -> Exported:
+    config = model.config
+    meta_params, _ = Experiment(model).restore_best(run)
     features = _merged(meta_params["params"]["features"], config)
     notes = [
         "hidden states are exported; what makes one vector of a text (pooling, scale, n-grams) and labels of "
         "vectors has no counterpart: 'fewshot-jax adapt' keeps all of it"
     ]
-    if pretrained is not None:
-        assert pretrained.home is not None
-        given, params = read_config(pretrained.home), features["encoder"]["transformer"]
-        path = pretrained.home
+    path = model.home or run.path / TOKENIZER
+    if model.home is not None:
+        given, params = read_config(model.home), features["encoder"]["transformer"]
     else:
-        given, params = encoder_config(config, tokenizer.get_vocab_size()), encoder_params(config, features["encoder"])
-        path = run.path / TOKENIZER
+        given = encoder_config(config, model.codec.tokenizer.get_vocab_size())
+        params = encoder_params(config, features["encoder"])
     made = Pretrained(config=given, module=build(given, None, jnp.float32), params=params, path=path)
-    if pretrained is None and made.tokenizer is not None:
+    if model.home is None and made.tokenizer is not None:
         made.tokenizer.model_max_length = config.tokenizer.max_length
     if config.model.context_width:
         notes.append("the context of a task is left out; at its start it is zero and changes nothing")

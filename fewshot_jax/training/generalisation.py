@@ -13,10 +13,11 @@ from fewshot_jax.config_file import differences
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.bootstrap import LEAST_GROUPS, Interval, interval_over
 from fewshot_jax.evaluation.statistics import Estimate, estimate, plain
+from fewshot_jax.runs.directory import check_writable
 from fewshot_jax.training.episode_scores import EpisodeScores, read_episode_scores, scored_step
 from fewshot_jax.training.holdout import Part
 from fewshot_jax.training.loop import train
-from fewshot_jax.training.run_directory import RunDirectory, check_writable
+from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.versions import versions
 
 PerShots = dict[str, dict[int, Interval]]  # for each row, the interval at each number of shots

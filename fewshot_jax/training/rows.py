@@ -8,7 +8,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from fewshot_jax.applications.application import Application, Functions, Stream, evaluation_steps
+from fewshot_jax.applications.application import Application, Stream, evaluation_steps
 from fewshot_jax.applications.classification import JOINT, ClassApplication, confusion_of_episode
 from fewshot_jax.data.tasks import Drawn
 from fewshot_jax.errors import UserError
@@ -19,7 +19,7 @@ from fewshot_jax.evaluation.written import JUDGES, judge_written
 from fewshot_jax.parallel.mesh import dividing_mesh, on_host, place
 from fewshot_jax.parallel.rules import shardings
 from fewshot_jax.runs.state import run_keys
-from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.experiment import Experiment
 from fewshot_jax.types import Episode, MetaLearner, MetaParams, PyTree
 
 UNTRAINED, PRETRAINED, MULTI_TASK = "untrained", "pretrained", "multi-task"  # where the rows beside start from
@@ -28,44 +28,39 @@ Row = Callable[[int], dict[str, np.ndarray]]  # shots -> scores [episodes] by na
 
 
 class Bench:
-    """What all rows of a table share: the application, the episodes, the key.
+    """What all rows of a table share: the experiment, the episodes, the key.
 
     Args:
-        application: of the run.
+        experiment: of the run.
         episodes: at each number of shots.
         quiet: print no notes.
 
     Attributes:
+        episodes: at each number of shots.
         choices: the last choice of each row whose loop is chosen.
         of_texts: the scores of written texts, where some are written.
         confusion: of the run's own row, where there are classes, at each number of shots.
         at_edge: the rows and numbers of shots whose choice stands at the edge of what was tried.
     """
 
-    def __init__(self, application: Application, episodes: int, *, quiet: bool = False):
+    def __init__(self, experiment: Experiment, episodes: int, *, quiet: bool = False):
         self._quiet = quiet
-        self.application, self.config = application, application.config
-        self.functions = application.functions(training=False)
-        self.judge = judge_by(application.scores)
-        self._writes = self.config.evaluation.write and self.functions.write_fn is not None
+        self.experiment, self.config = experiment, experiment.config
+        self.application: Application = experiment.application
+        self.functions = experiment.judging.functions
+        self.judge = judge_by(self.application.scores)
+        self._writes = experiment.writing is not experiment.judging
         self.of_texts = JUDGES[self.config.application][0] if self._writes else ()
         self.choices: dict[str, Choice] = {}
         self.streams = functools.cache(self._streams)  # the same for all rows
         self._tasks = functools.cache(self._drawn)
         self.at_edge: list[str] = []
         self.confusion: dict[int, Confusion] = {}
-        self._episodes = episodes
+        self.episodes = episodes
         self._common: dict[str, Any] = {
             "tasks": self.config.evaluation.tasks,
             "rng": run_keys(self.config.seed).evaluation,
         }
-
-    def judged_functions(self) -> Functions:
-        """Those of the table: with what is written, if something is."""
-        return self.functions._replace(output_fn=self.functions.write_fn) if self._writes else self.functions  # type: ignore[arg-type]
-
-    def learner(self, name: str | None = None) -> MetaLearner:
-        return build_learner(self.judged_functions(), self.config, training=False, name=name)
 
     def with_texts(self, shots: int, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The scores of a row, those of its texts in the place of its ids."""
@@ -82,7 +77,7 @@ class Bench:
     def _drawn(self, shots: int) -> list[Drawn]:
         """The test episodes as texts, of applications that write."""
         sampler, tasks = self.application.sampler("test", shots), self.config.evaluation.tasks  # type: ignore[attr-defined]
-        return [sampler.task(*divmod(index, tasks)) for index in range(self._episodes)]
+        return [sampler.task(*divmod(index, tasks)) for index in range(self.episodes)]
 
     def row(
         self, learner: MetaLearner, meta_params: MetaParams, inner_steps: int | None = None, *, own: bool = False
@@ -99,7 +94,7 @@ class Bench:
 
         def scores(shots: int) -> dict[str, np.ndarray]:
             test = self.streams(shots)[1]
-            values = evaluate_episodes(compiled, meta_params, test, episodes=self._episodes, **self._common)
+            values = evaluate_episodes(compiled, meta_params, test, episodes=self.episodes, **self._common)
             if isinstance(application, ClassApplication) and counted:
                 totals = application.confusion("test", shots, values.pop("confusion"))
                 self.confusion[shots] = Confusion(application.labels()["test"], *totals)
@@ -134,7 +129,7 @@ class Bench:
             self.choices[name] = choice
             if edge := tuning.at_edge(choice):
                 self.at_edge.append(f"{name}, {shots}-shot: {edge}")
-            values = tuning.scores(choice, meta_params, test, episodes=self._episodes, **self._common)
+            values = tuning.scores(choice, meta_params, test, episodes=self.episodes, **self._common)
             return self.with_texts(shots, values)
 
         return scores
@@ -142,7 +137,7 @@ class Bench:
 
 def rows_of_learner(bench: Bench, meta_params: MetaParams) -> dict[str, Row]:
     """The run's own rows: with its inner loop as trained, and with those that the config asks for beside it."""
-    name, learner, evaluation = bench.config.learner.name, bench.learner(), bench.config.evaluation
+    name, learner, evaluation = bench.config.learner.name, bench.experiment.writing.learner, bench.config.evaluation
     rows: dict[str, Row] = {name: bench.row(learner, meta_params, own=True)}
     for steps in evaluation.inner_steps:
         rows[f"{name}, {steps} step{'' if steps == 1 else 's'}"] = bench.row(learner, meta_params, steps)
@@ -177,7 +172,7 @@ def rows_in_context(bench: Bench, starts: dict[str, MetaParams], wanted: Sequenc
     """A start that reads the support set before each query, where the model reads examples; nothing adapts."""
     if bench.functions.join_fn is None or not bench.config.baselines.in_context:
         return {}
-    learner = bench.learner("metaicl")
+    learner = bench.experiment.other_learner("metaicl")
     rows = {f"{name}, {IN_CONTEXT}": start for name, start in starts.items() if name != UNTRAINED}
     try:
         for start in list(rows.values())[:1]:
@@ -194,7 +189,7 @@ def rows_of_prototypes(bench: Bench, starts: dict[str, MetaParams]) -> dict[str,
     """Prototypes of a frozen encoder, where there are classes."""
     if bench.functions.embed_fn is None:
         return {}
-    learner = bench.learner("protonet")
+    learner = bench.experiment.other_learner("protonet")
     return {f"{name}, {PROTOTYPES}": bench.row(learner, start) for name, start in starts.items()}
 
 
@@ -204,7 +199,7 @@ def fine_tuned_rows(bench: Bench, starts: dict[str, MetaParams]) -> dict[str, Ro
     if not baselines.fine_tuning:
         return {}
     tuning = Tuning(
-        functools.partial(fine_tuned, bench.judged_functions()),
+        functools.partial(fine_tuned, bench.experiment.writing.functions),
         bench.application.score,
         bench.judge,
         rates=baselines.rates,

@@ -11,7 +11,8 @@ from fewshot_jax.adaptation.classifier import load
 from fewshot_jax.adaptation.readers import saved_reader
 from fewshot_jax.algorithms.metaicl import metaicl
 from fewshot_jax.applications.application import Functions
-from fewshot_jax.applications.label_scoring import candidates, each_choice, one_task, scored_labels
+from fewshot_jax.applications.label_scoring import candidates, one_task
+from fewshot_jax.applications.scored_labels import each_choice, scored_labels
 from fewshot_jax.applications.table import build_application
 from fewshot_jax.applications.text_to_text import text_to_text
 from fewshot_jax.cli.main import main

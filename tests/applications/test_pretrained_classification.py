@@ -13,7 +13,6 @@ import fewshot_jax as fsj
 from fewshot_jax.adaptation.classifier import load
 from fewshot_jax.adaptation.start import start_of_pretrained
 from fewshot_jax.applications.table import build_application
-from fewshot_jax.applications.text_classification import encode_for
 from fewshot_jax.cli.main import main
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.errors import UserError
@@ -84,7 +83,7 @@ def test_texts_are_read_and_weights_begin_as_the_checkpoint_says(bert):
     given = from_dict(config(bert))
     application = build_application(given)
     texts = ["please open the tickets", "copy"]
-    encoded = encode_for(given, application.tokenizer, texts, application.pretrained)
+    encoded = application.model.encode(texts)
     own = BertTokenizerFast.from_pretrained(str(bert))(texts)["input_ids"]
     assert [row[:length].tolist() for row, length in zip(*encoded[:2], strict=True)] == own
     functions = application.functions(training=True)

@@ -9,19 +9,16 @@ import pytest
 
 from fewshot_jax.adaptation.classifier import load
 from fewshot_jax.applications.application import Functions
-from fewshot_jax.applications.language_model import language_model
 from fewshot_jax.applications.question_answering import NO_ANSWER
 from fewshot_jax.applications.span_question_answering import (
     SpanQuestionAnswering,
-    best_span,
-    judge_spans,
-    mean_nats,
     question_of,
     reading_spans,
     source_of,
-    spans,
 )
+from fewshot_jax.applications.spans import best_span, judge_spans, mean_nats, spans
 from fewshot_jax.applications.table import build_application, score_of
+from fewshot_jax.applications.text_model import TextModel
 from fewshot_jax.cli.main import main
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.examples import Example
@@ -413,7 +410,7 @@ def test_a_run_starts_from_a_pretrained_encoder(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params["encoder"], before["encoder"])
     assert params["head"]["output"]["kernel"].shape == (16, 2)  # new: the two ends
     application.save(tmp_path)
-    saved = language_model(values, keep_end=False, texts=list, saved=tmp_path, weights=False)
+    saved = TextModel.open(values, tmp_path, weights=False)
     assert jax.tree.map(jnp.shape, jax.eval_shape(saved.init_params, KEY)) == jax.tree.map(jnp.shape, params)
 
 

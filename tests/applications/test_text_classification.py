@@ -10,7 +10,8 @@ import pytest
 
 import fewshot_jax as fsj
 from fewshot_jax.applications.classification import classification
-from fewshot_jax.applications.text_classification import TextClassification, features_of_texts
+from fewshot_jax.applications.text_classification import TextClassification
+from fewshot_jax.applications.text_features import features_of_texts
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.episodes import EpisodeSampler, gather
 from fewshot_jax.evaluation.baselines import floors
@@ -305,7 +306,7 @@ def test_the_names_of_the_classes_are_support_texts_in_training_and_evaluation()
         assert support["label"].shape == (4, 3 * (shots + 1))
         assert query["label"].shape == (4, 3 * 2)
         # the ids of a name are those of its words, in their order
-        vocabulary = application.tokenizer.get_vocab()
+        vocabulary = application.model.codec.tokenizer.get_vocab()
         ids = {tuple(vocabulary.get(word, 1) for word in name.split(">")) for name in data.classes}
         rows = support["input_ids"].reshape(4, 3, shots + 1, -1)[:, :, -1]
         found = {tuple(int(i) for i in row if i > 4 or i == 1) for row in rows.reshape(12, -1)}
@@ -320,7 +321,7 @@ def test_label_names_change_the_support_set_alone():
     one, two = (application.stream("test", 2)(3, 4) for application in (plain, named))
     np.testing.assert_array_equal(one.query["label"], two.query["label"])
     tokens = [
-        application.tokenizer.decode_batch(e.query["input_ids"][0].tolist())
+        application.model.codec.tokenizer.decode_batch(e.query["input_ids"][0].tolist())
         for application, e in ((plain, one), (named, two))
     ]
     assert tokens[0] == tokens[1]
@@ -403,7 +404,7 @@ def test_an_episode_stays_in_one_data_set_and_names_lose_its_name(tmp_path):
     application = built({**SETS, "data": data, "episodes": {**SETS["episodes"], "label_names": True}})
     train, support = application.splits["train"], application.training_stream()(0, 30).support
     assert application.texts("train")[len(train.texts) :] == ["a", "b", "c", "a", "b", "e"]
-    tokens = application.tokenizer.get_vocab()
+    tokens = application.model.codec.tokenizer.get_vocab()
     domains = [{name for name in ("bank", "trav") if tokens[name] in ids} for ids in support["input_ids"]]
     assert {len(names) for names in domains} == {1}
     assert len(set.union(*domains)) == 2

@@ -15,7 +15,7 @@ from fewshot_jax.cli.main import main
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.sequences import Codec
 from fewshot_jax.errors import UserError
-from fewshot_jax.training import loop
+from fewshot_jax.training import experiment, loop
 from fewshot_jax.training.evaluate import evaluate
 from fewshot_jax.training.rows import Bench
 
@@ -340,11 +340,11 @@ def test_checkpoints_are_chosen_at_the_shots_asked_for(tmp_path, monkeypatch):
         asked.append(stream(0, 1).support["mask"].shape[1])
         return np.zeros(2)
 
-    monkeypatch.setattr(loop, "evaluate_episodes", noted)
+    monkeypatch.setattr(experiment, "evaluate_episodes", noted)
     for given, wanted in (({}, [2, 3]), ({"validation_shots": [4]}, [4])):
         asked.clear()
         values = config("translation", evaluation={"shots": [2, 3], **given})
-        loop._validation(build_application(from_dict(values)))({})
+        experiment.Experiment(build_application(from_dict(values))).validate({})
         assert asked == wanted
 
 
@@ -359,7 +359,7 @@ def test_a_loop_at_more_shots_than_validation_fills_is_chosen_at_fewer(tmp_path,
     with pytest.raises(UserError, match="validation split: task 'validation' has 6"):
         build_application(from_dict(config("translation", data=data, evaluation=shots)))
     values = config("translation", data=data, evaluation={**shots, "validation_shots": [1, 2]})
-    bench = Bench(build_application(from_dict(values)), 2)
+    bench = Bench(experiment.Experiment(build_application(from_dict(values))), 2)
     validation, test = bench.streams(6)
     assert [stream(0, 1).support["mask"].shape[1] for stream in (validation, test)] == [2, 6]
     assert "validation cannot fill 6 shots; their loops are chosen at 2" in capsys.readouterr().err
@@ -418,8 +418,8 @@ TEMPLATE = (
 def test_a_chat_template_is_read_alike_in_training_adaptation_and_prediction(tmp_path):
     from transformers import PreTrainedTokenizerFast
 
-    from fewshot_jax.adaptation.writer import saved_model
     from fewshot_jax.applications.dialogue import Dialogue
+    from fewshot_jax.applications.text_model import TextModel
     from fewshot_jax.data.tokenization import train_tokenizer
     from fewshot_jax.models.huggingface.fresh import new_model
     from fewshot_jax.models.huggingface.save import save_pretrained
@@ -449,7 +449,7 @@ def test_a_chat_template_is_read_alike_in_training_adaptation_and_prediction(tmp
     read = "<user> tell me your food <assistant>"
     application = build_application(from_dict(given))
     assert {example.source for example in application.pools["train"]} == {read}
-    again = saved_model(from_dict(given), run)
+    again = TextModel.open(from_dict(given), run, weights=False)
     assert {example.source for example in Dialogue.read(from_dict(given), path, again)} == {read}
     for codec in (again.codec, application.codec):
         assert [ids.tolist() for ids in codec.sources([read])] == [own.encode(read).ids[1:]]

@@ -228,7 +228,7 @@ def test_preview_of_a_config_is_its_first_training_episode(tmp_path):
     for part, batch in zip(("support", "query"), episode, strict=True):
         rows = [row for row in shown if row["part"] == part]
         ids = [ids[mask].tolist() for ids, mask in zip(batch["input_ids"][0], batch["attention_mask"][0], strict=True)]
-        assert [application.tokenizer.encode(row["read"]).ids for row in rows] == ids
+        assert [application.model.codec.tokenizer.encode(row["read"]).ids for row in rows] == ids
         numbers = batch["label"][0].tolist()
         names = [row["wanted"] for row in rows]
         assert len(set(zip(numbers, names, strict=True))) == len(set(numbers)) == len(set(names)) == 3

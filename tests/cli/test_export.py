@@ -11,7 +11,7 @@ import pytest
 
 import fewshot_jax as fsj
 from fewshot_jax.applications.table import build_application
-from fewshot_jax.applications.text_classification import text_features
+from fewshot_jax.applications.text_features import text_features
 from fewshot_jax.applications.text_to_text import logits_of_targets
 from fewshot_jax.cli.main import main
 from fewshot_jax.config import Config, ModelConfig, TokenizerConfig
@@ -20,7 +20,7 @@ from fewshot_jax.models.encoder import Encoder
 from fewshot_jax.models.huggingface.fresh import new_model
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build
 from fewshot_jax.models.lora import lora
-from fewshot_jax.training.evaluate import restore_best_of
+from fewshot_jax.training.experiment import Experiment
 from fewshot_jax.training.export import encoder_config, encoder_params
 from fewshot_jax.training.run_directory import RunDirectory
 from tests.small_run import RUN, merged, saved_run
@@ -69,7 +69,7 @@ def best(run_path):
     """The application of a run and its trained meta-parameters."""
     run = RunDirectory(run_path)
     application = build_application(run.config(), run.path)
-    return application, restore_best_of(run, application.functions(training=True))
+    return application, Experiment(application).restore_best(run)[0]
 
 
 def close(one, other):
@@ -79,10 +79,7 @@ def close(one, other):
 def hidden(application, meta_params, batch):
     """Hidden states of the run's own encoder, before anything is made of them."""
     config = application.config
-    vocabulary = application.tokenizer.get_vocab_size()
-    encoder = text_features(
-        config.model, vocab_size=vocabulary, max_length=config.tokenizer.max_length, pretrained=application.pretrained
-    ).encoder
+    encoder = text_features(config.model, application.model.module).encoder
     params = meta_params["params"]["features"]["encoder"]
     rank = config.model.lora_rank
     with lora(rank=rank).active() if rank else contextlib.nullcontext():
@@ -118,7 +115,7 @@ def test_an_own_encoder_is_exported_as_a_family_that_has_the_same_layers(classif
     states = loaded.module.apply({"params": loaded.params}, batch["input_ids"], real).last_hidden_state
     close(np.asarray(states)[real], np.asarray(hidden(application, meta_params, batch))[real])
     texts = application.texts("train")[:3]
-    assert loaded.tokenizer(texts).input_ids == [application.tokenizer.encode(text).ids for text in texts]
+    assert loaded.tokenizer(texts).input_ids == [application.model.codec.tokenizer.encode(text).ids for text in texts]
     assert loaded.tokenizer.model_max_length == application.config.tokenizer.max_length
 
 

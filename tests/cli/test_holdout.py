@@ -158,7 +158,7 @@ def leaky_config(folder):
 
 def test_a_start_of_training_warns_of_what_test_shares(tmp_path, monkeypatch, capsys):
     config = leaky_config(tmp_path)
-    monkeypatch.setattr(loop, "_check_traceable", lambda application: None)
+    monkeypatch.setattr(loop.Experiment, "check", lambda self: None)
     monkeypatch.setattr(loop, "_train", lambda *arguments: None)
     loop.train(config, tmp_path / "run")
     err = capsys.readouterr().err

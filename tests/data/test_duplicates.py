@@ -71,7 +71,7 @@ def test_a_class_needs_different_texts(doubled):
 
 def test_a_run_tells_once_when_it_starts_and_a_quiet_one_does_not(doubled, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(loop, "_train", lambda *_: None)
-    monkeypatch.setattr(loop, "_check_traceable", lambda _: None)
+    monkeypatch.setattr(loop.Experiment, "check", lambda self: None)
     loop.train(config_of(doubled, "head"), tmp_path / "run")
     assert capsys.readouterr().err.count("note: skipped 45 duplicate texts") == 1
     loop.train(config_of(doubled, "head"), tmp_path / "quiet", quiet=True)

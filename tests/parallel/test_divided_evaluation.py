@@ -15,11 +15,10 @@ from fewshot_jax.parallel.rules import shardings
 from fewshot_jax.planning.collectives import collectives
 from fewshot_jax.reporting.probe import probe
 from fewshot_jax.reporting.record import read_run
-from fewshot_jax.runs.state import initial_state
 from fewshot_jax.training import loop
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
-from tests.small_run import RUN, merged
+from tests.small_run import RUN, initial_state, merged
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices, simulated or real")
 KEY = jax.random.key(5)

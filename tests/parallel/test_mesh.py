@@ -18,10 +18,11 @@ from fewshot_jax.errors import UserError
 from fewshot_jax.parallel.mesh import batch_shards, host_values, local_copy, make_mesh, place, replicate, shard_tasks
 from fewshot_jax.parallel.rules import TENSOR_RULES, gathered, shardings
 from fewshot_jax.planning.collectives import collectives
-from fewshot_jax.runs.state import initial_state, outer_optimizer
-from fewshot_jax.runs.step import meta_gradient, sharded, step_on_mesh
+from fewshot_jax.runs.step import sharded, step_on_mesh
+from fewshot_jax.training.experiment import meta_gradient
 from fewshot_jax.training.learners import build_learner
-from tests.small_run import DATA
+from fewshot_jax.training.optimizer import outer_optimizer
+from tests.small_run import DATA, initial_state
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices, simulated or real")
 NAMES = Learner.__args__

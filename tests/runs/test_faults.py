@@ -252,8 +252,8 @@ def test_every_change_of_a_file_is_noticed(tmp_path):
     for name in ("a", "d/b", "empty"):
         (folder / name).write_bytes(b"" if name == "empty" else os.urandom(64))
     sums = Checksums(tmp_path / "checkpoints")
-    assert sums.damage(7) is None, "not sealed yet"
-    sums.seal(7)
+    assert sums.damage(7) is None, "no checksums yet"
+    sums.write(7)
     assert sums.damage(7) is None
     rng = np.random.default_rng(0)
     for _ in range(200):

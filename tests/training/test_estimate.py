@@ -13,11 +13,11 @@ from fewshot_jax.errors import UserError
 from fewshot_jax.parallel.mesh import make_mesh, place, shard_tasks
 from fewshot_jax.parallel.rules import shardings
 from fewshot_jax.planning.collectives import Collective, collectives
-from fewshot_jax.runs.state import initial_state, outer_optimizer
-from fewshot_jax.runs.step import meta_gradient, step_on_mesh
+from fewshot_jax.runs.step import step_on_mesh
 from fewshot_jax.training import loop
 from fewshot_jax.training.estimate import estimates
-from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.experiment import Experiment, meta_gradient
+from fewshot_jax.training.optimizer import outer_optimizer
 from tests.small_run import RUN, merged
 
 VALUES = merged(RUN, model={"width": 32, "mlp_width": 32}, outer={"steps": 6, "tasks": 16}, parallel={"fsdp": 4})
@@ -30,14 +30,13 @@ def test_the_estimate_is_what_the_placed_state_holds():
     assert found.devices == 8 and found.mesh == {"task": 2, "fsdp": 4, "tensor": 1} and found.fits
     mesh = make_mesh(fsdp=4)
     application = loop.build_application(config)
-    functions = application.functions(training=True)
-    state = initial_state(config, functions)
+    experiment = Experiment(application)
+    state = experiment.initial_state()
     divided = shardings(state, mesh)
     state = place(state, divided)
     assert found.state_bytes == sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(state.meta_params))
-    learner = build_learner(functions, config, training=True)
-    step = step_on_mesh(meta_gradient(learner, 8), outer_optimizer(config.outer), divided, steps=6)
+    step = step_on_mesh(meta_gradient(experiment.training.learner, 8), outer_optimizer(config.outer), divided, steps=6)
     batch = shard_tasks(application.training_stream()(0, 16), mesh)
     compiled = step.lower(state, batch).compile()
     sent = sum(one.times * one.sent for one in collectives(compiled.as_text(), 8))

@@ -12,12 +12,13 @@ from fewshot_jax.errors import UserError
 from fewshot_jax.parallel.mesh import batch_shards, make_mesh, place, shard_tasks
 from fewshot_jax.parallel.rules import shardings
 from fewshot_jax.planning.collectives import collectives
-from fewshot_jax.runs.state import initial_state, outer_optimizer
-from fewshot_jax.runs.step import meta_gradient, step_on_mesh
+from fewshot_jax.runs.step import step_on_mesh
+from fewshot_jax.training.experiment import Experiment, meta_gradient
 from fewshot_jax.training.frozen import Adapting, frozen_paths, joined, trained_leaves
 from fewshot_jax.training.learners import build_learner
+from fewshot_jax.training.optimizer import outer_optimizer
 from fewshot_jax.training.run_directory import RunDirectory
-from tests.small_run import RUN, config_of, last_state, merged
+from tests.small_run import RUN, config_of, initial_state, last_state, merged
 
 LORA = "lora_|head"
 VALUES = merged(
@@ -91,7 +92,7 @@ def whole(tmp_path_factory):
 def test_the_optimizer_has_no_state_for_the_base_and_leaves_its_bits(whole):
     run = RunDirectory(whole)
     state = last_state(run, 4)
-    begun = initial_state(run.config(), build_application(run.config(), run.path).functions(training=True))
+    begun = Experiment(build_application(run.config(), run.path)).initial_state()
     trained = trained_leaves(begun.meta_params, LORA)
     for (path, before), after, used in zip(
         jax.tree_util.tree_leaves_with_path(begun.meta_params),

@@ -13,13 +13,13 @@ import pytest
 import fewshot_jax as fsj
 from fewshot_jax.algorithms.partition import leaf_path
 from fewshot_jax.applications.regression import Regression
-from fewshot_jax.applications.text_classification import text_functions
 from fewshot_jax.config import SECOND_ORDER, WITHOUT_A_LOOP, Learner
 from fewshot_jax.config_file import from_dict
-from fewshot_jax.runs.state import decays, initial_state, outer_optimizer
+from fewshot_jax.runs.optimizer import decays
 from fewshot_jax.training.learners import LEARNERS, build_learner
+from fewshot_jax.training.optimizer import outer_optimizer
 from fewshot_jax.training.run_directory import RunDirectory
-from tests.small_run import RUN, merged
+from tests.small_run import RUN, initial_state, merged, text_functions
 
 VALUES = merged(
     {name: section for name, section in RUN.items() if name != "learner"},

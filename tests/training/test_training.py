@@ -15,7 +15,7 @@ import pytest
 import fewshot_jax as fsj
 from fewshot_jax.algorithms.partition import leaf_path
 from fewshot_jax.applications.classification import ACCURACY
-from fewshot_jax.applications.text_classification import TextClassification, text_functions
+from fewshot_jax.applications.text_classification import TextClassification
 from fewshot_jax.config import InnerConfig
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.tokenization import load_tokenizer
@@ -24,9 +24,12 @@ from fewshot_jax.evaluation.statistics import Estimate
 from fewshot_jax.planning.plan import Strategy
 from fewshot_jax.runs.checkpoints import Checkpoints
 from fewshot_jax.runs.metrics import MetricsFile, read_metrics
-from fewshot_jax.runs.state import first_state, initial_state, learning_rate, outer_optimizer
+from fewshot_jax.runs.optimizer import learning_rate
+from fewshot_jax.runs.state import first_state
 from fewshot_jax.training import loop
+from fewshot_jax.training.optimizer import outer_optimizer
 from fewshot_jax.training.run_directory import RunDirectory
+from tests.small_run import initial_state, text_functions
 
 STEPS, EVERY, METRIC = 6, 3, "validation_accuracy"
 VALUES = {
@@ -537,8 +540,8 @@ def test_a_start_that_failed_can_be_corrected_in_the_same_directory(tmp_path, le
 
 def test_a_planned_run_stores_its_strategy_and_resumes_with_it_without_planning_again(tmp_path, monkeypatch, capsys):
     strategies = (Strategy("mixed", "carry", "boundary", 1),)
-    monkeypatch.setattr("fewshot_jax.planning.plan.STRATEGIES", strategies)
-    monkeypatch.setattr(loop, "evaluate_application", lambda *arguments, **keywords: None)
+    monkeypatch.setattr("fewshot_jax.training.plan.STRATEGIES", strategies)
+    monkeypatch.setattr(loop, "evaluate_experiment", lambda *arguments, **keywords: None)
     config = changed(
         learner={"plan": True, "memory_budget": 1000.0}, evaluation={"at_end": True}, baselines={"multi_task": True}
     )
@@ -595,7 +598,7 @@ def test_the_evaluation_and_the_baselines_of_a_run_may_change(finished, tmp_path
     ("budget", "message"), [(0.001, "less than the optimizer's state"), (0.1, "no strategy fits into 0 MiB")]
 )
 def test_a_plan_without_a_way_to_fit_ends_before_the_run_starts(tmp_path, monkeypatch, budget, message):
-    monkeypatch.setattr("fewshot_jax.planning.plan.STRATEGIES", (Strategy("mixed", "carry", "boundary", 1),))
+    monkeypatch.setattr("fewshot_jax.training.plan.STRATEGIES", (Strategy("mixed", "carry", "boundary", 1),))
     with pytest.raises(fsj.UserError, match=rf"learner\.memory_budget: .*{message}"):
         fsj.train(changed(learner={"plan": True, "memory_budget": budget}), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()

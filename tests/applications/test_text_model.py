@@ -12,8 +12,8 @@ from fewshot_jax.adaptation.readers import NameReader
 from fewshot_jax.adaptation.start import start_of
 from fewshot_jax.adaptation.writer import Writer
 from fewshot_jax.applications.label_scoring import one_task
-from fewshot_jax.applications.language_model import language_model
-from fewshot_jax.applications.writing import batch_of, writing_functions
+from fewshot_jax.applications.text_model import TextModel
+from fewshot_jax.applications.writing import batch_of
 from fewshot_jax.cli.main import main
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.examples import Example
@@ -86,7 +86,7 @@ def model_of(path, architecture, **sections):
         **sections,
     }
     config = from_dict(given)
-    return config, language_model(config, texts=list)
+    return config, TextModel.open(config)
 
 
 LONG = "who wrote it jane did please open copy then now " * 4
@@ -109,7 +109,7 @@ def test_a_question_and_its_context_are_read_as_the_tokenizer_reads_a_pair(name,
 def test_a_text_alone_is_read_as_the_tokenizer_reads_it(name, template, tmp_path):
     tokenizer = words(template=template())
     directory_of(tmp_path, name, None, tokenizer)
-    codec = start_of(tmp_path).pretrained.codec
+    codec = start_of(tmp_path).model.codec
     assert codec.sources(["jane wrote it"])[0].tolist() == tokenizer("jane wrote it")["input_ids"]
 
 
@@ -122,7 +122,7 @@ def test_the_lengths_of_two_stacks_are_each_its_own(tmp_path):
 
 def test_a_source_and_its_target_share_the_positions_of_a_decoder(tmp_path):
     directory_of(tmp_path, "gpt2", "causal_lm", words("[PAD]"))
-    config, model = model_of(tmp_path, "decoder")
+    _, model = model_of(tmp_path, "decoder")
     codec = model.codec
     assert (codec.max_length, codec.target_max_length) == (10, 10)
     assert codec.pad == codec.end  # '[PAD]' has no row
@@ -130,7 +130,7 @@ def test_a_source_and_its_target_share_the_positions_of_a_decoder(tmp_path):
     support = {name: leaf[0] for name, leaf in batch_of(tasks, codec, 2, 1).support.items()}
     assert max(leaf.max() for leaf in support.values()) < ROWS
     assert codec.cut == [1, 1]
-    functions = writing_functions(config, model, training=False)
+    functions = model.functions(training=False)
     written = jax.jit(functions.write_fn)(functions.init_params(jax.random.key(0)), support, jax.random.key(0))
     assert np.isfinite(written.nats).all()
     assert written.ids.shape == (2, 10)
@@ -138,8 +138,8 @@ def test_a_source_and_its_target_share_the_positions_of_a_decoder(tmp_path):
 
 def test_examples_that_a_decoder_has_no_positions_for_are_refused(tmp_path):
     directory_of(tmp_path, "gpt2", "causal_lm", words())
-    config, model = model_of(tmp_path, "decoder", learner={"name": "metaicl"})
-    functions = writing_functions(config, model, training=False)
+    _, model = model_of(tmp_path, "decoder", learner={"name": "metaicl"})
+    functions = model.functions(training=False)
     episode = batch_of([Drawn([Example("who", "jane")] * 3, [Example("copy", "now")])], model.codec, 3, 1)
     support, query = ({name: leaf[0] for name, leaf in side.items()} for side in episode)
     params = functions.init_params(jax.random.key(0))
@@ -152,11 +152,11 @@ def in_context(path, example, **changes):
     sizes = {"max_length": 6, "buckets": [3, 6], "target_max_length": 3, "target_buckets": [3], **changes}
     directory_of(path, "gpt2", "causal_lm", words())
     config, model = model_of(path, "decoder", learner={"name": "metaicl"}, tokenizer=sizes)
-    params = writing_functions(config, model, training=False).init_params(jax.random.key(0))
+    params = model.functions(training=False).init_params(jax.random.key(0))
     drawn = [Drawn([example] * 2, [Example("copy", "now")])]
     support = {name: leaf[0] for name, leaf in batch_of(drawn, model.codec, 2, 1).support.items()}
     writer = Writer({"params": params, "support": support}, model, config)
-    reader = NameReader(config, model, [example.target, "now"])
+    reader = NameReader(model, [example.target, "now"])
     support = one_task(model.codec, model.codec.sources([example.source] * 2), reader.names, np.zeros(2, np.int32))
     return writer, Classifier({"params": params, "support": support}, ["jane", "now"], config, reader)
 
@@ -168,7 +168,7 @@ def test_padding_of_examples_takes_no_positions_of_an_adapted_model(tmp_path):
     for model, outputs in ((writer, writer.predict(["open"])), (classifier, classifier.predict_proba(["open"]))):
         model.check()
         assert len(outputs) == 1
-    functions = writing_functions(writer.config, writer.model, training=False)
+    functions = writer.model.functions(training=False)
     drawn = [Drawn([Example("who", "jane")] * 2, [Example("open", "now")])]
     support, query = (
         {name: leaf[0] for name, leaf in side.items()} for side in batch_of(drawn, writer.model.codec, 2, 1)

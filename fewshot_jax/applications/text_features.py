@@ -1,0 +1,89 @@
+"""Vectors of texts as the features of a classification."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, cast
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from fewshot_jax.applications.classification import Features
+from fewshot_jax.config import ModelConfig
+from fewshot_jax.models.encoder import Encoder
+from fewshot_jax.models.heads import PretrainedEncoder, TextFeatures
+from fewshot_jax.models.lora import lora
+from fewshot_jax.models.transformer import Transformer
+from fewshot_jax.types import Batch, Key, Params
+
+
+def check_batch(batch: Batch) -> None:
+    """Check the shapes of a batch: ``input_ids, attention_mask [B, L]``, and ``label, mask [B]`` where it has them."""
+    chex.assert_rank([batch["input_ids"], batch["attention_mask"]], 2)
+    chex.assert_equal_shape([batch["input_ids"], batch["attention_mask"]])
+    labels = [batch[name] for name in ("label", "mask") if name in batch]
+    chex.assert_rank(labels, 1)
+    chex.assert_equal_shape_prefix([batch["input_ids"], *labels], 1)
+
+
+def features_of_texts(
+    model: TextFeatures,
+    *,
+    deterministic: bool = True,
+    lora_rank: int = 0,
+    pretrained: Callable[[Key], Params] | None = None,
+) -> Features:
+    """A text model as the features of a classification.
+
+    Args:
+        model: texts to feature vectors ``[B, D]``.
+        deterministic: no dropout.
+        lora_rank: of the low-rank path beside the attention's queries and values; 0 for none.
+        pretrained: ``rng -> parameters`` of a `PretrainedEncoder`'s transformer; None for initial ones.
+    """
+    adapted: Callable[[], Any] = lora(rank=lora_rank).active if lora_rank else nullcontext
+
+    def init(rng: Key) -> Params:
+        ids = jnp.zeros((1, 2), jnp.int32)
+        ngrams = jnp.zeros((1, model.ngram_width)) if model.ngram_width else None
+        with adapted():
+            params = model.init(rng, ids, jnp.ones_like(ids), ngrams)["params"]
+        return params if pretrained is None else {**params, "encoder": {"transformer": pretrained(rng)}}
+
+    def apply(params: Params, batch: Batch, rng: Key) -> jax.Array:
+        check_batch(batch)
+        with adapted():
+            vectors = model.apply(
+                {"params": params["features"]},
+                batch["input_ids"],
+                batch["attention_mask"],
+                batch.get("ngrams"),
+                context=params.get("context"),
+                deterministic=deterministic,
+                rngs={} if deterministic else {"dropout": rng},
+            )
+        return cast(jax.Array, vectors)
+
+    return Features(init, apply, model.width, jnp.zeros(model.encoder.context_width))
+
+
+def text_features(config: ModelConfig, module: Encoder | Transformer) -> TextFeatures:
+    """Put what makes one vector of a text on an encoder."""
+    encoder = PretrainedEncoder(module) if isinstance(module, Transformer) else module
+    return TextFeatures(encoder, initial_scale=config.feature_scale, ngram_width=config.ngram_width)
+
+
+def new_encoder(config: ModelConfig, *, vocab_size: int, max_length: int) -> Encoder:
+    """Return the encoder of a config that starts from no other model."""
+    return Encoder(
+        vocab_size=vocab_size,
+        width=config.width,
+        layers=config.layers,
+        heads=config.heads,
+        mlp_width=config.mlp_width,
+        max_length=max_length,
+        norm=config.norm,
+        dropout=config.dropout,
+        context_width=config.context_width,
+        dtype=jnp.dtype(config.compute_dtype),
+    )

@@ -1,0 +1,103 @@
+"""How a text model becomes the functions of a learner: by a head, by the names of classes, by spans, by writing."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from fewshot_jax.applications.application import Functions
+from fewshot_jax.applications.classification import classification
+from fewshot_jax.applications.scored_labels import scored_labels
+from fewshot_jax.applications.spans import spans
+from fewshot_jax.applications.text_features import features_of_texts, text_features
+from fewshot_jax.applications.text_to_text import text_to_text
+from fewshot_jax.config import WITHOUT_A_LOOP, Config
+from fewshot_jax.config.applications import HEADS
+from fewshot_jax.models.transformer import HeadKind
+from fewshot_jax.types import Key, Params
+
+if TYPE_CHECKING:
+    from fewshot_jax.applications.text_model import TextModel
+
+
+class Use(NamedTuple):
+    """What is done with the hidden states of a text model.
+
+    Attributes:
+        head: of the transformer; None for hidden states alone.
+        functions: ``(model, ways, training) -> Functions``.
+    """
+
+    head: HeadKind | None
+    functions: Callable[["TextModel", int, bool], Functions]
+
+
+def use_of(config: Config) -> Use:
+    """Return what a config does with its text model."""
+    if config.kind in HEADS:
+        return Use(None, head_functions)
+    if config.kind == "label_scoring":
+        return Use("causal_lm", name_functions)
+    if config.model.architecture == "encoder":
+        return Use("span", span_functions)
+    return Use("causal_lm", writing_functions)
+
+
+def trains_with_dropout(config: Config) -> bool:
+    """Return whether training has dropout: of learners without an inner loop only, as a loop wants one function."""
+    return config.model.dropout > 0 and config.learner.name in (*WITHOUT_A_LOOP, "multi_task")
+
+
+def head_functions(model: "TextModel", ways: int, training: bool) -> Functions:
+    """Return the functions of a classification by a head on one vector of each text."""
+    config = model.config
+    multi_task = config.learner.name == "multi_task"
+    deterministic = not training or config.model.dropout == 0 or config.learner.name not in WITHOUT_A_LOOP
+    texts = text_features(config.model, model.module)
+
+    def functions(start: Callable[[Key], Params] | None) -> Functions:
+        rank = config.model.lora_rank
+        features = features_of_texts(texts, deterministic=deterministic, lora_rank=rank, pretrained=start)
+        return classification(features, ways=ways, joint_classes=model.joint_classes if multi_task else 0)
+
+    if model.home is None:
+        return functions(None)
+    scratch = None if model.scratch_params is None else functions(model.scratch_params).init_params
+    return functions(model.init_params)._replace(scratch_params=scratch)
+
+
+def writing_functions(model: "TextModel", ways: int, training: bool) -> Functions:
+    """Return the functions of a model that writes a text after it has read one."""
+    del ways
+    config = model.config
+    functions = text_to_text(
+        model.module,
+        model.init_params,
+        end_id=model.codec.end,
+        max_new_tokens=model.codec.target_max_length,
+        pad_id=model.codec.pad,
+        dropout=training and trains_with_dropout(config),
+        lora_rank=config.model.lora_rank,
+        beams=config.evaluation.beams,
+        channel=config.learner.channel,
+    )
+    return functions._replace(scratch_params=model.scratch_params)
+
+
+def name_functions(model: "TextModel", ways: int, training: bool) -> Functions:
+    """Return the functions of a model that scores the names of classes."""
+    functions = writing_functions(model, ways, training)
+    return scored_labels(functions, ways=ways, per_token=not model.config.learner.channel)
+
+
+def span_functions(model: "TextModel", ways: int, training: bool) -> Functions:
+    """Return the functions of a model that points to answers."""
+    del ways
+    config = model.config
+    functions = spans(
+        model.module,
+        model.init_params,
+        longest=model.codec.target_max_length,
+        threshold=config.evaluation.null_threshold,
+        dropout=training and trains_with_dropout(config),
+        lora_rank=config.model.lora_rank,
+    )
+    return functions._replace(scratch_params=model.scratch_params)

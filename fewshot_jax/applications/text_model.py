@@ -1,0 +1,229 @@
+"""The model of a run that reads texts: its config, tokenizer and weights as one value."""
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from fewshot_jax import strict_json
+from fewshot_jax.applications.application import Functions
+from fewshot_jax.applications.text_codec import CODEC, TOKENIZER, Render, codec_of_model, open_codec
+from fewshot_jax.applications.text_features import new_encoder
+from fewshot_jax.applications.text_functions import use_of
+from fewshot_jax.atomic_write import atomic_files, write_text
+from fewshot_jax.config import Config
+from fewshot_jax.config.applications import HEADS
+from fewshot_jax.data.loader import EncodedTexts
+from fewshot_jax.data.ngrams import hashed_ngrams
+from fewshot_jax.data.sequences import Codec
+from fewshot_jax.data.tokenization import save_tokenizer
+from fewshot_jax.errors import UserError
+from fewshot_jax.models.huggingface.fresh import new_module, new_params
+from fewshot_jax.models.huggingface.pretrained import build, read_config
+from fewshot_jax.models.huggingface.text_tokenizer import load_text_tokenizer
+from fewshot_jax.models.lora import lora
+from fewshot_jax.types import Key, Params
+
+MODEL_OF_A_RUN = "model"  # where a run keeps the Hugging Face directory of its model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextModel:
+    """The model of a run, without its data.
+
+    Attributes:
+        config: of the run.
+        codec: its tokenizer, and the tokens around texts.
+        module: the transformer.
+        init_params: ``rng -> params`` of the module: those of the checkpoint, where there is one.
+        scratch_params: the same, initialised; None where `init_params` is that.
+        render: its chat template; None where it has none, or none is asked for.
+        home: the directory of a pretrained model's config and tokenizer; None of a new model.
+        joint_classes: training classes, which a head of joint training tells apart; 0 where they are not known.
+    """
+
+    config: Config
+    codec: Codec
+    module: Any
+    init_params: Callable[[Key], Params]
+    scratch_params: Callable[[Key], Params] | None = None
+    render: Render | None = None
+    home: Path | None = None
+    joint_classes: int = 0
+
+    @classmethod
+    def open(
+        cls,
+        config: Config,
+        directory: Path | None = None,
+        *,
+        texts: Callable[[], Sequence[str]] = list,
+        weights: bool = True,
+        joint_classes: int = 0,
+    ) -> Self:
+        """Open the model of a config.
+
+        Args:
+            config: of the run.
+            directory: of the run, or of a model that was adapted from one; None where there is none yet.
+            texts: to train a tokenizer on, called only if that is needed.
+            weights: read the checkpoint that ``model.pretrained`` names; without them `init_params` gives initial
+                values, for shapes.
+            joint_classes: see the attribute.
+
+        Raises:
+            UserError: the checkpoint or the tokenizer cannot be used.
+        """
+        home = None
+        if config.model.pretrained is not None:
+            home = directory_of(config.model.pretrained) if directory is None else directory / MODEL_OF_A_RUN
+            read_config(home)  # what is wrong with it tells more than what is wrong with the tokenizer beside it
+        codec, render = open_codec(config, directory, home, texts)
+        module, loaded = _module(config, codec.tokenizer.get_vocab_size(), home, weights)
+        if home is not None:
+            codec = codec_of_model(codec, config, module.shape, home)
+        codec.check_size()
+        start, scratch = _starts(config, module, loaded)
+        return cls(
+            config=config,
+            codec=codec,
+            module=module,
+            init_params=start,
+            scratch_params=scratch,
+            render=render,
+            home=home,
+            joint_classes=joint_classes,
+        )
+
+    def with_config(self, config: Config, *, joint_classes: int | None = None) -> Self:
+        """Return the same model for another learner or inner loop."""
+        classes = self.joint_classes if joint_classes is None else joint_classes
+        return dataclasses.replace(self, config=config, joint_classes=classes)
+
+    def functions(self, ways: int | None = None, *, training: bool) -> Functions:
+        """Return the functions of a learner.
+
+        Args:
+            ways: classes of an episode's head; None for those of the config. Models that write have none.
+            training: with dropout, where the learner takes it.
+        """
+        if ways is None:
+            ways = self.config.episodes.ways if training else self.config.evaluation.ways
+        return use_of(self.config).functions(self, ways, training)
+
+    def encode(self, texts: Sequence[str]) -> EncodedTexts:
+        """Encode texts as a classifier reads them."""
+        rows = self.codec.sources(texts)
+        lengths = np.array([len(row) for row in rows], np.int32)
+        ids = np.full((len(rows), lengths.max(initial=0)), self.codec.pad, np.int32)
+        for position, row in enumerate(rows):
+            ids[position, : len(row)] = row
+        width = self.config.model.ngram_width
+        return EncodedTexts(ids, lengths, hashed_ngrams(texts, width) if width else None)
+
+    def save(self, directory: Path) -> None:
+        """Write the tokenizer, the tokens around texts, and a pretrained model's config and templates.
+
+        Weights are not among it: a checkpoint or a saved model has them.
+        """
+        folder = directory / TOKENIZER
+        if self.home is None:
+            save_tokenizer(self.codec.tokenizer, folder)
+            if self.config.kind in HEADS:
+                return
+        else:
+            with atomic_files(folder) as partial:
+                self.codec.tokenizer.save(str(partial / "tokenizer.json"))
+            with atomic_files(directory / MODEL_OF_A_RUN, last="config.json") as partial:
+                load_text_tokenizer(self.home).save_pretrained(str(partial))
+                shutil.copyfile(self.home / "config.json", partial / "config.json")
+        around = {name: getattr(self.codec, name) for name in ("begin", "middle", "end", "pad")}
+        write_text(folder / CODEC, strict_json.dumps(around) + "\n")
+
+
+def _starts(
+    config: Config, module: Any, loaded: Params | None
+) -> tuple[Callable[[Key], Params], Callable[[Key], Params] | None]:
+    """Return where training starts, and where it starts from nothing if that is another place."""
+    rank = config.model.lora_rank
+    adapted: Any = lora(rank=rank).active if rank else nullcontext
+
+    def scratch(rng: Key) -> Params:
+        with adapted():
+            return new_params(module, rng)
+
+    def start(rng: Key) -> Params:
+        given = jax.tree.map(jnp.array, loaded)  # a copy: the first step of training gives its buffers away
+        return unflatten_dict({**flatten_dict(scratch(rng)), **flatten_dict(given)}) if rank else given
+
+    return (scratch, None) if loaded is None else (start, scratch)
+
+
+def _module(config: Config, tokens: int, home: Path | None, weights: bool) -> tuple[Any, Params | None]:
+    """Return the module of a config, and the checkpoint's parameters where they are read."""
+    model, dtype = config.model, jnp.dtype(config.model.compute_dtype)
+    classifies, head = config.kind in HEADS, use_of(config).head  # classifiers have a head of their own
+    if model.pretrained is None and classifies:
+        return new_encoder(model, vocab_size=tokens, max_length=config.tokenizer.max_length), None
+    if model.pretrained is None:
+        sizes = {name: getattr(model, name) for name in ("width", "layers", "heads", "mlp_width", "dropout")}
+        made = new_module(model.architecture, vocab_size=tokens, head=head, compute_dtype=dtype, **sizes)
+        return made[1], None
+    assert home is not None
+    if weights:
+        from fewshot_jax.models.huggingface.load import load_pretrained
+
+        directory = directory_of(model.pretrained)
+        pretrained = load_pretrained(directory, head=head, dtype=jnp.float32, compute_dtype=dtype)
+        module, loaded = pretrained.module, pretrained.params
+    else:
+        module, loaded = build(read_config(home), head, dtype), None
+    found = module.shape.architecture
+    if classifies and found == "encoder_decoder":
+        raise UserError(f"{model.pretrained}: a classifier reads with one stack; give an encoder or a decoder")
+    if not classifies and found != model.architecture:
+        raise UserError(
+            f"{model.pretrained}: this model is of architecture '{found}', not '{model.architecture}'; "
+            "set model.architecture to it"
+        )
+    return module, loaded
+
+
+def directory_of(path: str) -> Path:
+    """The Hugging Face directory that ``model.pretrained`` names: itself, or that of a pretraining run.
+
+    Raises:
+        UserError: there is none.
+    """
+    directory = Path(path).expanduser()
+    for candidate in (directory, directory / MODEL_OF_A_RUN):
+        if (candidate / "config.json").is_file():
+            return candidate
+    missing = "holds no config.json" if directory.exists() else "no such directory"
+    what = f"{missing}; give a Hugging Face directory or a run of 'fewshot-jax pretrain'"
+    if (directory / "config.yaml").exists() and (directory / "data.json").exists():
+        what = "is a run of 'fewshot-jax train', whose model starts no other; give what it started from"
+    elif (directory / "config.yaml").exists():
+        what = "has no model yet; let 'fewshot-jax pretrain' finish"
+    raise UserError(f"{directory}: {what} (model.pretrained)")
+
+
+def fingerprint_of_model(config: Config) -> dict[str, str]:
+    """A hash of the weights and the tokenizer that ``model.pretrained`` names, under that name; {} for none."""
+    given = config.model.pretrained
+    if given is None:
+        return {}
+    files = sorted(file for file in directory_of(given).iterdir() if file.suffix in (".safetensors", ".json"))
+    hashes = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            hashes.update(hashlib.file_digest(content, "sha256").digest())
+    return {"model.pretrained": hashes.hexdigest()}
