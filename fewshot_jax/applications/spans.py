@@ -42,7 +42,7 @@ class Span(NamedTuple):
     ids: jax.Array | None = None
 
 
-def check_batch(batch: Batch) -> None:
+def check_windows(batch: Batch) -> None:
     """Check shapes; see `data.spans.window_batch`, here of one task."""
     chex.assert_rank([batch["input_ids"], batch["start"], batch["mask"]], [3, 2, 1])
     chex.assert_equal_shape([batch[name] for name in ("input_ids", "attention_mask", "context_mask")])
@@ -60,10 +60,10 @@ def span_logits(
     Args:
         module: an encoder with a head of kind "span".
         params: of the module.
-        batch: see `check_batch`.
+        batch: see `check_windows`.
         dropout: key of the dropout; None for none.
     """
-    check_batch(batch)
+    check_windows(batch)
     options = with_dropout(dropout)
     shape = batch["input_ids"].shape
     ids, mask, context = (
@@ -124,7 +124,7 @@ def judge_spans(start: jax.Array, end: jax.Array, batch: Batch, *, longest: int,
     return Span(nats, window, first, last, exact)
 
 
-def mean_nats(nats: jax.Array, batch: Batch) -> jax.Array:
+def mean_question_nats(nats: jax.Array, batch: Batch) -> jax.Array:
     """Nats per question over the real items that have a window to judge."""
     weight = batch["mask"].astype(bool) & (batch["start"] >= 0).any(1)
     return jnp.where(weight, nats, 0).sum() / jnp.maximum(weight.sum(), 1)
@@ -132,7 +132,7 @@ def mean_nats(nats: jax.Array, batch: Batch) -> jax.Array:
 
 NATS = Score(
     "nats per question",
-    lambda span, episode: mean_nats(span.nats, episode.query),
+    lambda span, episode: mean_question_nats(span.nats, episode.query),
     larger_is_better=False,
     percent=False,
 )
@@ -175,7 +175,7 @@ def spans(
     def loss_fn(params: Params, batch: Batch, rng: Key) -> tuple[jax.Array, Aux]:
         """Mean nats per question over the real items, with ``exact_match``."""
         span = judged(params, batch, rng if dropout else None)
-        return mean_nats(span.nats, batch), {"exact_match": exact_share(span.exact, batch["mask"])}
+        return mean_question_nats(span.nats, batch), {"exact_match": exact_share(span.exact, batch["mask"])}
 
     return Functions(
         init_params=init_params, loss_fn=loss_fn, output_fn=output_fn, joint_loss_fn=loss_fn, write_fn=write_fn

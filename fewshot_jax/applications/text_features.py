@@ -17,7 +17,7 @@ from fewshot_jax.models.transformer import Transformer
 from fewshot_jax.types import Batch, Key, Params
 
 
-def check_batch(batch: Batch) -> None:
+def check_texts(batch: Batch) -> None:
     """Check the shapes of a batch: ``input_ids, attention_mask [B, L]``, and ``label, mask [B]`` where it has them."""
     chex.assert_rank([batch["input_ids"], batch["attention_mask"]], 2)
     chex.assert_equal_shape([batch["input_ids"], batch["attention_mask"]])
@@ -51,7 +51,7 @@ def features_of_texts(
         return params if pretrained is None else {**params, "encoder": {"transformer": pretrained(rng)}}
 
     def apply(params: Params, batch: Batch, rng: Key) -> jax.Array:
-        check_batch(batch)
+        check_texts(batch)
         with adapted():
             vectors = model.apply(
                 {"params": params["features"]},

@@ -79,7 +79,7 @@ class PretrainingDirectory(RunFiles):
             raise cannot_write(self.path, error, "--run-dir") from None
 
 
-def resolve(config: PretrainConfig) -> PretrainConfig:
+def resolve_paths(config: PretrainConfig) -> PretrainConfig:
     """Make the config independent of the working directory."""
 
     def absolute(section: Any, name: str) -> Any:

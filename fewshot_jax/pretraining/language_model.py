@@ -80,10 +80,10 @@ def build_model(config: PretrainConfig, vocabulary: Vocabulary, tokenizer: "PreT
     return pretrained
 
 
-LossFn = Callable[[Params, Any, jax.Array | None], tuple[jax.Array, jax.Array]]
+TokenLoss = Callable[[Params, Any, jax.Array | None], tuple[jax.Array, jax.Array]]
 
 
-def token_loss(module: Transformer) -> LossFn:
+def token_loss(module: Transformer) -> TokenLoss:
     """``(params, batch, key or None) -> (sum of the losses in nats, number of predicted tokens)``.
 
     The batch is what `data.pretraining.masking` makes; with a key there is dropout. Where few tokens are

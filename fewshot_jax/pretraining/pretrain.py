@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 from fewshot_jax.applications.text_model import directory_of
 from fewshot_jax.config.pretraining import PretrainConfig
 from fewshot_jax.config_file import read_config, to_dict
+from fewshot_jax.data.pretraining.masking import Batch
 from fewshot_jax.data.pretraining.objectives import Questions, questions, vocabulary_of
 from fewshot_jax.data.pretraining.pipeline import held_out_batches, read_ahead, training_batches
 from fewshot_jax.errors import require
@@ -27,7 +29,7 @@ from fewshot_jax.pretraining.corpus import (
     pack_corpus,
     read_corpus,
 )
-from fewshot_jax.pretraining.directory import PretrainingDirectory, resolve
+from fewshot_jax.pretraining.directory import PretrainingDirectory, resolve_paths
 from fewshot_jax.pretraining.language_model import build_model, held_out_loss, language_model_grad, perplexity
 from fewshot_jax.pretraining.utilisation import peak_flops, training_flops
 from fewshot_jax.runs.checkpoints import Checkpoints
@@ -36,7 +38,7 @@ from fewshot_jax.runs.interruption import held
 from fewshot_jax.runs.learning_curve import loss_curve
 from fewshot_jax.runs.metrics import Speed, read_metrics
 from fewshot_jax.runs.optimizer import clipped_adamw, learning_rate
-from fewshot_jax.runs.state import TrainState, first_state, run_keys
+from fewshot_jax.runs.state import first_state, run_keys
 from fewshot_jax.runs.weights_and_biases import check_installed
 from fewshot_jax.versions import versions
 
@@ -72,7 +74,7 @@ def pretrain(
     """
     if wandb is not None:
         check_installed(wandb)
-    config = resolve(config if isinstance(config, PretrainConfig) else read_config(config, PretrainConfig))
+    config = resolve_paths(config if isinstance(config, PretrainConfig) else read_config(config, PretrainConfig))
     if config.model.pretrained is not None:
         given = str(directory_of(config.model.pretrained))
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=given))
@@ -110,97 +112,75 @@ def _pretrain(config: PretrainConfig, run: PretrainingDirectory, quiet: bool, wa
                 del documents
     if corpus is None:
         corpus = read_corpus(asked, run)
-    result = _train(config, run, pretrained, corpus, asked, quiet=quiet, wandb=wandb)
+    result = _train(_Job(config, pretrained, corpus, asked), run, quiet=quiet, wandb=wandb)
     run.write("result.json", result)
     return result
 
 
-def _train(
-    config: PretrainConfig,
-    run: PretrainingDirectory,
-    pretrained: Pretrained,
-    corpus: Corpus,
-    asked: Questions,
-    *,
-    quiet: bool,
-    wandb: str | None,
-) -> dict[str, Any]:
-    """Train, draw the learning curve, write the model; the result to be written."""
-    batch, module, steps = config.batch, pretrained.module, config.optimizer.steps
-    mesh = even_mesh(batch.sequences, "batch.sequences", config.parallel, quiet=quiet)
-    optimizer = clipped_adamw(config.optimizer)
-    windows = training_batches(corpus.train, asked.ask, sequences=batch.sequences, seed=config.seed)
-    held_out = held_out_batches(
-        corpus.validation,
-        asked.ask,
-        sequences=batch.sequences,
-        batches=config.evaluation.batches,
-        seed=config.seed,
-    )
-    require(
-        any(held["weight"].any() for held in held_out),
-        "the held-out documents are too short to predict a token of; give more text, raise corpus.validation_share, "
-        "or lower batch.length",
-    )
-    efficiency = corpus.train.efficiency
-    tokens = batch.sequences * asked.packing.length * efficiency
-    flops = training_flops(
-        module.shape,
-        pretrained.params,
-        sequences=batch.sequences,
-        input=asked.input,
-        target=asked.target,
-        predicted=asked.predicted,
-    )
-    peak = peak_flops(mesh.size)
+class _Job(NamedTuple):
+    """What a pretraining is made of."""
 
-    def state() -> TrainState:
-        # A copy: the first step donates it.
-        params = {"params": jax.tree.map(jnp.array, pretrained.params)}
-        return first_state(params, optimizer, run_keys(config.seed).train)
+    config: PretrainConfig
+    pretrained: Pretrained
+    corpus: Corpus
+    asked: Questions
 
-    def timing(speed: Speed | None, rate: float) -> dict[str, float | None]:
-        measured = {
-            "tokens_per_second": speed and tokens / speed.seconds,
-            "mfu": speed and flops / speed.seconds / peak,
-            "input_share": speed and speed.input_share,
-        }
-        return {**measured, "packing_efficiency": efficiency}
+    def initial_params(self) -> dict[str, Any]:
+        """Return the parameters before training, a copy: the first step donates them."""
+        return {"params": jax.tree.map(jnp.array, self.pretrained.params)}
 
-    job = Fit(
-        state=state,
-        grad=language_model_grad(module, dropout=config.model.dropout > 0),
-        optimizer=optimizer,
-        batches=lambda wanted: read_ahead(windows, wanted, workers=batch.workers),
-        mesh=mesh,
-        parallel=config.parallel,
-        recovery=config.recovery,
-        steps=steps,
-        every=config.evaluation.every,
-        rates=np.asarray(learning_rate(config.optimizer)(np.arange(steps))),
-        validate=held_out_loss(module, held_out, mesh),
-        criterion=HeldOut(),
-        record={"config": to_dict(config), "versions": versions()},
-        cause=_not_finite,
-        remedy="Lower optimizer.rate or raise optimizer.warmup, and start again in another --run-dir",
-        items=tokens,
-        unit="tokens",
-        title="pretraining",
-        timing=timing,
-    )
-    result = fit(job, run, quiet=quiet, wandb=wandb)
+    def held_out(self) -> Sequence[Batch]:
+        """Return the batches of held-out documents.
+
+        Raises:
+            UserError: no token of them is predicted.
+        """
+        config = self.config
+        batches = held_out_batches(
+            self.corpus.validation,
+            self.asked.ask,
+            sequences=config.batch.sequences,
+            batches=config.evaluation.batches,
+            seed=config.seed,
+        )
+        require(
+            any(batch["weight"].any() for batch in batches),
+            "the held-out documents are too short to predict a token of; give more text, raise "
+            "corpus.validation_share, or lower batch.length",
+        )
+        return batches
+
+    @property
+    def tokens(self) -> float:
+        """Real tokens of a batch, in the mean."""
+        return self.config.batch.sequences * self.asked.packing.length * self.corpus.train.efficiency
+
+    def flops(self) -> float:
+        """Return the operations of a training step."""
+        return training_flops(
+            self.pretrained.module.shape,
+            self.pretrained.params,
+            sequences=self.config.batch.sequences,
+            input=self.asked.input,
+            target=self.asked.target,
+            predicted=self.asked.predicted,
+        )
+
+
+def _train(job: _Job, run: PretrainingDirectory, *, quiet: bool, wandb: str | None) -> dict[str, Any]:
+    """Train, draw the learning curve, write the model; return the result to be written."""
+    fitted = _fit_of(job, quiet=quiet)
+    result = fit(fitted, run, quiet=quiet, wandb=wandb)
     if is_first():
         loss_curve(run.metrics, run.learning_curve)
-    best = result["best_step"]
     checkpoints = Checkpoints(run.checkpoints, HeldOut(), read_only=True)
     try:
-        like = {"params": jax.tree.map(jnp.array, pretrained.params)}
-        params = checkpoints.restore_local(best, like)["params"]
+        params = checkpoints.restore_local(result["best_step"], job.initial_params())["params"]
     finally:
         checkpoints.close()
     with first_alone() as here:
         if here:
-            save_pretrained(run.model, dataclasses.replace(pretrained, params=params, path=run.tokenizer))
+            save_pretrained(run.model, dataclasses.replace(job.pretrained, params=params, path=run.tokenizer))
     rows = read_metrics(run.metrics)
     means = {
         name: float(np.mean(values)) if (values := [row[name] for row in rows if row.get(name) is not None]) else None
@@ -211,10 +191,50 @@ def _train(
         **result,
         "validation_perplexity": None if loss is None else perplexity(loss),
         **means,
-        "peak_flops": peak,
-        "packing_efficiency": efficiency,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(pretrained.params)),
+        "peak_flops": peak_flops(fitted.mesh.size),
+        "packing_efficiency": job.corpus.train.efficiency,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(job.pretrained.params)),
     }
+
+
+def _fit_of(job: _Job, *, quiet: bool) -> Fit:
+    """Describe a pretraining to `fit`."""
+    config, module = job.config, job.pretrained.module
+    batch, steps = config.batch, config.optimizer.steps
+    mesh = even_mesh(batch.sequences, "batch.sequences", config.parallel, quiet=quiet)
+    optimizer = clipped_adamw(config.optimizer)
+    windows = training_batches(job.corpus.train, job.asked.ask, sequences=batch.sequences, seed=config.seed)
+    flops, peak = job.flops(), peak_flops(mesh.size)
+
+    def timing(speed: Speed | None, rate: float) -> dict[str, float | None]:
+        return {
+            "tokens_per_second": speed and job.tokens / speed.seconds,
+            "mfu": speed and flops / speed.seconds / peak,
+            "input_share": speed and speed.input_share,
+            "packing_efficiency": job.corpus.train.efficiency,
+        }
+
+    return Fit(
+        state=lambda: first_state(job.initial_params(), optimizer, run_keys(config.seed).train),
+        grad=language_model_grad(module, dropout=config.model.dropout > 0),
+        optimizer=optimizer,
+        batches=lambda wanted: read_ahead(windows, wanted, workers=batch.workers),
+        mesh=mesh,
+        parallel=config.parallel,
+        recovery=config.recovery,
+        steps=steps,
+        every=config.evaluation.every,
+        rates=np.asarray(learning_rate(config.optimizer)(np.arange(steps))),
+        validate=held_out_loss(module, job.held_out(), mesh),
+        criterion=HeldOut(),
+        record={"config": to_dict(config), "versions": versions()},
+        cause=_not_finite,
+        remedy="Lower optimizer.rate or raise optimizer.warmup, and start again in another --run-dir",
+        items=job.tokens,
+        unit="tokens",
+        title="pretraining",
+        timing=timing,
+    )
 
 
 def _not_finite(metrics: dict[str, Any]) -> str:

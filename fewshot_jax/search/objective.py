@@ -12,11 +12,11 @@ from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError
 from fewshot_jax.runs.directory import RunFiles
 from fewshot_jax.runs.metrics import read_metrics
-from fewshot_jax.training.loop import Report
+from fewshot_jax.training.loop import ReportScore
 from fewshot_jax.training.run_directory import RunDirectory
 
 # ``(config, run directory, report) -> score``; ``report(step, score)`` ends a hopeless trial by an exception.
-Objective = Callable[[Config, Path, Report], float]
+Objective = Callable[[Config, Path, ReportScore], float]
 
 
 class Spent(NamedTuple):
@@ -34,7 +34,7 @@ def spent(run_dir: Path) -> Spent | None:
     return Spent(max(row["step"] for row in rows), max(row.get("seconds") or 0.0 for row in rows))
 
 
-def train_trial(config: Config, run_dir: Path, report: Report) -> float:
+def train_trial(config: Config, run_dir: Path, report: ReportScore) -> float:
     """Train, or go on, without a look at the test classes, and without the baselines beside.
 
     Args:

@@ -6,6 +6,7 @@ a roofline gives a lower bound of the time. All of it is an estimate: a GPU's co
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,13 +17,13 @@ from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
 from fewshot_jax.parallel.rules import shardings
-from fewshot_jax.planning.collectives import collectives
+from fewshot_jax.planning.collectives import Collective, collectives
 from fewshot_jax.planning.matmul_cost import matmul_flops
 from fewshot_jax.runs.step import step_on_mesh
 from fewshot_jax.training.experiment import Experiment, meta_gradient
 from fewshot_jax.training.frozen import trained_leaves
 from fewshot_jax.training.optimizer import outer_optimizer
-from fewshot_jax.types import MetaParams, PyTree
+from fewshot_jax.types import MetaParams
 
 MACHINE = 8  # devices that the fast links join
 
@@ -52,7 +53,21 @@ CHIPS = {
 }
 
 
-class Estimate(NamedTuple):
+class Limits(NamedTuple):
+    """What the devices have.
+
+    Attributes:
+        chip: their kind.
+        size: bytes of a device's memory.
+        network: bytes a second that a device sends to other machines.
+    """
+
+    chip: Chip
+    size: float
+    network: float
+
+
+class StepEstimate(NamedTuple):
     """What one outer step needs.
 
     Attributes:
@@ -87,7 +102,7 @@ class Estimate(NamedTuple):
     fits: bool
 
 
-def estimates(config: Config, *, chip: str, memory: float | None, network: float) -> list[Estimate]:
+def estimates(config: Config, *, chip: str, memory: float | None, network: float) -> list[StepEstimate]:
     """Compile the step of a config for all simulated devices, with more and more tasks at once, until they do not fit.
 
     Args:
@@ -103,7 +118,7 @@ def estimates(config: Config, *, chip: str, memory: float | None, network: float
         UserError: the devices do not divide the meta-batch or the weights as asked.
     """
     require(chip in CHIPS, f"--device {chip}: known are {', '.join(CHIPS)}")
-    size = CHIPS[chip].size if memory is None else memory
+    limits = Limits(CHIPS[chip], CHIPS[chip].size if memory is None else memory, network)
     parallel = config.parallel
     mesh = make_mesh(fsdp=parallel.fsdp, tensor=parallel.tensor)
     shards, tasks = batch_shards(mesh), config.outer.tasks
@@ -124,7 +139,7 @@ def estimates(config: Config, *, chip: str, memory: float | None, network: float
     here = tasks // shards
     asked = config.learner.task_chunk
     choices = [2**power for power in range(here.bit_length()) if 2**power < here] + [here]
-    found: list[Estimate] = []
+    found: list[StepEstimate] = []
     for at_once in [min(asked, here)] if asked else choices:
         fields = dataclasses.replace(config.learner, task_chunk=at_once)
         learner = experiment.with_config(dataclasses.replace(config, learner=fields)).training.learner
@@ -136,7 +151,7 @@ def estimates(config: Config, *, chip: str, memory: float | None, network: float
             spike_factor=config.recovery.spike_factor,
         )
         compiled = step.lower(placed, batch).compile()
-        found.append(_read(compiled, config, mesh, state, divided, at_once, CHIPS[chip], size, network))
+        found.append(_read(compiled, config, divided, state, at_once, limits))
         if not found[-1].fits:
             break
     return found
@@ -148,37 +163,32 @@ def _trained(meta_params: MetaParams, pattern: str | None) -> int:
     return sum(leaf.size for leaf, used in pairs if used)
 
 
-def _read(
-    compiled: Any,
-    config: Config,
-    mesh: jax.sharding.Mesh,
-    state: PyTree,
-    divided: PyTree,
-    at_once: int,
-    chip: Chip,
-    size: float,
-    network: float,
-) -> Estimate:
+def _read(compiled: Any, config: Config, divided: Any, state: Any, at_once: int, limits: Limits) -> StepEstimate:
+    """Read what a compiled step needs.
+
+    Args:
+        compiled: the step of `step_on_mesh`.
+        config: of the run.
+        divided: a `NamedSharding` for each leaf of the state.
+        state: shapes and dtypes.
+        at_once: tasks that a device has in memory at a time.
+        limits: of the devices.
+    """
+    mesh = divided.step.mesh
     memory, program = compiled.memory_analysis(), compiled.as_text()
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
     held -= memory.alias_size_in_bytes  # the state, which is donated
-    try:
-        flops = matmul_flops(program)
-    except ValueError:
-        flops = None
+    flops = _flops(program)
     sends = collectives(program, mesh.size)
     sent = sum(one.times * one.sent for one in sends)
-    kinds: dict[str, list[int]] = {}
-    for one in sends:
-        count, total = kinds.get(one.operation, [0, 0])
-        kinds[one.operation] = [count + one.times, total + one.times * one.bytes]
+    chip = limits.chip
     peak = chip.bfloat16 if config.model.compute_dtype == "bfloat16" else chip.float32
     compute = (flops or 0.0) / peak
     moved = (memory.argument_size_in_bytes + memory.output_size_in_bytes + 2 * memory.temp_size_in_bytes) / chip.memory
-    traffic = sent / (chip.link if mesh.size <= MACHINE else min(chip.link, network))
+    traffic = sent / (chip.link if mesh.size <= MACHINE else min(chip.link, limits.network))
     pairs = zip(jax.tree.leaves(state), jax.tree.leaves(divided), strict=True)
     here = sum(int(np.prod(where.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf, where in pairs)
-    return Estimate(
+    return StepEstimate(
         devices=mesh.size,
         mesh=dict(mesh.shape),
         tasks=config.outer.tasks,
@@ -188,10 +198,27 @@ def _read(
         device_bytes=held,
         flops=flops,
         sent_bytes=sent,
-        collectives=kinds,
+        collectives=_by_kind(sends),
         seconds=max(compute, moved) + traffic,
         compute=compute,
         memory=moved,
         traffic=traffic,
-        fits=held <= size,
+        fits=held <= limits.size,
     )
+
+
+def _flops(program: str) -> float | None:
+    """Count the operations of a program's matrix products; None where they cannot be counted."""
+    try:
+        return matmul_flops(program)
+    except ValueError:
+        return None
+
+
+def _by_kind(sends: Iterable[Collective]) -> dict[str, list[int]]:
+    """Sum how often each kind of collective runs, and its bytes."""
+    kinds: dict[str, list[int]] = {}
+    for one in sends:
+        count, total = kinds.get(one.operation, [0, 0])
+        kinds[one.operation] = [count + one.times, total + one.times * one.bytes]
+    return kinds

@@ -39,14 +39,14 @@ class Model(Protocol):
         """Return the functions of training, with dropout, or those of evaluation."""
 
 
-class Pair(NamedTuple):
+class LearnerPair(NamedTuple):
     """Functions, and the learner that is built from them."""
 
     functions: Functions
     learner: MetaLearner
 
 
-def judging_pair(functions: Functions, config: Config, *, name: str | None = None) -> Pair:
+def judging_pair(functions: Functions, config: Config, *, name: str | None = None) -> LearnerPair:
     """Build the learner of a config for evaluation and adaptation, with ``inner.test_steps``.
 
     Args:
@@ -57,14 +57,14 @@ def judging_pair(functions: Functions, config: Config, *, name: str | None = Non
     return _pair(functions, config, training=False, name=name)
 
 
-def writing_pair(functions: Functions, config: Config, *, name: str | None = None) -> Pair:
+def writing_pair(functions: Functions, config: Config, *, name: str | None = None) -> LearnerPair:
     """Build `judging_pair`, whose outputs hold generated texts too where the functions write."""
     writes = functions._replace(output_fn=functions.write_fn or functions.output_fn)
     return judging_pair(writes, config, name=name)
 
 
-def _pair(functions: Functions, config: Config, *, training: bool, name: str | None = None) -> Pair:
-    return Pair(functions, build_learner(functions, config, training=training, name=name))
+def _pair(functions: Functions, config: Config, *, training: bool, name: str | None = None) -> LearnerPair:
+    return LearnerPair(functions, build_learner(functions, config, training=training, name=name))
 
 
 def meta_gradient(learner: MetaLearner, task_shards: int = 1) -> StepGradient:
@@ -107,17 +107,17 @@ class Experiment:
         return type(self)(self.application.with_config(config))
 
     @functools.cached_property
-    def training(self) -> Pair:
+    def training(self) -> LearnerPair:
         """Functions and learner of meta-training."""
         return _pair(self.application.functions(training=True), self.config, training=True)
 
     @functools.cached_property
-    def judging(self) -> Pair:
+    def judging(self) -> LearnerPair:
         """Functions and learner of validation."""
         return judging_pair(self.application.functions(training=False), self.config)
 
     @functools.cached_property
-    def writing(self) -> Pair:
+    def writing(self) -> LearnerPair:
         """`judging`, whose outputs hold generated texts too where the config asks for them."""
         functions = self.judging.functions
         if functions.write_fn is None or not self.config.evaluation.write:

@@ -29,7 +29,7 @@ from fewshot_jax.training.results import Evaluation
 from fewshot_jax.training.run_directory import RunDirectory, resolve
 from fewshot_jax.versions import versions
 
-Report = Callable[[int, float], None]  # (step, validation score)
+ReportScore = Callable[[int, float], None]  # (step, validation score)
 
 
 def train(
@@ -37,7 +37,7 @@ def train(
     run_dir: str | Path,
     *,
     quiet: bool = False,
-    report: Report | None = None,
+    report: ReportScore | None = None,
     wandb: str | None = None,
 ) -> Evaluation | None:
     """Meta-train; on an existing run directory of the same config, go on with it.
@@ -76,7 +76,7 @@ class Telling(NamedTuple):
     """
 
     quiet: bool = False
-    report: Report | None = None
+    report: ReportScore | None = None
     wandb: str | None = None
 
 

@@ -10,7 +10,7 @@ from fewshot_jax.training.frozen import trained_leaves
 from fewshot_jax.types import MetaParams
 
 
-def learned_rates(params: MetaParams) -> MetaParams:
+def nonnegative_leaves(params: MetaParams) -> MetaParams:
     """Return True at the learned inner rates."""
     return {name: jax.tree.map(lambda _, name=name: name == RATES, tree) for name, tree in params.items()}
 
@@ -20,7 +20,7 @@ def outer_optimizer(config: OuterConfig) -> optax.GradientTransformation:
 
     It has no state for leaves that are not trained (``outer.params``), and their gradient of zero is their update.
     """
-    optimizer = clipped_adamw(config, nonnegative=learned_rates)
+    optimizer = clipped_adamw(config, nonnegative=nonnegative_leaves)
     if config.params is None:
         return optimizer
     return optax.masked(optimizer, lambda params: trained_leaves(params, config.params))

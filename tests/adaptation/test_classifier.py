@@ -8,7 +8,7 @@ import pytest
 
 import fewshot_jax as fsj
 from fewshot_jax.adaptation.classifier import Prediction
-from fewshot_jax.applications import text_classification
+from fewshot_jax.applications import text_features
 from fewshot_jax.config_file import from_dict, write_config
 from fewshot_jax.data.files import read_records
 from fewshot_jax.data.records import Record
@@ -146,13 +146,13 @@ def test_a_text_is_predicted_alike_alone_and_among_others(classifier):
 def test_a_thousand_texts_compile_once_for_each_length(run, records, monkeypatch):
     classifier = fsj.adapt(run, records)
     traces = []
-    check_batch = text_classification.check_batch
+    check_texts = text_features.check_texts
 
     def counted(batch):
         traces.append(batch["input_ids"].shape)
-        check_batch(batch)
+        check_texts(batch)
 
-    monkeypatch.setattr(text_classification, "check_batch", counted)
+    monkeypatch.setattr(text_features, "check_texts", counted)
     classifier = type(classifier)(classifier.adapted, classifier.labels, classifier.config, classifier.reader)
     assert len(classifier.predict([SHORT] * 500 + [LONG] * 500)) == 1000
     assert sorted(traces) == [(256, 6), (256, 12)]

@@ -16,7 +16,7 @@ from fewshot_jax.applications.span_question_answering import (
     reading_spans,
     source_of,
 )
-from fewshot_jax.applications.spans import best_span, judge_spans, mean_nats, spans
+from fewshot_jax.applications.spans import best_span, judge_spans, mean_question_nats, spans
 from fewshot_jax.applications.table import build_application, score_of
 from fewshot_jax.applications.text_model import TextModel
 from fewshot_jax.cli.main import main
@@ -92,9 +92,9 @@ def test_the_loss_is_the_cross_entropy_of_both_ends_in_the_mean_over_windows_the
     second = nats(start, (1, 0), 0) + nats(end, (1, 0), 0)
     judged = judge_spans(start, end, batch, longest=4)
     np.testing.assert_allclose(judged.nats, [first, second], rtol=1e-5)
-    np.testing.assert_allclose(mean_nats(judged.nats, batch), (first + second) / 2, rtol=1e-5)
+    np.testing.assert_allclose(mean_question_nats(judged.nats, batch), (first + second) / 2, rtol=1e-5)
     batch["mask"] = np.array([True, False])
-    np.testing.assert_allclose(mean_nats(judged.nats, batch), first, rtol=1e-5)
+    np.testing.assert_allclose(mean_question_nats(judged.nats, batch), first, rtol=1e-5)
 
 
 # The search.
@@ -172,7 +172,7 @@ def test_an_answer_in_the_second_window_is_found_there_and_one_cut_by_a_border_i
     assert border.labels == [(UNJUDGED, UNJUDGED)] * 2
     batch = batch_of(made, asked(context, "w4 w5"))
     start, end = random_logits(batch["context_mask"])
-    assert mean_nats(judge_spans(start, end, batch, longest=4).nats, batch) == 0
+    assert mean_question_nats(judge_spans(start, end, batch, longest=4).nats, batch) == 0
 
 
 def test_too_long_texts_are_cut_and_counted_or_refused():
