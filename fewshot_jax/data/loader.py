@@ -1,7 +1,6 @@
 """Encoded texts to meta-batches of fixed shapes, prepared ahead on a thread."""
 
-import queue
-import threading
+import contextlib
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -142,40 +141,20 @@ def text_episodes(
 
 
 def prefetch(make: Callable[[int], Made], steps: range, *, depth: int = 2) -> Generator[Made, None, None]:
-    """Yield ``make(step)`` for each step, made ahead on a thread.
+    """Yield ``make(step)`` for each step in order, made ahead on one thread by grain.
 
-    An exception in ``make`` is raised here, at the step where it happened.
+    The thread ends with the generator: after the last step, at `close`, or when `make` raises.
+
+    Args:
+        make: of a step; never returns None, which grain drops. What it raises is raised here, at its step.
+        steps: a range of step 1.
+        depth: results made ahead of the one in use.
     """
-    ready: queue.Queue = queue.Queue(maxsize=depth)
-    stop = threading.Event()
+    import grain
 
-    def offer(item: object) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for step in steps:
-                if not offer((make(step), None)):
-                    return
-            offer(None)
-        except BaseException as error:  # handed to the consumer, who raises it
-            offer((None, error))
-
-    threading.Thread(target=work, daemon=True, name="prefetch").start()
-    try:
-        while True:
-            item = ready.get()
-            if item is None:
-                return
-            made, error = item
-            if error is not None:
-                raise error
-            yield made
-    finally:
-        stop.set()
+    if not len(steps):
+        return
+    made = grain.MapDataset.range(steps.start, steps.stop).map(make)
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=depth)
+    with contextlib.closing(iter(made.to_iter_dataset(options))) as ahead:
+        yield from ahead
