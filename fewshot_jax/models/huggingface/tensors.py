@@ -1,9 +1,10 @@
 """The tensors of a Hugging Face checkpoint directory, read from the safetensors format.
 
-A file is 8 bytes that hold the length of its header (little-endian), the header, a JSON object
-``{name: {"dtype", "shape", "data_offsets"}}``, and the tensors without a gap. A checkpoint is one
-file, or shards and an index that says which shard holds which tensor. Files come from strangers:
-their headers are checked in full before anything is mapped, and pickles are never opened.
+A checkpoint is one file, or shards and an index that says which shard holds which tensor. The
+safetensors package reads and checks the headers: a file that it cannot read is refused here too.
+The tensors are mapped here, since the package's ``get_tensor`` copies, knows no float8 in numpy, and cannot
+give the pages of a tensor back (`Checkpoint.release`, which keeps the memory of loading at one tensor).
+Files come from strangers: nothing is mapped before its header was checked, and pickles are never opened.
 """
 
 import json
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from fewshot_jax.errors import UserError, require
 
@@ -42,10 +44,9 @@ _DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
 }
 CODES = {dtype: name for name, dtype in _DTYPES.items()}
-_MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors package
+_MAX_INDEX = 100_000_000  # bytes; the limit of the safetensors package for a header
 _MAX_RANK = 64  # numpy's
-_MAX_BYTES = 2**60  # of a tensor whose axes of length 0 count as 1: numpy and safetensors overflow beyond it
-_FIELDS = {"dtype", "shape", "data_offsets"}
+_MAX_BYTES = 2**60  # of a tensor whose axes of length 0 count as 1: numpy overflows beyond it
 SURROGATE = re.compile("[\ud800-\udfff]")
 _FOREIGN = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 _AGAIN = "Download or save it again."
@@ -53,6 +54,8 @@ _AGAIN = "Download or save it again."
 # Quotes what a file says in a message: of bounded length and depth, whatever it says.
 _quote = reprlib.Repr()
 _quote.maxstring, _quote.maxother, _quote.maxlist = 100, 100, 8
+_reason = reprlib.Repr()
+_reason.maxstring = 250
 
 
 class TensorInfo(NamedTuple):
@@ -122,123 +125,90 @@ class Checkpoint:
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
-    """Read where the tensors of a file lie, and nothing but its header.
+    """Read where the tensors of a file lie, and nothing but its header, by the safetensors package.
 
-    Stricter than the safetensors package: a name that stands twice, a field too many, a blank
-    before the header, or a shape that numpy cannot hold is refused.
+    The package refuses a header whose tensors do not fill the file from the header to its end, in order; that gives
+    the offsets, which it does not tell.
 
     Returns:
         name -> TensorInfo, in the order in which they lie in the file.
 
     Raises:
-        UserError: the file is missing, or is not a whole and sound safetensors file.
+        UserError: the file is missing, or is not a whole and sound safetensors file, or has a tensor that numpy
+            cannot hold.
     """
+    _check_file(file)
+    try:
+        with safe_open(file, "np") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
+            described = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+    except SafetensorError as error:
+        reason = _reason.repr(str(error).removeprefix("Error while deserializing header: "))
+        raise UserError(f"{file}: truncated, damaged or not a safetensors file ({reason}). {_AGAIN}") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
+    dtypes = {name: _dtype_of(file, name, *description) for name, description in described.items()}
+    sizes = {name: math.prod(shape) * dtypes[name].itemsize for name, (_, shape) in described.items()}
+    start = file.stat().st_size - sum(sizes.values())
+    tensors = {}
+    for name, (_, shape) in described.items():
+        tensors[name] = TensorInfo(file, dtypes[name], shape, start, start + sizes[name])
+        start += sizes[name]
+    return tensors
+
+
+def _check_file(file: Path) -> None:
+    """Refuse what cannot be opened, and a Git LFS pointer, with a message that says what it is."""
     try:
         if not file.is_file():  # a pipe would block when opened
             what = "links to a file that is missing" if file.is_symlink() else "no such file"
             raise UserError(f"{file}: {'not a regular file' if file.exists() else what}. {_AGAIN}")
         with file.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
             word = stream.read(8)
-            length = int.from_bytes(word, "little")
-            require(
-                word != b"version ",
-                f"{file}: a Git LFS pointer, not the file itself. Fetch it with 'git lfs pull'.",
-            )
-            require(len(word) == 8, f"{file}: has {size} bytes, too few for a safetensors file. {_AGAIN}")
-            require(
-                2 <= length <= min(_MAX_HEADER, size - 8),
-                f"{file}: claims a header of {length} bytes in a file of {size}; it is truncated, damaged or "
-                f"not a safetensors file. {_AGAIN}",
-            )
-            raw = stream.read(length)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    require(raw[:1] == b"{", f"{file}: the header does not start with '{{'. {_AGAIN}")
-    header = _parse(file, raw, "header")
-    metadata = header.pop("__metadata__", {})
     require(
-        isinstance(metadata, dict)
-        and not any(not isinstance(text, str) or SURROGATE.search(text) for pair in metadata.items() for text in pair),
-        f"{file}: the header's __metadata__ is not an object of strings. {_AGAIN}",
+        word != b"version ",
+        f"{file}: a Git LFS pointer, not the file itself. Fetch it with 'git lfs pull'.",
     )
-    tensors = {name: _tensor(file, name, entry, 8 + length) for name, entry in header.items()}
-    tensors = dict(sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)))
-    _check_layout(tensors, 8 + length, size, file)
-    return tensors
 
 
-def _parse(file: Path, raw: bytes, what: str) -> dict[str, Any]:
-    """Parse a JSON object from a stranger, without Python's leniencies."""
+def _dtype_of(file: Path, name: str, code: str, shape: tuple[int, ...]) -> np.dtype:
+    """Return the dtype of a tensor; refuse what numpy cannot hold."""
+    where = f"{file}: tensor {_quote.repr(name)}"
+    dtype = _DTYPES.get(code)
+    if dtype is None:
+        raise UserError(f"{where}: dtype {_quote.repr(code)} is not one of {', '.join(_DTYPES)}")
+    require(
+        len(shape) <= _MAX_RANK and math.prod(max(length, 1) for length in shape) * dtype.itemsize < _MAX_BYTES,
+        f"{where}: shape {_quote.repr(list(shape))} is more than an array can have. {_AGAIN}",
+    )
+    return dtype
+
+
+def _parse_index(file: Path, raw: bytes) -> dict[str, Any]:
+    """Parse the index of a checkpoint: JSON from a stranger, without Python's leniencies."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         record = dict(pairs)
         if len(record) < len(pairs):
             name = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise UserError(f"{file}: the {what} names {_quote.repr(name)} twice. {_AGAIN}")
+            raise UserError(f"{file}: the index names {_quote.repr(name)} twice. {_AGAIN}")
         return record
 
     def constant(name: str) -> None:
-        raise UserError(f"{file}: the {what} is not JSON ({name} is no number there). {_AGAIN}")
-
-    def integer(text: str) -> int | float:
-        # 20 digits hold 64 bits. Anything longer, and -0, must not become an int without an effort or at all.
-        return int(text) if len(text) <= 20 and text != "-0" else float(text)
+        raise UserError(f"{file}: the index is not JSON ({name} is no number there). {_AGAIN}")
 
     try:
-        value = json.loads(raw.decode(), object_pairs_hook=unique, parse_constant=constant, parse_int=integer)
+        value = json.loads(raw.decode(), object_pairs_hook=unique, parse_constant=constant, parse_int=float)
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: the {what} is not UTF-8 (at byte {error.start} of it). {_AGAIN}") from None
+        raise UserError(f"{file}: the index is not UTF-8 (at byte {error.start} of it). {_AGAIN}") from None
     except json.JSONDecodeError as error:
-        raise UserError(f"{file}: the {what} is not JSON ({error.msg}, character {error.pos}). {_AGAIN}") from None
+        raise UserError(f"{file}: the index is not JSON ({error.msg}, character {error.pos}). {_AGAIN}") from None
     except RecursionError:
-        raise UserError(f"{file}: the {what} is nested too deeply. {_AGAIN}") from None
-    require(isinstance(value, dict), f"{file}: the {what} is not a JSON object. {_AGAIN}")
+        raise UserError(f"{file}: the index is nested too deeply. {_AGAIN}") from None
+    require(isinstance(value, dict), f"{file}: the index is not a JSON object. {_AGAIN}")
     return value
-
-
-def _tensor(file: Path, name: str, entry: Any, offset: int) -> TensorInfo:
-    """Check one entry of a header; ``offset`` is where the data begin."""
-    where = f"{file}: tensor {_quote.repr(name)}"
-    require(not SURROGATE.search(name), f"{where}: half a character in its name. {_AGAIN}")
-    require(
-        isinstance(entry, dict) and entry.keys() == _FIELDS,
-        f"{where}: is not described by dtype, shape and data_offsets alone. {_AGAIN}",
-    )
-    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    dtype = _DTYPES.get(code) if isinstance(code, str) else None
-    if dtype is None:
-        raise UserError(f"{where}: dtype {_quote.repr(code)} is not one of {', '.join(_DTYPES)}")
-    require(_naturals(shape), f"{where}: shape {_quote.repr(shape)} is not a list of integers from 0. {_AGAIN}")
-    require(
-        len(shape) <= _MAX_RANK and math.prod(max(length, 1) for length in shape) * dtype.itemsize < _MAX_BYTES,
-        f"{where}: shape {_quote.repr(shape)} is more than an array can have. {_AGAIN}",
-    )
-    require(
-        _naturals(offsets) and len(offsets) == 2 and offsets[0] <= offsets[1],
-        f"{where}: data_offsets {_quote.repr(offsets)} are not two integers from 0 in order. {_AGAIN}",
-    )
-    (start, stop), needed = offsets, math.prod(shape) * dtype.itemsize
-    require(
-        stop - start == needed,
-        f"{where}: data_offsets hold {stop - start} bytes where dtype and shape need {needed}. {_AGAIN}",
-    )
-    return TensorInfo(file, dtype, tuple(shape), offset + start, offset + stop)
-
-
-def _naturals(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)  # True is an int
-
-
-def _check_layout(tensors: Mapping[str, TensorInfo], begin: int, size: int, file: Path) -> None:
-    """Tensors, in order, must fill a file from its header to its end."""
-    for name, info in tensors.items():
-        where = f"{file}: tensor {_quote.repr(name)}"
-        require(info.stop <= size, f"{where}: ends at byte {info.stop} of a file of {size}: truncated. {_AGAIN}")
-        require(info.start >= begin, f"{where}: overlaps another one. {_AGAIN}")
-        require(info.start == begin, f"{where}: follows {info.start - begin} bytes that are no tensor's. {_AGAIN}")
-        begin = info.stop
-    require(begin == size, f"{file}: {size - begin} bytes after the last tensor. {_AGAIN}")
 
 
 def _find(directory: Path, stem: str) -> dict[str, TensorInfo]:
@@ -293,8 +263,8 @@ def _shards(directory: Path, index: Path) -> dict[str, TensorInfo]:
     readers, which load all they find, would read another model than we.
     """
     require(index.is_file(), f"{index}: not a file, or links to one that is missing. {_AGAIN}")
-    require(index.stat().st_size <= _MAX_HEADER, f"{index}: larger than {_MAX_HEADER} bytes. {_AGAIN}")
-    weight_map = _parse(index, index.read_bytes(), "index").get("weight_map")
+    require(index.stat().st_size <= _MAX_INDEX, f"{index}: larger than {_MAX_INDEX} bytes. {_AGAIN}")
+    weight_map = _parse_index(index, index.read_bytes()).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: has no weight_map {{tensor: file}}. {_AGAIN}")
     for shard in weight_map.values():

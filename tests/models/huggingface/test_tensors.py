@@ -229,110 +229,118 @@ def test_one_tensor_at_a_time_is_in_memory_when_written(tmp_path):
     assert len(names(tmp_path)) == 3
 
 
-# What a file may be instead of a safetensors file, and what its reader is told.
+# What a file may be instead of a safetensors file.
 BAD_FILES = {
-    "empty": (b"", "has 0 bytes, too few"),
-    "shorter than the length word": (b"\1\0\0", "has 3 bytes, too few"),
-    "Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-    "pickle under a false name": (b"\x80\x02}q\0." + b"\0" * 50, "claims a header of .* not a safetensors file"),
-    "header of no bytes": (file_of(""), "claims a header of 0 bytes"),
-    "header of one byte": (file_of("1"), "claims a header of 1 bytes"),
-    "header longer than the file": (
-        (9).to_bytes(8, "little") + b"{}      ",
-        "claims a header of 9 bytes in a file of 16",
+    "empty": b"",
+    "shorter than the length word": b"\1\0\0",
+    "pickle under a false name": b"\x80\x02}q\0." + b"\0" * 50,
+    "header of no bytes": file_of(""),
+    "header of one byte": file_of("1"),
+    "header longer than the file": (9).to_bytes(8, "little") + b"{}      ",
+    "header of 2^64 - 1 bytes": b"\xff" * 8 + b"{}",
+    "not UTF-8": file_of(b'{"\xff\xfe":1}'),
+    "surrogate as UTF-8": file_of(b'{"\xed\xa0\x80":1}'),
+    "not JSON": file_of("{a}"),
+    "NUL after the header": file_of("{}\0"),
+    "not an object": file_of("[1,2]"),
+    "blank before the header": file_of(" {}"),
+    "byte order mark": file_of("\ufeff{}"),
+    "field that stands twice": file_of('{"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}}'),
+    "metadata that is no object": file_of(f'{{"__metadata__":3,"a":{ENTRY}}}'),
+    "metadata that is no string": file_of('{"__metadata__":{"a":1}}'),
+    "metadata with half a character": file_of(r'{"__metadata__":{"a":"\ud800"}}'),
+    "name with half a character": file_of(rf'{{"\udc00":{ENTRY}}}'),
+    "trailing bytes": file_of(f'{{"a":{ENTRY}}}', b"\0" * 11),
+    "bytes without a tensor": file_of("{}", b"\0"),
+    "truncated": file_of(f'{{"a":{ENTRY}}}', b"\0" * 7),
+    "nested too deeply": file_of('{"a":' + "[" * 200_000 + "]" * 200_000 + "}"),
+    "nested deeply": file_of('{"a":' + "[" * 300 + "]" * 300 + "}"),
+    "overlap": file_of(f'{{"a":{ENTRY},"b":{{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}}}'),
+    "hole": file_of(
+        '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}'
     ),
-    "header of 2^64 - 1 bytes": (b"\xff" * 8 + b"{}", f"claims a header of {2**64 - 1} bytes"),
-    "not UTF-8": (file_of(b'{"\xff\xfe":1}'), "not UTF-8 .at byte 2"),
-    "surrogate as UTF-8": (file_of(b'{"\xed\xa0\x80":1}'), "not UTF-8"),
-    "not JSON": (file_of("{a}"), "not JSON .*character 1"),
-    "NUL after the header": (file_of("{}\0"), "not JSON"),
-    "not an object": (file_of("[1,2]"), "does not start with '{'"),
-    "blank before the header": (file_of(" {}"), "does not start with '{'"),
-    "byte order mark": (file_of("\ufeff{}"), "does not start with '{'"),
-    "name that stands twice": (file_of(f'{{"a":{ENTRY},"a":{ENTRY}}}'), "names 'a' twice"),
-    "field that stands twice": (
-        file_of('{"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}}'),
-        "names 'dtype' twice",
-    ),
-    "metadata that is no object": (
-        file_of(f'{{"__metadata__":3,"a":{ENTRY}}}'),
-        "__metadata__ is not an object of strings",
-    ),
-    "metadata that is no string": (file_of('{"__metadata__":{"a":1}}'), "__metadata__ is not an object of strings"),
-    "metadata with half a character": (file_of(r'{"__metadata__":{"a":"\ud800"}}'), "not an object of strings"),
-    "name with half a character": (file_of(rf'{{"\udc00":{ENTRY}}}'), r"'\\udc00': half a character"),
-    "trailing bytes": (file_of(f'{{"a":{ENTRY}}}', b"\0" * 11), "3 bytes after the last tensor"),
-    "bytes without a tensor": (file_of("{}", b"\0"), "1 bytes after the last tensor"),
-    "truncated": (file_of(f'{{"a":{ENTRY}}}', b"\0" * 7), "'a': ends at byte .*truncated"),
-    "nested too deeply": (file_of('{"a":' + "[" * 200_000 + "]" * 200_000 + "}"), "nested too deeply"),
-    "nested deeply": (file_of('{"a":' + "[" * 300 + "]" * 300 + "}"), "not described by"),
-    "overlap": (
-        file_of(f'{{"a":{ENTRY},"b":{{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}}}'),
-        "'b': overlaps another one",
-    ),
-    "hole": (
-        file_of(
-            '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}'
-        ),
-        "'b': follows 3 bytes that are no tensor's",
-    ),
-    "hole at the start": (file_of('{"a":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}'), "'a': follows 4 bytes"),
+    "hole at the start": file_of('{"a":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}'),
 }
 BAD_FIELDS = {
-    "entry that is no object": ("7", "not described by dtype, shape and data_offsets alone"),
-    "entry as a list": ('["F32",[2],[0,8]]', "not described by"),
-    "missing field": ('{"dtype":"F32","shape":[2]}', "not described by"),
-    "unknown field": (ENTRY[:-1] + ',"x":1}', "not described by"),
-    "unknown dtype": (ENTRY.replace("F32", "F31"), "dtype 'F31' is not one of BOOL, U8"),
-    "packed dtype": (ENTRY.replace("F32", "F4"), "dtype 'F4' is not one of"),
-    "dtype that is no string": (ENTRY.replace('"F32"', '["F32"]'), r"dtype \['F32'\] is not one of"),
-    "dtype in small letters": (ENTRY.replace("F32", "f32"), "dtype 'f32' is not one of"),
-    "shape that is no list": (ENTRY.replace("[2]", '"2"'), "shape '2' is not a list of integers"),
-    "negative shape": (ENTRY.replace("[2]", "[-2]"), r"shape \[-2\] is not a list of integers"),
-    "shape of two negatives": (ENTRY.replace("[2]", "[-1,-2]"), "is not a list of integers"),
-    "shape of minus zero": (ENTRY.replace("[2]", "[-0]"), "is not a list of integers"),
-    "shape of a float": (ENTRY.replace("[2]", "[2.0]"), r"shape \[2.0\] is not a list of integers"),
-    "shape of a bool": (ENTRY.replace("[2]", "[true,2]"), r"shape \[True, 2\] is not a list of integers"),
-    "shape of null": (ENTRY.replace("[2]", "[null]"), "is not a list of integers"),
-    "shape of NaN": (ENTRY.replace("[2]", "[NaN]"), "not JSON .NaN"),
-    "shape of Infinity": (ENTRY.replace("[2]", "[Infinity]"), "not JSON .Infinity"),
-    "shape of 2^64": (ENTRY.replace("[2]", f"[{2**64}]"), "more than an array can have"),
-    "shape of 9000 digits": (ENTRY.replace("[2]", f"[{'9' * 9000}]"), r"shape \[inf\] is not a list of integers"),
-    "shape whose product wraps to 2": (ENTRY.replace("[2]", f"[{2**63 + 1},2]"), "more than an array can have"),
-    "huge shape that a zero hides": (ENTRY.replace("[2]", f"[{2**62},{2**62},0]"), "more than an array can have"),
-    "shape of 65 axes": (ENTRY.replace("[2]", f"[{'1,' * 64}2]"), "more than an array can have"),
-    "too few bytes": (ENTRY.replace("[2]", "[3]"), "hold 8 bytes where dtype and shape need 12"),
-    "too many bytes": (ENTRY.replace("[2]", "[1]"), "hold 8 bytes where dtype and shape need 4"),
-    "offsets that are no list": (ENTRY.replace("[0,8]", '{"0":8}'), "data_offsets {'0': 8} are not two integers"),
-    "one offset": (ENTRY.replace("[0,8]", "[8]"), "are not two integers"),
-    "three offsets": (ENTRY.replace("[0,8]", "[0,8,8]"), "are not two integers"),
-    "offsets out of order": (
-        ENTRY.replace("[0,8]", "[8,0]"),
-        r"data_offsets \[8, 0\] are not two integers from 0 in order",
-    ),
-    "negative offset": (ENTRY.replace("[0,8]", "[-8,0]"), "are not two integers"),
-    "offset of a bool": (ENTRY.replace("[0,8]", "[false,8]"), "are not two integers"),
-    "offset of a float": (ENTRY.replace("[0,8]", "[0,8e0]"), "are not two integers"),
-    "offsets beyond the file": (ENTRY.replace("[0,8]", f"[{2**63},{2**63 + 8}]"), "ends at byte .*truncated"),
+    "entry that is no object": "7",
+    "missing field": '{"dtype":"F32","shape":[2]}',
+    "unknown dtype": ENTRY.replace("F32", "F31"),
+    "dtype that is no string": ENTRY.replace('"F32"', '["F32"]'),
+    "dtype in small letters": ENTRY.replace("F32", "f32"),
+    "shape that is no list": ENTRY.replace("[2]", '"2"'),
+    "negative shape": ENTRY.replace("[2]", "[-2]"),
+    "shape of two negatives": ENTRY.replace("[2]", "[-1,-2]"),
+    "shape of minus zero": ENTRY.replace("[2]", "[-0]"),
+    "shape of a float": ENTRY.replace("[2]", "[2.0]"),
+    "shape of a bool": ENTRY.replace("[2]", "[true,2]"),
+    "shape of null": ENTRY.replace("[2]", "[null]"),
+    "shape of NaN": ENTRY.replace("[2]", "[NaN]"),
+    "shape of Infinity": ENTRY.replace("[2]", "[Infinity]"),
+    "shape of 2^64": ENTRY.replace("[2]", f"[{2**64}]"),
+    "shape of 9000 digits": ENTRY.replace("[2]", f"[{'9' * 9000}]"),
+    "shape whose product wraps to 2": ENTRY.replace("[2]", f"[{2**63 + 1},2]"),
+    "huge shape that a zero hides": ENTRY.replace("[2]", f"[{2**62},{2**62},0]"),
+    "too few bytes": ENTRY.replace("[2]", "[3]"),
+    "too many bytes": ENTRY.replace("[2]", "[1]"),
+    "offsets that are no list": ENTRY.replace("[0,8]", '{"0":8}'),
+    "one offset": ENTRY.replace("[0,8]", "[8]"),
+    "three offsets": ENTRY.replace("[0,8]", "[0,8,8]"),
+    "offsets out of order": ENTRY.replace("[0,8]", "[8,0]"),
+    "negative offset": ENTRY.replace("[0,8]", "[-8,0]"),
+    "offset of a bool": ENTRY.replace("[0,8]", "[false,8]"),
+    "offset of a float": ENTRY.replace("[0,8]", "[0,8e0]"),
+    "offsets beyond the file": ENTRY.replace("[0,8]", f"[{2**63},{2**63 + 8}]"),
 }
-BAD_FILES |= {what: (file_of(f'{{"a":{entry}}}'), message) for what, (entry, message) in BAD_FIELDS.items()}
+BAD_FILES |= {what: file_of(f'{{"a":{entry}}}') for what, entry in BAD_FIELDS.items()}
 
 
 @pytest.mark.parametrize("what", BAD_FILES)
 def test_a_bad_file_is_refused(what, tmp_path):
-    raw, message = BAD_FILES[what]
+    (tmp_path / SINGLE).write_bytes(BAD_FILES[what])
+    with pytest.raises(UserError) as caught:
+        Checkpoint(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / SINGLE}: truncated, damaged or not a safetensors file (")
+    assert message.endswith("). Download or save it again.")
+    assert len(message) < len(str(tmp_path)) + 400
+    assert message.encode() and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, .*git lfs pull"),
+        (file_of(f'{{"a":{ENTRY}}}', b"\0" * 7), "file not fully covered"),
+        (file_of('{"a":' + ENTRY.replace("F32", "F31\\n" * 999) + "}"), "unknown variant"),
+        (
+            file_of('{"a":' + ENTRY.replace("F32", "F4").replace("[2]", "[16]") + "}"),
+            "tensor 'a': dtype 'F4' is not one of BOOL, U8",
+        ),
+        (file_of('{"a":' + ENTRY.replace("[2]", f"[{'1,' * 64}2]") + "}"), "tensor 'a': .*more than an array can have"),
+        (
+            file_of('{"a":' + ENTRY.replace("[2]", f"[0,{2**59}]").replace("8]", "0]") + "}", b""),
+            "tensor 'a': .*more than an array can have",
+        ),
+    ],
+)
+def test_a_refusal_says_what_is_wrong(raw, message, tmp_path):
     (tmp_path / SINGLE).write_bytes(raw)
     with pytest.raises(UserError, match=rf"^.*{SINGLE}: .*{message}") as caught:
         Checkpoint(tmp_path)
-    assert len(str(caught.value)) < len(str(tmp_path)) + 400
-    assert str(caught.value).encode() and "\n" not in str(caught.value)
+    assert len(str(caught.value)) < len(str(tmp_path)) + 400 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("entries", [f'"a":{ENTRY},"a":{ENTRY}', '"a":["F32",[2],[0,8]]', f'"a":{ENTRY[:-1]},"x":1}}'])
+def test_what_the_safetensors_package_tolerates_is_read_as_it_reads_it(entries, tmp_path):
+    (tmp_path / SINGLE).write_bytes(file_of(f"{{{entries}}}", np.array([0.5, -3], np.float32).tobytes()))
+    assert described(read(tmp_path)) == oracle(tmp_path / SINGLE) and read(tmp_path)["a"].tolist() == [0.5, -3]
 
 
 def test_a_header_beyond_100_megabytes_is_refused_unread(tmp_path):
     (tmp_path / SINGLE).write_bytes((100_000_001).to_bytes(8, "little"))
     os.truncate(tmp_path / SINGLE, 200_000_000)
     tracemalloc.start()
-    with pytest.raises(UserError, match="claims a header of 100000001 bytes"):
+    with pytest.raises(UserError, match="header too large"):
         Checkpoint(tmp_path)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
@@ -425,7 +433,7 @@ def test_a_bad_index_is_refused(what, tmp_path):
 def test_a_damaged_shard_is_named(tmp_path):
     write(tmp_path, {"a": np.ones(3), "b": np.zeros(3)}, max_shard_bytes=24)
     os.truncate(tmp_path / SHARDS[1], 90)
-    with pytest.raises(UserError, match=f"{SHARDS[1]}: .*truncated"):
+    with pytest.raises(UserError, match=f"{SHARDS[1]}: truncated"):
         Checkpoint(tmp_path)
 
 
@@ -787,7 +795,7 @@ def edited_lengths(draw):
 
 # Why a file may be refused that the safetensors package reads.
 STRICTER = (
-    "names .* twice|dtype, shape and data_offsets alone|start with '{'|more than an array|object of strings"
+    "more than an array can have"
     "|dtype '(F4|F6_E2M3|F6_E3M2|F8_E8M0|C64)' is not one of"  # the newest types, which no model here is stored in
 )
 
@@ -812,10 +820,8 @@ def test_a_mutated_file_is_read_as_the_safetensors_package_reads_it_or_refused(t
             assert their_message is None and ours == theirs
         else:
             tally["refused"] += 1
-            tally["stricter"] += theirs is not None
             assert message.encode()
             assert theirs is None or re.search(STRICTER, message)
 
     check()
-    assert tally["read"] + tally["refused"] >= 2000
-    assert tally["read"] >= 300 and tally["refused"] >= 1000 and tally["stricter"] >= 20, tally
+    assert tally["read"] >= 300 and tally["refused"] >= 1000, tally
