@@ -360,12 +360,12 @@ GIVEN = {
     ("cli/predict.py", "_given"),  # what stdin holds, in a temporary folder
     ("cli/predict.py", "_write_rows"),  # its caller gives a temporary name
     ("models/huggingface/writer.py", "_write"),  # so do its callers
+    ("file_lock.py", "_acquire"),
     ("runs/interruption.py", "locked"),
     ("runs/metrics.py", "__init__"),  # appended to
     ("runs/tensorboard.py", "__init__"),  # appended to
     ("pretraining/pretrain.py", "_train"),  # by our own save_pretrained
     ("reporting/figures.py", "png"),  # into memory
-    ("search/study_files.py", "_flock"),
     ("search/study_files.py", "acquire"),
     ("runs/checksums.py", "_move"),  # a rename alone
 }

@@ -16,6 +16,7 @@ import jax
 from fewshot_jax.atomic_write import cannot_write, full_disk
 from fewshot_jax.config_file import flat
 from fewshot_jax.errors import Terminated, UserError
+from fewshot_jax.file_lock import try_acquire
 from fewshot_jax.parallel.processes import barrier, check_agreement, is_first
 from fewshot_jax.runs.directory import LOCK
 from fewshot_jax.versions import versions
@@ -59,40 +60,23 @@ def locked(directory: Path) -> Iterator[None]:
         return
     made = not directory.exists()
     try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    path = directory / LOCK
-    try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
     except OSError as error:
         raise cannot_write(directory, error, "--run-dir") from None
+    path = directory / LOCK
+    lock = try_acquire(path, flag="--run-dir", named=directory)
+    if lock is None:
+        holder = path.read_text(encoding="utf-8").strip() or "another process"
+        raise UserError(f"{directory}: a run is going on here ({holder}); wait for it, or give another --run-dir")
     try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"{directory}: a run is going on here ({file.read().strip() or 'another process'}); wait for it, or "
-                "give another --run-dir"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            # The file stays: another process may hold it open, and would lock what nobody else sees.
-            if made and [one.name for one in directory.iterdir()] == [LOCK]:  # refused before it began
-                path.unlink()
-                directory.rmdir()
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
     finally:
-        file.close()
+        # The file stays: another process may hold it open, and would lock what nobody else sees.
+        if made and [one.name for one in directory.iterdir()] == [LOCK]:  # refused before it began
+            path.unlink()
+            directory.rmdir()
+        lock.release()
 
 
 @contextlib.contextmanager

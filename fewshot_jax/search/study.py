@@ -164,7 +164,7 @@ def work(search: Search) -> None:
                 claim.trial.set_user_attr(ATTEMPTS, 0)  # it is not what ended the process
             raise
         finally:
-            claim.held.close()
+            claim.held.release()
         rows = rows_of(study, search.score)
         with files.alone():
             write_trials(rows, list(search.space.fields), search.score, search.directory / "trials.csv")

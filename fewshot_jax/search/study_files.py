@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from filelock import BaseFileLock
 
-from fewshot_jax.atomic_write import cannot_write, write_text
+from fewshot_jax.atomic_write import write_text
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import differences, read_config, read_yaml, write_config
 from fewshot_jax.errors import UserError, require
+from fewshot_jax.file_lock import acquire, try_acquire
 from fewshot_jax.runs.directory import check_writable
 from fewshot_jax.search.space import Space
 from fewshot_jax.training.run_directory import FREE
@@ -31,32 +33,6 @@ if TYPE_CHECKING:
     import optuna
 
 NAME = "fewshot_jax"  # of the one study in a journal
-
-
-def _flock(path: Path, *, wait: bool) -> Any:
-    """The open file of a lock that is free again when the process ends, however it does; None where another has it.
-
-    On a file system without locks every process has it.
-
-    Raises:
-        UserError: the system has no such locks, or the file cannot be written.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        raise UserError("tune needs the file locks of Unix, which this system does not have") from None
-    try:
-        file = path.open("a")
-    except OSError as error:
-        raise cannot_write(path, error, "--study") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    except OSError:  # a file system without locks
-        pass
-    return file
 
 
 class JournalLock:
@@ -69,11 +45,11 @@ class JournalLock:
 
     def __init__(self, journal: Path, lock: Path):
         self._journal, self._lock = journal, lock
-        self._held: Any = None
+        self._held: BaseFileLock | None = None
 
     def acquire(self) -> bool:
         """Wait for the lock, and cut off a line that a killed process left half written."""
-        self._held = _flock(self._lock, wait=True)
+        self._held = acquire(self._lock, flag="--study")
         with self._journal.open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
             if size and (file.seek(size - 1), file.read(1))[1] != b"\n":
@@ -83,7 +59,8 @@ class JournalLock:
 
     def release(self) -> None:
         """Let it go."""
-        self._held.close()
+        if self._held is not None:
+            self._held.release()
 
 
 class StudyFiles:
@@ -103,15 +80,15 @@ class StudyFiles:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """No two processes of a study are in such a block at once."""
-        held = _flock(self.locks / "study", wait=True)
+        held = acquire(self.locks / "study", flag="--study")
         try:
             yield
         finally:
-            held.close()
+            held.release()
 
-    def hold(self, number: int) -> Any:
-        """Hold a trial, until ``close()`` or the end of the process; None where another process does."""
-        return _flock(self.locks / str(number), wait=False)
+    def hold(self, number: int) -> BaseFileLock | None:
+        """Hold a trial, until ``release()`` or the end of the process; None where another process does."""
+        return try_acquire(self.locks / str(number), flag="--study")
 
     def start(self, config: Config, space: Space) -> None:
         """Make the directory, or check that the study in it is of the same config and space.

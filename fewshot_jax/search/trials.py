@@ -20,7 +20,7 @@ MOST_ATTEMPTS = 3  # of a trial that gets no further, before it is given up: it 
 
 
 class Claim(NamedTuple):
-    """Attributes: a ``trial`` of this process, and what holds it until ``held.close()``."""
+    """Attributes: a ``trial`` of this process, and what holds it until ``held.release()``."""
 
     trial: "optuna.Trial"
     held: Any
@@ -68,7 +68,7 @@ def tell(study: "optuna.Study", claim: Claim, value: float | None) -> None:
     from optuna.trial import TrialState
 
     study.tell(claim.trial, value, state=TrialState.PRUNED if value is None else TrialState.COMPLETE)
-    claim.held.close()
+    claim.held.release()
 
 
 def _recover(study: "optuna.Study", files: StudyFiles) -> None:
@@ -80,7 +80,7 @@ def _recover(study: "optuna.Study", files: StudyFiles) -> None:
     for trial in trials:
         if trial.state != TrialState.RUNNING or (held := files.hold(trial.number)) is None:
             continue
-        held.close()
+        held.release()
         name = trial.user_attrs.get(RUN, str(trial.number))
         so_far = spent(files.run(name))
         steps = so_far.steps if so_far else 0

@@ -1,0 +1,53 @@
+"""Locks on files, by filelock: a lock is free again when its process ends, however it does."""
+
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from fewshot_jax.atomic_write import cannot_write
+
+_POLL = 0.01  # seconds between two attempts at a lock that another process holds
+
+
+def acquire(path: Path, *, flag: str) -> BaseFileLock:
+    """Wait for a lock and return it; on a file system without locks every process gets it.
+
+    The file stays after ``release()``, and keeps what its holder wrote into it.
+
+    Args:
+        path: of the file, which is made where it is missing.
+        flag: of the command line, that names another place.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    lock = _acquire(path, path, flag, wait=True)
+    assert lock is not None
+    return lock
+
+
+def try_acquire(path: Path, *, flag: str, named: Path | None = None) -> BaseFileLock | None:
+    """Return a lock, as `acquire` does, or None at once where another process holds it.
+
+    Args:
+        path, flag: as of `acquire`.
+        named: what a message names; by default the path.
+    """
+    return _acquire(path, named or path, flag, wait=False)
+
+
+def _acquire(path: Path, named: Path, flag: str, *, wait: bool) -> BaseFileLock | None:
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise cannot_write(named, error, flag) from None
+    try:
+        lock.acquire(blocking=wait, poll_interval=_POLL)
+    except Timeout:
+        return None
+    except PermissionError as error:
+        raise cannot_write(named, error, flag) from None
+    except OSError:  # a file system without locks
+        pass
+    return lock
