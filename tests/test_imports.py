@@ -1,5 +1,7 @@
 """Imports are light and point one way, and the public names are what they claim to be."""
 
+import ast
+import graphlib
 import subprocess
 import sys
 import sysconfig
@@ -47,6 +49,30 @@ def test_imports_point_one_way():
     done = subprocess.run([command], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 broken" in done.stdout
+
+
+def imports_of(tree, modules):
+    """The modules that a module imports when it runs, at its top or in a function."""
+    skipped = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            skipped |= {id(one) for statement in node.body for one in ast.walk(statement)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and id(node) not in skipped:
+            yield from {node.module, *(f"{node.module}.{name.name}" for name in node.names)} & modules
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    files = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in (ROOT / "fewshot_jax").rglob("*.py")
+    }
+    files = {name.removesuffix(".__init__"): file for name, file in files.items()}
+    graph = {
+        name: set(imports_of(ast.parse(file.read_text(encoding="utf-8")), files.keys())) - {name, "fewshot_jax"}
+        for name, file in files.items()
+    }
+    assert sum(map(len, graph.values())) > 500, "the imports are found"
+    graphlib.TopologicalSorter(graph).prepare()  # raises a CycleError that names the circle
 
 
 def test_the_public_names_are_sorted_and_exist():

@@ -148,7 +148,7 @@ def _print_study(result: "StudyResult") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fewshot_jax.search.study import shown
+    from fewshot_jax.search.trial_loop import shown
 
     score, ranked, console = result.score, result.ranked(), Console(width=120, soft_wrap=True)
     fields = list(result.trials[0].values) if result.trials else []

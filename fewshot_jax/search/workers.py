@@ -7,7 +7,7 @@ from fewshot_jax.atomic_write import full_disk
 from fewshot_jax.errors import Terminated, UserError
 from fewshot_jax.notes import plain_notes
 from fewshot_jax.runs.interruption import termination
-from fewshot_jax.search.study import Search, work
+from fewshot_jax.search.trial_loop import Search, work
 
 _ASK_EVERY = 0.5  # seconds
 
