@@ -1,7 +1,7 @@
 """Configs from and to YAML; a wrong field or value ends in one message that names it."""
 
+import copy
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Mapping
@@ -13,16 +13,11 @@ import yaml
 
 from fewshot_jax.atomic_write import write_text
 from fewshot_jax.config import Config
+from fewshot_jax.config.names import nearest as nearest
 from fewshot_jax.errors import UserError, require
 
+_ABSENT = object()
 AnyConfig = typing.TypeVar("AnyConfig")  # a frozen dataclass of dataclasses, such as `Config`
-
-
-def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` or the list of known names."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
@@ -31,7 +26,11 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in options:
             return None
+        if str in options and isinstance(value, str):  # a name of a table, or another, which its section checks
+            return value
         return _convert(value, next(option for option in options if option is not type(None)), where)
+    if origin is dict:
+        return _options(value, where)
     if origin is Literal:
         require(value in options, f"{where}: {value!r} is not one of {', '.join(map(repr, options))}")
         return value
@@ -48,6 +47,17 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
     correct = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     require(correct, f"{where}: expected {kind.__name__}, got {value!r}")
     return value
+
+
+def _options(value: Any, where: str) -> dict[str, Any]:
+    """Check the options of a function of the user's own: a mapping of names, with values as YAML has them."""
+    require(isinstance(value, Mapping), f"{where}: expected a mapping of names to values, got {value!r}")
+    for name in value:
+        require(
+            isinstance(name, str) and name.isidentifier(),
+            f"{where}: {name!r} is not a name; expected letters, digits and _, as Python's names are",
+        )
+    return copy.deepcopy(dict(value))
 
 
 @typing.overload
@@ -90,12 +100,14 @@ def from_dict(values: Mapping[str, Any], *, source: str = "config", kind: type[A
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The inverse of `from_dict`, made of plain lists and scalars."""
+    """The inverse of `from_dict`, made of plain lists and scalars; options are absent where there are none."""
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
-            return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-        return [plain(one) for one in value] if isinstance(value, tuple) else value
+            return {f.name: plain(getattr(value, f.name)) for f in fields(value) if getattr(value, f.name) != {}}
+        if isinstance(value, Mapping):
+            return {name: plain(one) for name, one in value.items()}
+        return [plain(one) for one in value] if isinstance(value, tuple | list) else value
 
     return plain(config)
 
@@ -171,8 +183,9 @@ def differences(old: AnyConfig, new: AnyConfig, *, ignore: tuple[str, ...] = ())
     """Fields that differ, as ``"outer.rate: 0.001 -> 0.01"``, but those whose names start as `ignore` says."""
 
     before, after = flat(old), flat(new)
+    names = dict.fromkeys((*after, *before))  # options may be in one of them alone
     return [
-        f"{name}: {before[name]} -> {after[name]}"
-        for name in after
-        if before[name] != after[name] and not name.startswith(ignore)
+        f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
+        for name in names
+        if before.get(name, _ABSENT) != after.get(name, _ABSENT) and not name.startswith(ignore)
     ]

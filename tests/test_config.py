@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 import fewshot_jax as fsj
-from fewshot_jax.config import APPLIES, Application, Config, EpisodeConfig, Learner, OuterConfig
+from fewshot_jax.config import APPLIES, ApplicationName, Config, EpisodeConfig, OuterConfig
+from fewshot_jax.config.learners import LEARNERS
 from fewshot_jax.config_file import differences, from_dict, to_dict, write_config
 
 CONFIGS = sorted(
@@ -188,7 +189,7 @@ def test_a_field_of_another_application_is_refused():
         for name, applications in fields.items():
             value = next(values[section][name] for values in ALL if name in values.get(section, {}))
             given = {name: value} | BESIDE.get(name, {})
-            for application in set(get_args(Application)) - set(applications):
+            for application in set(get_args(ApplicationName)) - set(applications):
                 if section == "evaluation" and name == "uneven":
                     given = {name: value}
                 with pytest.raises(fsj.UserError, match=rf"{section}\.\w+=.*{application} has no use for it"):
@@ -378,7 +379,7 @@ def test_every_config_of_the_repository_reads(path):
     assert from_dict(to_dict(config)) == config
 
 
-@pytest.mark.parametrize("name", [name for name in get_args(Learner) if name not in ("cavia", "metaicl")])
+@pytest.mark.parametrize("name", [name for name in LEARNERS if name not in ("cavia", "metaicl")])
 def test_one_word_of_the_first_config_changes_the_learner(name):
     """cavia alone needs more, the size of its context; and metaicl a model that writes."""
     config = fsj.read_config(Path(__file__).parents[1] / "configs" / "quickstart.yaml")

@@ -6,12 +6,24 @@ overrides any of them as ``--section.field value``.
 
 from dataclasses import dataclass, field
 
-from fewshot_jax.config.applications import APPLIES, WRITES, Application, Kind
+from fewshot_jax.config.applications import (
+    APPLICATIONS,
+    APPLIES,
+    NAMES,
+    WRITES,
+    ApplicationName,
+    ApplicationRecord,
+    check_fields,
+    kind_of,
+)
 from fewshot_jax.config.data import DataConfig, EpisodeConfig, TokenizerConfig
 from fewshot_jax.config.evaluation import BaselineConfig, EvaluationConfig
-from fewshot_jax.config.learner import SECOND_ORDER, WITHOUT_A_LOOP, InnerConfig, Learner, LearnerConfig
+from fewshot_jax.config.learner import InnerConfig, LearnerConfig, LearnerName
+from fewshot_jax.config.learner_rules import check_learner
+from fewshot_jax.config.learners import SECOND_ORDER, WITHOUT_A_LOOP
 from fewshot_jax.config.model import ModelConfig, OuterConfig
-from fewshot_jax.config.rules import check_data, check_learner, check_model
+from fewshot_jax.config.names import nearest
+from fewshot_jax.config.rules import check_data, check_model
 from fewshot_jax.config.running import ParallelConfig, RecoveryConfig
 from fewshot_jax.errors import require
 
@@ -20,15 +32,15 @@ __all__ = [
     "SECOND_ORDER",
     "WITHOUT_A_LOOP",
     "WRITES",
-    "Application",
+    "ApplicationName",
     "BaselineConfig",
     "Config",
     "DataConfig",
     "EpisodeConfig",
     "EvaluationConfig",
     "InnerConfig",
-    "Learner",
     "LearnerConfig",
+    "LearnerName",
     "ModelConfig",
     "OuterConfig",
     "ParallelConfig",
@@ -41,7 +53,7 @@ __all__ = [
 class Config:
     """One run: application, data, episodes, model, learner, inner and outer loop, evaluation, baselines, devices."""
 
-    application: Application = "text_classification"
+    application: ApplicationName = "text_classification"
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     episodes: EpisodeConfig = field(default_factory=EpisodeConfig)
@@ -56,21 +68,24 @@ class Config:
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
 
     def __post_init__(self) -> None:
+        require(
+            self.application in NAMES,
+            f"application: {self.application!r} is unknown; {nearest(self.application, NAMES)}",
+        )
         require(self.seed >= 0, f"seed={self.seed}: expected zero or more")
-        for section, fields in APPLIES.items():
-            given, default = getattr(self, section), type(getattr(self, section))()
-            for name, applications in fields.items():
-                value = getattr(given, name)
-                require(
-                    self.kind in applications or value == getattr(default, name),
-                    f"{section}.{name}={value}: {self.application} has no use for it; leave it out",
-                )
+        check_fields(self)
         check_data(self)
         check_model(self)
+        for check in self.record.checks:
+            check(self)
         check_learner(self)
 
     @property
-    def kind(self) -> Kind:
-        """The application, as `APPLIES` names it."""
-        scores = self.application == "text_classification" and self.model.classifier == "label_names"
-        return "label_scoring" if scores else self.application
+    def kind(self) -> str:
+        """The application, or the kind of it that the config makes of it: a name of `config.applications`."""
+        return kind_of(self.application, self)
+
+    @property
+    def record(self) -> ApplicationRecord:
+        """What is known of the application without building it."""
+        return APPLICATIONS[self.kind]

@@ -1,9 +1,16 @@
 """Where the data comes from, and what episodes and tokens are made of it."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
+from fewshot_jax.config.names import check_name
+from fewshot_jax.config.sources import SOURCES, SourceRecord, source_record
 from fewshot_jax.errors import require
+
+if TYPE_CHECKING:
+    SourceName = str
+else:
+    SourceName = Literal[tuple(SOURCES)] | str  # the help of the command line lists the names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +19,8 @@ class DataConfig:
 
     Attributes:
         source: "generated" (ships with the package), "files", "tfds", or "smlmt": raw text, whose classes are the
-            words that its sentences have masked, so that no labels are needed (`data.smlmt`).
+            words that its sentences have masked, so that no labels are needed (`data.smlmt`). A function of your
+            own is named as package.module:function.
         path: "files", "smlmt": a file, or a folder that holds `files`; "tfds": its data_dir.
         files: "files": names under `path` to read together; empty for `path` itself. With `sets`, the names to read
             in those of the sets that are folders; empty for all that can be read.
@@ -49,9 +57,10 @@ class DataConfig:
             name is the task.
         split_files: `files` are three, of the train, validation and test split; otherwise tasks are divided.
         history: turns before a reply that are read; None for all.
+        options: of a function of your own, which gets them as they stand here; built-in sources have none.
     """
 
-    source: Literal["generated", "files", "tfds", "smlmt"] = "generated"
+    source: SourceName = "generated"
     path: str | None = None
     files: tuple[str, ...] = ()
     sets: tuple[str, ...] = ()
@@ -80,8 +89,25 @@ class DataConfig:
     task_field: str = "task"
     split_files: bool = False
     history: int | None = None
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def record(self) -> SourceRecord:
+        """What is known of the source without reading it."""
+        return source_record(self.source)
 
     def __post_init__(self) -> None:
+        check_name("data.source", self.source, SOURCES)
+        require(
+            not self.options or self.record.takes_options,
+            f"data.options={self.options}: are of a source of your own; leave them out with {self.source}",
+        )
+        for name in ("path", "files", "split_files"):
+            value = getattr(self, name)
+            require(
+                not value or self.record.has_paths,
+                f"data.{name}={value}: {self.source} reads data.options alone; leave it out, or put it there",
+            )
         require(
             min(self.fractions) >= 0 and abs(sum(self.fractions) - 1) < 1e-6,
             f"data.fractions={self.fractions}: expected three shares (train, validation, test) of sum 1",

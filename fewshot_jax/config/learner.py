@@ -2,9 +2,11 @@
 
 import math
 import re
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
+from fewshot_jax.config.learners import LEARNERS, LearnerRecord, learner_record
+from fewshot_jax.config.names import check_name, is_function
 from fewshot_jax.errors import UserError, require
 
 
@@ -17,26 +19,10 @@ def check_pattern(field: str, pattern: str | None) -> None:
         raise UserError(f"{field}={pattern!r}: not a regular expression ({error})") from None
 
 
-Learner = Literal[
-    "maml",
-    "fomaml",
-    "anil",
-    "boil",
-    "reptile",
-    "meta_sgd",
-    "maml_plus_plus",
-    "imaml",
-    "cavia",
-    "proto_maml",
-    "protonet",
-    "matching_network",
-    "r2d2",
-    "metaicl",
-    "multi_task",
-]
-METRIC = ("protonet", "matching_network", "r2d2")  # compare embeddings
-WITHOUT_A_LOOP = (*METRIC, "metaicl")
-SECOND_ORDER = ("maml", "anil", "boil", "meta_sgd", "maml_plus_plus", "cavia", "proto_maml")  # a rule to choose
+if TYPE_CHECKING:
+    LearnerName = str
+else:
+    LearnerName = Literal[tuple(LEARNERS)] | str  # the help of the command line lists the names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +31,8 @@ class LearnerConfig:
 
     Attributes:
         name: of the algorithm; with an inner loop, from "maml" to "proto_maml", or without one. "multi_task"
-            learns nothing about adapting: joint training on all classes, the baseline of every other.
+            learns nothing about adapting: joint training on all classes, the baseline of every other. A function
+            of your own is named as package.module:function.
         gradient: how the inner gradient is differentiated: "auto", "mixed", "reverse" or "first_order"; read by
             maml, anil, boil, meta_sgd, maml_plus_plus, cavia and proto_maml alone.
         keep: what an inner step keeps for its backward pass: "all", "gradients", "carry", "sqrt";
@@ -63,9 +50,10 @@ class LearnerConfig:
         multi_step_share: first share of training, in which the losses after every inner step count (maml_plus_plus).
         first_order_share: first share of training that is first order (maml_plus_plus).
         channel: learn to write the source of an example given its target, not the target given the source (metaicl).
+        options: of a function of your own, which gets them as they stand here; built-in learners have none.
     """
 
-    name: Learner = "maml"
+    name: LearnerName = "maml"
     gradient: Literal["auto", "mixed", "reverse", "first_order"] = "auto"
     keep: Literal["all", "gradients", "carry", "sqrt"] | None = None
     keep_blocks: Literal["all", "matmul", "boundary"] | None = None
@@ -80,8 +68,19 @@ class LearnerConfig:
     multi_step_share: float = 0.1
     first_order_share: float = 0.3
     channel: bool = False
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def record(self) -> LearnerRecord:
+        """What is known of the algorithm without building it."""
+        return learner_record(self.name)
 
     def __post_init__(self) -> None:
+        check_name("learner.name", self.name, LEARNERS)
+        require(
+            not self.options or is_function(self.name),
+            f"learner.options={self.options}: are of a learner of your own; leave them out with {self.name}",
+        )
         require(
             self.task_chunk is None or self.task_chunk >= 1,
             f"learner.task_chunk={self.task_chunk}: expected at least 1",

@@ -1,10 +1,11 @@
-"""What the sections of a config ask of each other. Each rule that is broken ends in one message."""
+"""Cross-section validation of a config. Each broken rule ends in one message.
+
+`check_data` and `check_model` are of every config; the records of the applications name the others.
+"""
 
 from typing import TYPE_CHECKING
 
-from fewshot_jax.config.applications import HEADS, IMAGES, LABELS, OF_CLASSES, TEXTS, WRITERS, WRITES
 from fewshot_jax.config.data import DataConfig, EpisodeConfig, TokenizerConfig
-from fewshot_jax.config.learner import WITHOUT_A_LOOP
 from fewshot_jax.errors import require
 
 if TYPE_CHECKING:
@@ -12,19 +13,16 @@ if TYPE_CHECKING:
 
 
 def check_data(config: "Config") -> None:
-    """Data, episodes and tokenizer."""
+    """Check data, episodes and tokenizer."""
     data, episodes, tokenizer = config.data, config.episodes, config.tokenizer
     require(
         bool(data.sets) or episodes.domain_power == EpisodeConfig().domain_power,
         f"episodes.domain_power={episodes.domain_power}: there is one data set; set data.sets, or leave it out",
     )
+    record = config.record
     require(
-        config.kind in LABELS or data.source != "smlmt",
-        f"data.source=smlmt: makes labelled texts, which {config.application} does not read; take files",
-    )
-    require(
-        config.kind not in WRITES or data.source == "files" or not (data.files or data.split_files),
-        f"data.files={data.files}: tasks are generated; set data.source to files, or leave it out",
+        (record.labelled and record.texts) or not data.record.labelled_only,
+        f"data.source={data.source}: makes labelled texts, which {config.application} does not read; take files",
     )
     for name in ("class_split", "class_split_name", "fractions", "split_seed", "folds"):
         value = getattr(data, name)
@@ -32,110 +30,84 @@ def check_data(config: "Config") -> None:
             not data.split_files or value == getattr(DataConfig(), name),
             f"data.{name}={value}: the files are the splits (data.split_files); leave one of the two out",
         )
-    encoder = config.model.architecture == "encoder"
     for name in ("windows", "stride"):
         value = getattr(tokenizer, name)
         require(
-            encoder or value == getattr(TokenizerConfig(), name),
+            config.model.architecture == "encoder" or value == getattr(TokenizerConfig(), name),
             f"tokenizer.{name}={value}: only an encoder points to answers in windows; set "
             "model.architecture=encoder, or leave it out",
         )
+
+
+def check_pairs(config: "Config") -> None:
+    """Check the data of an application that reads a text and writes another."""
+    data, model = config.data, config.model
     require(
-        config.kind not in WRITES or encoder or tokenizer.kind != "wordpiece" or config.model.pretrained is not None,
+        data.source != "generated" or not (data.files or data.split_files),
+        f"data.files={data.files}: tasks are generated; set data.source to files, or leave it out",
+    )
+    require(
+        model.architecture == "encoder" or config.tokenizer.kind != "wordpiece" or model.pretrained is not None,
         "tokenizer.kind=wordpiece: forgets case and spaces of what is written; take bpe, or word for generated tasks",
     )
 
 
 def check_model(config: "Config") -> None:
-    """The model, for the application."""
-    model, writes = config.model, config.kind in WRITERS
-    require(
-        config.application not in TEXTS or model.width % model.heads == 0,
-        f"model.width={model.width}: expected a multiple of model.heads={model.heads}",
-    )
+    """Check the model, its n-grams and its context."""
+    model = config.model
     require(
         model.ngram_width > 0 or config.episodes.ngram_dropout == 0,
         f"episodes.ngram_dropout={config.episodes.ngram_dropout}: the model has no n-grams; set model.ngram_width",
     )
-    for name in ("token_remap", "token_dropout"):
-        value = getattr(config.episodes, name)
-        require(
-            value == 0 or model.pretrained is None,
-            f"episodes.{name}={value}: a pretrained model knows its words; leave it out",
-        )
     require(
-        model.context_width == 0 or model.pretrained is None,
-        f"model.context_width={model.context_width}: a pretrained model takes no context; leave it out",
-    )
-    require(
-        model.architecture != "encoder" or config.application == "question_answering",
+        model.architecture != "encoder" or config.record.when[1] == "architecture",
         f"model.architecture=encoder: points to answers in a text, and writes nothing; {config.application} takes "
         "decoder or encoder_decoder",
     )
-    threshold = config.evaluation.null_threshold
+
+
+def check_transformer(config: "Config") -> None:
+    """Check the width of a transformer."""
+    model = config.model
     require(
-        model.architecture == "encoder" or threshold == 0,
-        f"evaluation.null_threshold={threshold}: only an encoder points to answers; set model.architecture=encoder, or "
-        "leave it out",
+        model.width % model.heads == 0,
+        f"model.width={model.width}: expected a multiple of model.heads={model.heads}",
+    )
+
+
+def check_pretrained_encoder(config: "Config") -> None:
+    """Check what a pretrained encoder excludes."""
+    if config.model.pretrained is None:
+        return
+    for name in ("token_remap", "token_dropout"):
+        value = getattr(config.episodes, name)
+        require(value == 0, f"episodes.{name}={value}: a pretrained model knows its words; leave it out")
+    width = config.model.context_width
+    require(width == 0, f"model.context_width={width}: a pretrained model takes no context; leave it out")
+
+
+def check_answers(config: "Config") -> None:
+    """Check how answers are found: written, or pointed to by an encoder."""
+    evaluation, encoder = config.evaluation, config.model.architecture == "encoder"
+    require(
+        encoder or evaluation.null_threshold == 0,
+        f"evaluation.null_threshold={evaluation.null_threshold}: only an encoder points to answers; set "
+        "model.architecture=encoder, or leave it out",
     )
     require(
-        model.architecture != "encoder" or config.evaluation.beams == 1,
-        f"evaluation.beams={config.evaluation.beams}: an encoder points to answers without a search; leave it out",
+        not encoder or evaluation.beams == 1,
+        f"evaluation.beams={evaluation.beams}: an encoder points to answers without a search; leave it out",
     )
+
+
+def check_tokens(config: "Config") -> None:
+    """Check a model that predicts tokens."""
+    model = config.model
     require(
-        not writes or model.architecture != "decoder" or model.dropout == 0,
+        model.architecture != "decoder" or model.dropout == 0,
         f"model.dropout={model.dropout}: a decoder has none; leave it out",
     )
     require(
-        not writes or model.pretrained is not None or model.width % (2 * model.heads) == 0,
+        model.pretrained is not None or model.width % (2 * model.heads) == 0,
         f"model.width={model.width}: expected a multiple of twice model.heads={model.heads}",
-    )
-
-
-def check_learner(config: "Config") -> None:
-    """The learner and its inner loop, for application and model."""
-    name, kind, model = config.learner.name, config.kind, config.model
-    require(
-        kind not in IMAGES or name != "cavia",
-        "learner.name=cavia: the convolutions of images take no context; take maml or one of its relatives",
-    )
-    require(
-        kind not in WRITERS or name != "cavia",
-        "learner.name=cavia: a language model takes no context; take maml or one of its relatives",
-    )
-    require(  # multi_task as the baseline of cavia has its model, whose context stays at zero
-        (model.context_width > 0) == (name == "cavia") or name == "multi_task",
-        f"model.context_width={model.context_width}: cavia needs a positive number, other learners zero",
-    )
-    require(
-        kind in (*HEADS, *IMAGES) or name not in OF_CLASSES,
-        f"learner.name={name}: compares embeddings of classes, of which {kind} has none; "
-        "take maml or one of its relatives",
-    )
-    require(
-        name != "metaicl" or (kind in WRITERS and model.architecture == "decoder"),
-        "learner.name=metaicl: reads its examples before it writes; take an application that writes "
-        f"({', '.join(WRITES)}), or model.classifier=label_names, with model.architecture=decoder",
-    )
-    require(
-        not config.learner.channel or name == "metaicl",
-        f"learner.channel={config.learner.channel}: is a form of metaicl; leave it out with {name}",
-    )
-    for field in ("inner_steps", "tune_rates"):
-        value = getattr(config.evaluation, field)
-        require(
-            not value or name not in WITHOUT_A_LOOP,
-            f"evaluation.{field}={value}: {name} has no inner loop; leave it out",
-        )
-    require(
-        config.outer.params is None or name != "boil",
-        f"outer.params={config.outer.params}: boil adapts the whole body; leave it out, or take maml",
-    )
-    require(
-        config.inner.params is None or name not in ("anil", "boil"),
-        f"inner.params: {name} chooses itself what adapts; leave it out, or take maml",
-    )
-    require(
-        config.inner.optimizer == "sgd" or name != "meta_sgd",
-        f"inner.optimizer={config.inner.optimizer}: the inner step of meta_sgd is SGD's; take maml_plus_plus",
     )

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from fewshot_jax.algorithms.inner_loop import query_key
-from fewshot_jax.config.learner import METRIC
+from fewshot_jax.config.learners import METRIC
 from fewshot_jax.training.experiment import Experiment
 from fewshot_jax.types import Episode, Key, MetaParams
 
