@@ -224,6 +224,34 @@ def test_an_unknown_field_is_named_with_the_nearest_one(values, place, nearest):
     assert str(error.value) == f"my.yaml: unknown field '{place}'; did you mean '{nearest}'?"
 
 
+@pytest.mark.parametrize(
+    ("section", "field", "close", "near"),
+    [("learner", "name", "mamml", "maml"), ("data", "source", "file", "files")],
+)
+def test_a_name_is_of_the_table_or_a_function_of_ones_own(section, field, close, near):
+    for name in (close, "my module:build", "my_module:", ":build"):
+        with pytest.raises(
+            fsj.UserError, match=f"{section}.{field}: '{name}' is not one of '.*package.module:function"
+        ):
+            from_dict({section: {field: name}})
+    with pytest.raises(fsj.UserError, match=f"did you mean '{near}'"):
+        from_dict({section: {field: close}})
+    options = {"rate": 0.1, "names": ["a", "b"], "deep": {"n": 2}}
+    config = from_dict({section: {field: "my_package.my_module:made", "options": options}})
+    assert to_dict(config)[section]["options"] == options
+    assert from_dict(to_dict(config)) == config
+    with pytest.raises(fsj.UserError, match=f"{section}.options=.*of your own; leave them out"):
+        from_dict({section: {"options": options}})
+    with pytest.raises(fsj.UserError, match=f"{section}.options: expected a mapping of names to values, got 3"):
+        from_dict({section: {field: "a:b", "options": 3}})
+
+
+def test_options_are_compared_one_by_one_and_absent_where_there_are_none():
+    old, new = (from_dict({"learner": {"name": "a:b", "options": options}}) for options in ({"x": 1, "y": 2}, {"x": 3}))
+    assert differences(old, new) == ["learner.options.x: 1 -> 3", "learner.options.y: 2 -> absent"]
+    assert "options" not in {*to_dict(Config())["learner"], *to_dict(Config())["data"]}
+
+
 def test_an_unknown_field_like_no_other_comes_with_the_known_ones():
     with pytest.raises(fsj.UserError, match=r"unknown field 'inner\.zzz'; known: optimizer, rate, steps"):
         from_dict({"inner": {"zzz": 1}})

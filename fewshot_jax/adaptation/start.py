@@ -17,7 +17,7 @@ from fewshot_jax.adaptation.readers import HeadReader
 from fewshot_jax.adaptation.saving import read_model, weights_not_finite
 from fewshot_jax.applications.application import evaluation_steps
 from fewshot_jax.applications.text_model import TextModel, directory_of
-from fewshot_jax.config import WITHOUT_A_LOOP, WRITES, Config
+from fewshot_jax.config import WRITES, Config
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError, first_line
@@ -231,9 +231,9 @@ def with_choices(start: Start, examples: int) -> Start:
         start: as it was trained.
         examples: that it will adapt to.
     """
-    converted = start.config.learner.name in WITHOUT_A_LOOP
+    converted = not start.config.learner.record.has_loop
     if converted:
-        learner = dataclasses.replace(start.config.learner, name="proto_maml")
+        learner = dataclasses.replace(start.config.learner, name="proto_maml", options={})
         inner = dataclasses.replace(start.config.inner, optimizer="adam", rate=HEAD_RATE, steps=1, params=HEAD)
         start = dataclasses.replace(start, config=dataclasses.replace(start.config, learner=learner, inner=inner))
     usual: int

@@ -82,6 +82,10 @@ class LearnerConfig:
             f"learner.options={self.options}: are of a learner of your own; leave them out with {self.name}",
         )
         require(
+            not self.plan or not is_function(self.name),
+            f"learner.plan={self.plan}: knows the choices of built-in learners alone; leave it out with {self.name}",
+        )
+        require(
             self.task_chunk is None or self.task_chunk >= 1,
             f"learner.task_chunk={self.task_chunk}: expected at least 1",
         )

@@ -11,7 +11,6 @@ import numpy as np
 from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.applications.application import evaluation_steps
 from fewshot_jax.applications.classification import ClassApplication, confusion_of_episode
-from fewshot_jax.config import WITHOUT_A_LOOP
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.confusion import Confusion
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes, over_episodes
@@ -138,7 +137,7 @@ def _judged(experiment: Experiment, meta_params: MetaParams, shots: int, count: 
 def _step_curve(experiment: Experiment, meta_params: MetaParams, count: int) -> StepCurve | None:
     """The score on validation episodes after 0 to twice the trained number of steps, in one compiled program."""
     config, evaluation = experiment.config, experiment.config.evaluation
-    if config.learner.name in WITHOUT_A_LOOP:
+    if not config.learner.record.has_loop:
         return None
     trained, evaluated = config.inner.steps, evaluation_steps(config)
     most = max(2 * trained, evaluated, 1)

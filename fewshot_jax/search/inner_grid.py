@@ -16,7 +16,7 @@ from fewshot_jax.algorithms.gradient_based import RATES
 from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.applications.application import Score, evaluation_steps
 from fewshot_jax.atomic_write import write_text
-from fewshot_jax.config import WITHOUT_A_LOOP, Config
+from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.evaluation.episodic import Judge, evaluate_episodes, over_episodes
 from fewshot_jax.evaluation.statistics import Estimate, estimate, finite, plain
@@ -179,7 +179,7 @@ def tune_inner(
     run = RunDirectory(run_dir)
     config = run.config()
     name, evaluation = config.learner.name, config.evaluation
-    require(name not in WITHOUT_A_LOOP, f"{run.path}: {name} has no inner loop, so no rates and steps to tune")
+    require(config.learner.record.has_loop, f"{run.path}: {name} has no inner loop, so no rates and steps to tune")
     own_steps = evaluation_steps(config)
     counts = sorted({1, 2, 4, 8, max(1, own_steps)} if steps is None else set(steps))
     for flag, values in (("rates", rates), ("steps", steps), ("shots", shots)):
