@@ -17,9 +17,9 @@ from pathlib import Path
 from common import table
 
 import fewshot_jax as fsj
-from fewshot_jax.applications.text_classification import raw_texts
 from fewshot_jax.atomic_write import write_text
 from fewshot_jax.data.smlmt import smlmt_records
+from fewshot_jax.data.sources import raw_texts
 
 ROOT = Path(__file__).parents[1]
 FILES = ("train.jsonl", "val.jsonl", "test.jsonl")

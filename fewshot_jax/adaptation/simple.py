@@ -11,7 +11,7 @@ from fewshot_jax import strict_json
 from fewshot_jax.adaptation.saving import save_model
 from fewshot_jax.adaptation.scaling import Prediction, most_probable, probabilities
 from fewshot_jax.data.labels import plain_texts
-from fewshot_jax.evaluation.baselines import ANALYSERS
+from fewshot_jax.data.tfidf import ANALYSERS
 
 NAME = "TF-IDF + logistic regression"
 KIND = "tfidf"

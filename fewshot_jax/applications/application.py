@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 
+from fewshot_jax.applications.optional import OptionalParts
 from fewshot_jax.config import Config
 from fewshot_jax.types import Batch, BatchFn, Episode, Key, LossFn, MetaLearner, MetaParams, Params, PyTree
 
@@ -74,9 +75,10 @@ class Score(NamedTuple):
         return f"validation_{self.name.replace(' ', '_')}"
 
 
-class Application(Protocol):
+class Application(OptionalParts, Protocol):
     """The data and the functions of one run, built from its config.
 
+    A class of the table inherits from `OptionalParts`, and overrides those that it has.
     Episodes are a pure function of split, step and task index.
     """
 

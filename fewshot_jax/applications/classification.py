@@ -19,11 +19,11 @@ import numpy as np
 from fewshot_jax.algorithms.metric import ABSENT, masked_cross_entropy
 from fewshot_jax.algorithms.proto_maml import prototype_head
 from fewshot_jax.applications.application import Functions, Score, Stream, episode_seed
+from fewshot_jax.applications.optional import HeldOut, OptionalParts
 from fewshot_jax.config import Config, DataConfig
 from fewshot_jax.data.episodes import EpisodeSampler
 from fewshot_jax.data.folds import divide_fold
 from fewshot_jax.data.splits import divide, read_class_split
-from fewshot_jax.errors import UserError
 from fewshot_jax.models.heads import zero_head
 from fewshot_jax.types import Aux, Batch, BatchFn, Episode, Key, MetaLearner, MetaParams, Params, PyTree
 
@@ -169,7 +169,7 @@ MACRO_F1 = Score("macro F1", macro_f1_of_episode)
 
 
 @dataclass(frozen=True)
-class ClassApplication:
+class ClassApplication(OptionalParts):
     """What the applications with classes share; each adds how its items are read and batched.
 
     Attributes:
@@ -218,6 +218,28 @@ class ClassApplication:
     def batches(self, split: str, sampler: EpisodeSampler) -> Stream:
         """The drawn items as arrays."""
         raise NotImplementedError
+
+    @classmethod
+    def read_splits(cls, config: Config) -> dict[str, Any]:
+        """Read and split the data of a config, without encoding it."""
+        raise NotImplementedError
+
+    @classmethod
+    def divided_by(cls, config: Config, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """The names of what was divided to hold out these classes."""
+        del config
+        return classes
+
+    @classmethod
+    def held_out(cls, config: Config) -> HeldOut:
+        application = ClassApplication(config, cls.read_splits(config))
+        for split in ("validation", "test"):
+            application.sampler(split, config.evaluation.most_shots(split))
+        classes = tuple(application.labels()["test"])
+        return HeldOut(classes, cls.divided_by(config, classes))
+
+    def chance(self) -> float | None:
+        return 1 / self.config.evaluation.ways
 
     @property
     def joint_classes(self) -> int:
@@ -271,20 +293,6 @@ class ClassApplication:
             split=split,
             section=section,
         )
-
-
-def data_files(config: DataConfig) -> list[Path]:
-    """The files of the source "files".
-
-    Raises:
-        UserError: there is no path, or nothing there.
-    """
-    if config.path is None:
-        raise UserError(f"data.path: the source '{config.source}' needs a file or a folder; give --data.path PATH")
-    path = Path(config.path)
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder; see data.path")
-    return [path / name for name in config.files] or [path]
 
 
 def class_members(names: Sequence[str], config: DataConfig) -> dict[str, list[str]]:

@@ -12,10 +12,17 @@ from fewshot_jax.applications.writing import Writing
 from fewshot_jax.config import Config
 from fewshot_jax.data.dialogues import ASSISTANT, Turn, marked, read_dialogues, replies
 from fewshot_jax.data.examples import Example
-from fewshot_jax.data.files import read_rows
+from fewshot_jax.data.files import Problems, read_rows
 from fewshot_jax.data.tasks import World
+from fewshot_jax.data.validate import FileFormat, Item
 from fewshot_jax.data.worlds import WORLDS
 from fewshot_jax.errors import UserError
+
+
+def _items(path: Path, text: str, label: str, problems: Problems | None) -> list[Item]:
+    del text, label
+    examples = replies(read_dialogues(path, problems=problems))
+    return [Item({"before": e.source, "reply": e.target}, e.task) for e in examples]
 
 
 class Dialogue(Writing):
@@ -28,6 +35,10 @@ class Dialogue(Writing):
     world: ClassVar[World] = staticmethod(WORLDS["dialogue"])
     score: ClassVar[Score] = NATS._replace(exponential="perplexity")
     scores: ClassVar[tuple[Score, ...]] = (score, EXACT)
+    file_format: ClassVar[FileFormat | None] = FileFormat(
+        _items, empty="no turn of the assistant answers another. Give dialogues of two turns at least."
+    )
+    text_scores: ClassVar[tuple[str, ...]] = ("BLEU", "distinct-2", "slot recall")
     apart: ClassVar[bool] = True  # of one dialogue, a later turn tells the reply to an earlier one
 
     @classmethod

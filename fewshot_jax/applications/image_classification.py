@@ -11,22 +11,19 @@ import numpy as np
 
 from fewshot_jax import strict_json
 from fewshot_jax.applications.application import Functions, Stream
-from fewshot_jax.applications.classification import (
-    ClassApplication,
-    Features,
-    class_members,
-    classification,
-    data_files,
-)
+from fewshot_jax.applications.classification import ClassApplication, Features, class_members, classification
+from fewshot_jax.applications.optional import By
 from fewshot_jax.config import Config, DataConfig
 from fewshot_jax.data.episodes import EpisodeSampler, gather
 from fewshot_jax.data.images import ImageSplit, image_splits, read_npz, read_vinyals_split
+from fewshot_jax.data.sources import data_files
 from fewshot_jax.data.tfds_images import read_tfds_images
-from fewshot_jax.errors import UserError
+from fewshot_jax.errors import UserError, require
 from fewshot_jax.models.conv import ConvFeatures
 from fewshot_jax.types import Batch, Episode, Key, Params
 
 VINYALS = "vinyals"
+PIXELS = "pixel centroid"
 
 
 def features_of_images(model: ConvFeatures, shape: tuple[int, ...]) -> Features:
@@ -67,7 +64,8 @@ def read_images(config: DataConfig) -> dict[str, ImageSplit]:
             raise UserError(f"data.files={config.files}: expected one .npz file of images")
         images, label, classes = read_npz(paths[0])
     else:
-        raise UserError("data.source: image_classification has no generated images; set it to files or tfds")
+        what = "has no generated images" if config.source == "generated" else "reads no such source"
+        raise UserError(f"data.source={config.source}: image_classification {what}; set it to files or tfds")
     if config.class_split == VINYALS:
         members = read_vinyals_split(Path(config.path or "."))
     else:
@@ -87,9 +85,22 @@ class ImageClassification(ClassApplication):
             UserError: the data cannot be read, or cannot fill the episodes.
         """
         del saved
-        application = cls(config, read_images(config.data))
+        application = cls(config, cls.read_splits(config))
         application.check_episodes()
         return application
+
+    @classmethod
+    def read_splits(cls, config: Config) -> dict[str, Any]:
+        return read_images(config.data)
+
+    @classmethod
+    def division(cls, data: DataConfig, by: By | None, flag: str) -> DataConfig:
+        require(by in (None, "class"), f"{flag}: images have classes alone; take --by class")
+        return data
+
+    def centroid_vectors(self, split: str) -> tuple[str, Any] | None:
+        images = self.splits[split].images
+        return PIXELS, images.reshape(len(images), -1).astype(np.float32)
 
     def functions(self, *, training: bool) -> Functions:
         config = self.config

@@ -14,9 +14,8 @@ import numpy as np
 
 from fewshot_jax import strict_json
 from fewshot_jax.applications.application import Functions, Stream
-from fewshot_jax.applications.classification import ClassApplication
+from fewshot_jax.applications.labelled_texts import LabelledTexts, fingerprint_of_texts, read_data, split_data
 from fewshot_jax.applications.scored_labels import CHOICES
-from fewshot_jax.applications.text_classification import fingerprint_of_texts, read_data, split_data
 from fewshot_jax.applications.text_codec import TOKENIZER, notes_on_cut
 from fewshot_jax.applications.text_model import TextModel, fingerprint_of_model
 from fewshot_jax.applications.text_to_text import WRITTEN
@@ -31,7 +30,7 @@ from fewshot_jax.types import Episode
 
 
 @dataclass(frozen=True)
-class LabelScoring(ClassApplication):
+class LabelScoring(LabelledTexts):
     """The application of one run; see `application.Application`. Its splits are of texts, `TextSplit`.
 
     Attributes:
@@ -72,10 +71,6 @@ class LabelScoring(ClassApplication):
 
     def functions(self, *, training: bool) -> Functions:
         return self.model.with_config(self.config).functions(training=training)
-
-    def texts(self, split: str) -> list[str]:
-        """The texts that the positions of `sampler` refer to."""
-        return self.splits[split].texts
 
     def batches(self, split: str, sampler: EpisodeSampler) -> Stream:
         sources, names, label = self.sources[split], self.names[split], self.splits[split].label

@@ -13,18 +13,30 @@ from fewshot_jax.applications.writing import Writing
 from fewshot_jax.config import Config
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.fields import string
-from fewshot_jax.data.files import read_rows, suffix_of
+from fewshot_jax.data.files import Problems, read_rows, suffix_of
 from fewshot_jax.data.squad import Question, read_questions, read_squad
 from fewshot_jax.data.tasks import World
+from fewshot_jax.data.validate import FileFormat, Item
 from fewshot_jax.data.worlds import WORLDS
 
 NO_ANSWER = "no answer"  # what is written where the text has none
+
+
+def _items(path: Path, text: str, label: str, problems: Problems | None) -> list[Item]:
+    del text, label
+    items = []
+    for asked in read_questions(path, problems=problems):
+        answer = asked.answers[0].text if asked.answers else ""
+        items.append(Item({"question": asked.question, "context": asked.context, "answer": answer}, asked.article))
+    return items
 
 
 class QuestionAnswering(Writing):
     """The application of one run; its files hold questions about texts."""
 
     world: ClassVar[World] = staticmethod(WORLDS["question_answering"])
+    file_format: ClassVar[FileFormat | None] = FileFormat(_items)
+    text_scores: ClassVar[tuple[str, ...]] = ("SQuAD exact match", "SQuAD F1")
 
     @classmethod
     def read(cls, config: Config, path: Path, model: TextModel | None) -> list[Example]:

@@ -1,6 +1,7 @@
 """Few-shot regression of sinusoids: the toy on which meta-learners can be seen to adapt."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -10,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fewshot_jax.applications.application import Functions, Score, Stream, episode_seed, evaluation_steps
+from fewshot_jax.applications.optional import OptionalParts
 from fewshot_jax.atomic_write import atomic_file
-from fewshot_jax.config import WITHOUT_A_LOOP, Config
+from fewshot_jax.config import Config
 from fewshot_jax.data.sinusoid import INPUT, sinusoid_task
 from fewshot_jax.models.mlp import MLP
-from fewshot_jax.types import Aux, Batch, Episode, Key, MetaLearner, MetaParams, Params
+from fewshot_jax.types import Aux, Batch, Episode, Key, MetaLearner, MetaParams, Params, PyTree
 
 
 def regression(*, width: int, layers: int, context_width: int = 0) -> Functions:
@@ -57,11 +59,12 @@ def _mean_squared_error(outputs: jax.Array, episode: Episode) -> jax.Array:
     return jnp.mean((outputs - episode.query["y"]) ** 2)
 
 
+SUPPORT_MEAN = "mean of the support set"
 SQUARED_ERROR = Score("mean squared error", _mean_squared_error, larger_is_better=False, percent=False)
 
 
 @dataclass(frozen=True)
-class Regression:
+class Regression(OptionalParts):
     """The application of one run; see `application.Application`. An item is ``{"x": [1], "y": [1]}``."""
 
     config: Config
@@ -74,6 +77,13 @@ class Regression:
         """There is nothing to read."""
         del saved
         return cls(config)
+
+    @classmethod
+    def is_endless(cls, config: Config) -> bool:
+        return True
+
+    def plain_outputs(self) -> Mapping[str, Callable[[Episode], PyTree]]:
+        return {SUPPORT_MEAN: lambda episode: jnp.mean(episode.support["y"])}
 
     def with_config(self, config: Config) -> Self:
         return dataclasses.replace(self, config=config)
@@ -118,7 +128,7 @@ class Regression:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        if self.config.learner.name in WITHOUT_A_LOOP:
+        if not self.config.learner.record.has_loop:
             return
         steps = sorted({0, 1, evaluation_steps(self.config), *self.config.evaluation.inner_steps})
         shots, seed = max(self.config.evaluation.shots), episode_seed(self.config, "test")

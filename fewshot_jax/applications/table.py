@@ -14,10 +14,12 @@ from fewshot_jax.applications.text_classification import TextClassification
 from fewshot_jax.applications.translation import Translation
 from fewshot_jax.config import Config
 
-APPLICATIONS: dict[str, Any] = {
+APPLICATIONS: dict[str, Any] = {  # by the names of `config.applications`
     "text_classification": TextClassification,
+    "label_scoring": LabelScoring,
     "image_classification": ImageClassification,
     "question_answering": QuestionAnswering,
+    "span_question_answering": SpanQuestionAnswering,
     "translation": Translation,
     "dialogue": Dialogue,
     "regression": Regression,
@@ -25,12 +27,8 @@ APPLICATIONS: dict[str, Any] = {
 
 
 def application_of(config: Config) -> Any:
-    """The class of a config's application, some of which have two."""
-    if config.application == "text_classification" and config.model.classifier == "label_names":
-        return LabelScoring
-    if config.application == "question_answering" and config.model.architecture == "encoder":
-        return SpanQuestionAnswering
-    return APPLICATIONS[config.application]
+    """Return the class of a config's application, or of the kind that it is of."""
+    return APPLICATIONS[config.kind]
 
 
 def build_application(config: Config, saved: Path | None = None) -> Application:

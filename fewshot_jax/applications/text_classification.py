@@ -1,126 +1,27 @@
 """Few-shot text classification: labelled texts, a tokenizer trained on them, a transformer encoder."""
 
 import functools
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
-from fewshot_jax import strict_json
-from fewshot_jax.applications.application import READING, Functions, Stream
-from fewshot_jax.applications.classification import (
-    ClassApplication,
-    class_members,
-    data_files,
-)
+from fewshot_jax.applications.application import Functions, Stream
+from fewshot_jax.applications.labelled_texts import LabelledTexts, fingerprint_of_texts, read_data, split_data
 from fewshot_jax.applications.text_codec import TOKENIZER, notes_on_cut
 from fewshot_jax.applications.text_model import TextModel, fingerprint_of_model
-from fewshot_jax.config import Config, DataConfig
+from fewshot_jax.config import Config
 from fewshot_jax.data.episodes import EpisodeSampler
-from fewshot_jax.data.labels import tidy_records
 from fewshot_jax.data.loader import EncodedTexts, augment, by_frequency, text_episodes
-from fewshot_jax.data.records import Record
-from fewshot_jax.data.sets import label_text, read_sets
-from fewshot_jax.data.splits import TextSplit, split_records
+from fewshot_jax.data.sets import label_text
+from fewshot_jax.data.splits import TextSplit
 from fewshot_jax.data.tokenization import SPECIAL_TOKENS
-from fewshot_jax.errors import UserError
 from fewshot_jax.types import Episode
-
-if TYPE_CHECKING:
-    pass
-
-
-def read_data(config: DataConfig, seed: int, notes: list[str] | None = None) -> list[Record]:
-    """Read the labelled texts that a config names.
-
-    Args:
-        config: of the data.
-        seed: of generated data.
-        notes: gets what to tell of the names of labels; None to leave it out.
-
-    Raises:
-        UserError: the data cannot be read, or two of its labels are the same number.
-    """
-    records, told = tidy_records(_read(config, seed, notes), config.path or config.name or config.source)
-    if notes is not None:
-        notes += told
-    return records
-
-
-def _read(config: DataConfig, seed: int, notes: list[str] | None) -> list[Record]:
-    if config.source == "generated":
-        from fewshot_jax.data.generated import generated_intents
-
-        return generated_intents(seed=seed, groups=config.groups, texts_per_class=config.texts_per_class)
-    if config.source == "tfds":
-        from fewshot_jax.data.tfds import read_tfds
-
-        if config.name is None:
-            raise UserError("data.name: the source 'tfds' needs the name of a data set")
-        return read_tfds(
-            config.name,
-            split=config.tfds_split,
-            text=config.text_field,
-            label=config.label_field,
-            group=config.group_field,
-            data_dir=config.path,
-        )
-    from fewshot_jax.data.files import read_records
-
-    if config.source == "smlmt":
-        from fewshot_jax.data.smlmt import smlmt_records
-
-        texts = [text for path in data_files(config) for text in raw_texts(path, config.text_field)]
-        words, length = config.smlmt_words, config.smlmt_length
-        return smlmt_records(texts, max_words=words, max_length=length, shared=False, seed=seed)
-    if config.sets:
-        if config.path is None:
-            raise UserError("data.path: data.sets are files or folders under a path; give --data.path PATH")
-        return read_sets(
-            config.path,
-            config.sets,
-            files=config.files,
-            text=config.text_field,
-            label=config.label_field,
-            group=config.group_field,
-            notes=notes,
-        )
-    return [
-        record
-        for path in data_files(config)
-        for record in read_records(path, text=config.text_field, label=config.label_field, group=config.group_field)
-    ]
-
-
-def raw_texts(path: Path, field: str) -> list[str]:
-    """The documents of a file, or of all files of a folder."""
-    from fewshot_jax.config.pretraining import CorpusConfig
-    from fewshot_jax.data.pretraining.documents import read_documents
-
-    return read_documents(CorpusConfig(path=str(path), text_field=field))
-
-
-def split_data(records: list[Record], config: DataConfig, notes: list[str] | None = None) -> dict[str, TextSplit]:
-    """Divide records into class-disjoint train, validation and test splits, without duplicates; see `split_records`."""
-    by = config.split_by
-    names = sorted({getattr(record, by) for record in records})
-    if names == [""]:  # files without a group_field
-        raise UserError("data.split_by: the texts have no groups to split by; set data.group_field, or split by label")
-    splits = split_records(records, class_members(names, config), by=by, notes=notes)
-    if not splits["train"].texts:
-        found = f"{len(names)} {by}{'' if len(names) == 1 else 's'}"
-        raise UserError(
-            f"train split: has no texts: the data has {found} to divide among three splits; add some, or see "
-            "data.fractions and data.class_split"
-        )
-    return splits
 
 
 @dataclass(frozen=True)
-class TextClassification(ClassApplication):
+class TextClassification(LabelledTexts):
     """The application of one run; see `application.Application`. Its splits are of texts, `TextSplit`.
 
     Attributes:
@@ -197,14 +98,6 @@ class TextClassification(ClassApplication):
             mask_id=SPECIAL_TOKENS.index("[MASK]"),
             ngram_dropout=self.config.episodes.ngram_dropout,
         )
-
-
-def fingerprint_of_texts(splits: Mapping[str, TextSplit]) -> dict[str, str]:
-    """A hash of the texts, labels and classes of each split, and how they are read."""
-    return READING | {
-        name: hashlib.sha256(strict_json.dumps([split.texts, split.label.tolist(), split.classes]).encode()).hexdigest()
-        for name, split in splits.items()
-    }
 
 
 def with_label_names(config: Config, split: TextSplit) -> list[str]:

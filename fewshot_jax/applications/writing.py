@@ -14,24 +14,26 @@ import numpy as np
 
 from fewshot_jax import strict_json
 from fewshot_jax.applications.application import READING, Functions, Score, Stream, episode_seed
-from fewshot_jax.applications.classification import class_members, data_files
+from fewshot_jax.applications.classification import class_members
+from fewshot_jax.applications.optional import PARTS, By, HeldOut, OptionalParts, Shown, SplitTexts
 from fewshot_jax.applications.text_codec import TOKENIZER
 from fewshot_jax.applications.text_model import TextModel, fingerprint_of_model
 from fewshot_jax.applications.text_to_text import EXACT, NATS
-from fewshot_jax.config import Config
+from fewshot_jax.config import Config, DataConfig
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.parallel import without_sources
 from fewshot_jax.data.sequences import Codec, lengths, sequence_batch
+from fewshot_jax.data.sources import data_files, read_examples
 from fewshot_jax.data.splits import SPLITS
 from fewshot_jax.data.tasks import Drawn, NewTasks, PooledTasks, TaskSampler, World
-from fewshot_jax.errors import UserError
+from fewshot_jax.errors import UserError, require
 from fewshot_jax.types import Episode, MetaLearner, MetaParams
 
 _TASKS_READ = 400  # generated tasks that a tokenizer is trained on: far more than name every word
 
 
 @dataclass(frozen=True)
-class Writing:
+class Writing(OptionalParts):
     """The application of one run; see `application.Application`.
 
     Attributes:
@@ -97,10 +99,8 @@ class Writing:
             UserError: the data or the model cannot be used, or a task cannot fill an episode.
         """
         pools, notes = None, list[str]()
-        if config.data.source == "tfds":
-            raise UserError(f"data.source=tfds: {config.application} reads files; write the data set to one")
-        if config.data.source == "files":
-            pools, left_out = cls.split(config, [cls.read(config, path, None) for path in data_files(config.data)])
+        if not cls.is_endless(config):
+            pools, left_out = cls.split(config, cls.read_all(config))
             if left_out:
                 notes.append(f"skipped {left_out} examples whose text is held out")
 
@@ -110,7 +110,7 @@ class Writing:
 
         model = TextModel.open(config, saved, texts=texts)
         if model.render is not None and pools is not None:  # a chat template, known only now, writes other sources
-            pools, _ = cls.split(config, [cls.read(config, path, model) for path in data_files(config.data)])
+            pools, _ = cls.split(config, cls.read_all(config, model))
         if pools is not None:
             model = dataclasses.replace(model, codec=dataclasses.replace(model.codec, known={}))
             if saved is None:
@@ -121,6 +121,58 @@ class Writing:
         for split in ("validation", "test"):
             application.sampler(split, config.evaluation.most_shots(split))
         return application
+
+    @classmethod
+    def read_all(cls, config: Config, model: TextModel | None = None) -> list[list[Example]]:
+        """The examples of each file, or those of another source.
+
+        Args:
+            config: of the run.
+            model: whose chat template writes what is read, where it has one.
+
+        Raises:
+            UserError: the source cannot be read, or has no pairs of texts.
+        """
+        data = config.data
+        if data.source == "tfds":
+            raise UserError(f"data.source=tfds: {config.application} reads files; write the data set to one")
+        if data.source == "files":
+            return [cls.read(config, path, model) for path in data_files(data)]
+        return [read_examples(data, config.seed)]
+
+    @classmethod
+    def is_endless(cls, config: Config) -> bool:
+        return config.data.source == "generated"
+
+    @classmethod
+    def division(cls, data: DataConfig, by: By | None, flag: str) -> DataConfig:
+        require(
+            by in (None, "domain"),
+            f"{flag}: the examples have tasks (what data.task_field says, or else the name of a file); hold them out "
+            "with --by domain",
+        )
+        return data
+
+    @classmethod
+    def held_out(cls, config: Config) -> HeldOut:
+        evaluation = config.evaluation
+        pools = cls.split(config, cls.read_all(config))[0]
+        for split in ("validation", "test"):
+            sizes = {"shots": evaluation.most_shots(split), "queries": evaluation.queries}
+            PooledTasks(pools[split], **sizes, seed=0, split=split, section="evaluation", apart=cls.apart)
+        tasks = tuple(sorted({example.task for example in pools["test"]}))
+        return HeldOut(tasks, tasks)
+
+    def split_texts(self) -> SplitTexts | None:
+        if self.pools is None:
+            return None
+        return SplitTexts(
+            {name: [example.source for example in pool] for name, pool in self.pools.items()}, self.labels()
+        )
+
+    def first_episode(self) -> list[Shown]:
+        drawn = self.training_sampler().task(0, 0)
+        return [Shown(part, one.source, one.target) for part, some in zip(PARTS, drawn, strict=True) for one in some]
 
     @classmethod
     def encode_all(cls, pools: Mapping[str, Sequence[Example]], codec: Codec) -> list[str]:

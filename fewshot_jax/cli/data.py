@@ -11,11 +11,12 @@ import tyro
 
 from fewshot_jax.cli.arguments import counted, parse, print_json
 from fewshot_jax.cli.examples import example_of
+from fewshot_jax.config.applications import APPLICATIONS, columns_of_files
 from fewshot_jax.config_file import nearest, read_config
-from fewshot_jax.errors import UserError
+from fewshot_jax.errors import UserError, require
 
 if TYPE_CHECKING:
-    from fewshot_jax.data.validate import FileReport
+    from fewshot_jax.data.validate import FileFormat, FileReport
 
 _SHOWN = 20  # problems, classes
 
@@ -98,7 +99,8 @@ def usage() -> str:
 def _ls(arguments: Ls) -> None:
     from fewshot_jax.data.at_hand import applications, generated, prepared
 
-    found = {"applications": applications(), "generated": generated(), "tfds": prepared(arguments.data_dir)}
+    known = APPLICATIONS
+    found = {"applications": applications(known), "generated": generated(known), "tfds": prepared(arguments.data_dir)}
     if arguments.json:
         print_json(found)
         return
@@ -113,7 +115,8 @@ def _ls(arguments: Ls) -> None:
 def _validate(arguments: Validate) -> None:
     from fewshot_jax.data.validate import check_file
 
-    report = check_file(arguments.file, _application(arguments), text=arguments.text_field, label=arguments.label_field)
+    name, fields = _application(arguments), {"text": arguments.text_field, "label": arguments.label_field}
+    report = check_file(arguments.file, name, _format_of(name), **fields)
     if arguments.json:
         lengths = {name: one._asdict() for name, one in report.lengths.items()}
         print_json({**dataclasses.asdict(report), "lengths": lengths, "usable": report.usable})
@@ -133,7 +136,7 @@ def _verdict(report: "FileReport", *, shown: bool) -> str:
 
 
 def _print_report(report: "FileReport") -> None:
-    writes = report.application != "text_classification"
+    writes = not APPLICATIONS[report.application].labelled
     print(f"{report.path}: {report.application}, {report.encoding}")
     print(f"  {counted(report.rows, 'example')}, {counted(report.duplicates, 'exact duplicate')}, {report.empty} empty")
     if report.groups:
@@ -161,19 +164,15 @@ def _preview(arguments: Preview) -> None:
 
         rows: list[dict[str, Any]] = [one._asdict() for one in training_episode(read_config(arguments.source))]
     else:
-        from fewshot_jax.data.validate import read_items
-
         problems: list[UserError] = []
-        path, application = arguments.source.expanduser(), _application(arguments)
-        fields = {"text": arguments.text_field, "label": arguments.label_field}
-        items = read_items(path, application, **fields, problems=problems)
+        path, file_format = arguments.source.expanduser(), _format_of(_application(arguments))
+        items = file_format.read(path, arguments.text_field, arguments.label_field, problems)
         if problems:
             more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
             if not items:
                 raise UserError(f"{problems[0]}{more}")
             print(f"note: {problems[0]}{more}; 'fewshot-jax data validate' tells all", file=sys.stderr)
-        group = "label" if application == "text_classification" else "task"
-        rows = [{**item.texts, group: item.group} for item in items[: arguments.rows]]
+        rows = [{**item.texts, file_format.group: item.group} for item in items[: arguments.rows]]
     if arguments.json:
         print_json(rows)
     else:
@@ -198,13 +197,23 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
 def _application(arguments: Validate | Preview) -> str:
     """The application that is asked for, or else that of the file's columns."""
     from fewshot_jax.data.detect import detect_application
-    from fewshot_jax.data.validate import check_application
 
     path = arguments.file if isinstance(arguments, Validate) else arguments.source
     if arguments.application is None:
         return detect_application(path, text=arguments.text_field, label=arguments.label_field, flag="--application")
-    check_application(arguments.application)
+    known = columns_of_files()
+    require(
+        arguments.application in known,
+        f"--application {arguments.application}: {nearest(arguments.application, known)}",
+    )
     return arguments.application
+
+
+def _format_of(application: str) -> "FileFormat":
+    """How an application reads a file of its examples."""
+    from fewshot_jax.applications.table import APPLICATIONS as CLASSES
+
+    return CLASSES[application].file_format
 
 
 # The parts of the command: their arguments and what they do.

@@ -28,7 +28,9 @@ from fewshot_jax.config.running import ParallelConfig, RecoveryConfig
 from fewshot_jax.errors import require
 
 __all__ = [
+    "APPLICATIONS",
     "APPLIES",
+    "NAMES",
     "SECOND_ORDER",
     "WITHOUT_A_LOOP",
     "WRITES",

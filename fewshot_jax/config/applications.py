@@ -207,10 +207,13 @@ def kinds(flag: str) -> tuple[str, ...]:
     return tuple(name for name, record in APPLICATIONS.items() if getattr(record, flag))
 
 
-def columns_of_files(text: str = "text", label: str = "label") -> dict[str, tuple[tuple[str, ...], ...]]:
-    """Return what files each application is detected by, see `ApplicationRecord.columns`.
+def columns_of_files(
+    applications: Mapping[str, ApplicationRecord] = APPLICATIONS, *, text: str = "text", label: str = "label"
+) -> dict[str, tuple[tuple[str, ...], ...]]:
+    """Return the columns by which files of each application are detected, see `ApplicationRecord.columns`.
 
     Args:
+        applications: of which those that read files of texts have columns.
         text: the column of the text of labelled texts, where a user has named another.
         label: that of the label.
     """
@@ -219,7 +222,7 @@ def columns_of_files(text: str = "text", label: str = "label") -> dict[str, tupl
         name: tuple(tuple(renamed.get(column, column) for column in place) for place in record.columns)
         if record.labelled
         else record.columns
-        for name, record in APPLICATIONS.items()
+        for name, record in applications.items()
         if record.columns
     }
 

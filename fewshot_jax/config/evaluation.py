@@ -82,7 +82,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineConfig:
-    """What stands beside the learner in the table and costs training; the other floors are always there.
+    """What stands beside the learner in the table and costs training; the other baselines are always there.
 
     Fine-tuning is Adam on all parameters. Its rate and number of steps are those that do best on validation
     episodes, for each number of shots.

@@ -1,35 +1,26 @@
 """What there is to train on without a download: generated data, prepared data sets, and files of the right columns."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from fewshot_jax.data.detect import NEEDS
+from fewshot_jax.config.applications import ApplicationRecord, columns_of_files
 
-_FILES = {
-    "text_classification": "CSV, TSV, JSONL",
-    "question_answering": "CSV, TSV, JSONL, or SQuAD's JSON",
-    "translation": "CSV, TSV, JSONL",
-    "dialogue": "JSONL, of turns with speaker and text, or of Schema-Guided Dialogue",
-}
 _FORMATS = ("array_record", "parquet")  # of tensorflow-datasets, which are read without TensorFlow
 
 
-def applications() -> dict[str, str]:
-    """The columns (CSV, TSV) or fields (JSONL) that each application reads."""
+def applications(records: Mapping[str, ApplicationRecord]) -> dict[str, str]:
+    """Return the columns (CSV, TSV) or fields (JSONL) that each application reads."""
+    needs = columns_of_files(records)
     return {
-        name: f"{', '.join(' or '.join(place) for place in places)}  ({_FILES[name]})" for name, places in NEEDS.items()
+        name: f"{', '.join(' or '.join(place) for place in places)}  ({records[name].files})"
+        for name, places in needs.items()
     }
 
 
-def generated() -> dict[str, str]:
-    """The data that ships with the package, by application; with ``data.source: generated``."""
-    return {
-        "text_classification": "intents that are told by the order of three actions",
-        "question_answering": "questions whose words for the relations are new in every task",
-        "translation": "languages of a lexicon and a word order",
-        "dialogue": "personas with favourites and a manner of speaking",
-        "regression": "sinusoids of an amplitude and a phase",
-    }
+def generated(records: Mapping[str, ApplicationRecord]) -> dict[str, str]:
+    """Return the data that ships with the package, by application; with ``data.source: generated``."""
+    return {name: record.generated for name, record in records.items() if record.generated}
 
 
 def prepared(data_dir: Path | None = None) -> dict[str, str]:

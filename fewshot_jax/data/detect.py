@@ -6,20 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 
 from fewshot_jax import strict_json
+from fewshot_jax.config.applications import APPLICATIONS, ApplicationRecord, columns_of_files
 from fewshot_jax.data.fields import kind, listed
 from fewshot_jax.data.files import jsonl_rows, read_rows, read_text, suffix_of
 from fewshot_jax.data.spreadsheet import start_of_cells, without_separator
 from fewshot_jax.data.squad import read_json
 from fewshot_jax.errors import UserError
 
-# Of each application that reads files of texts: the columns (CSV, TSV) or fields (JSONL) that it needs. Of several
-# names in one place, any will do.
-NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    "text_classification": (("text",), ("label",)),
-    "question_answering": (("question",), ("context",), ("answer", "answers")),
-    "translation": (("source",), ("target",)),
-    "dialogue": (("turns",),),
-}
+Needs = Mapping[str, tuple[tuple[str, ...], ...]]  # by application; see `ApplicationRecord.columns`
 _EXAMPLE = '{"text": "...", "label": "..."}'
 
 
@@ -30,8 +24,9 @@ def detect_application(
     label: str = "label",
     prefer: str | None = None,
     flag: str | None = None,
+    applications: Mapping[str, ApplicationRecord] = APPLICATIONS,
 ) -> str:
-    """Return the name of the application whose columns a file has; SQuAD's JSON is of question answering.
+    """Return the name of the application whose columns a file has, or the field at the top of its JSON.
 
     The columns are those of the header (CSV, TSV) or the fields of the first line (JSONL); no other row is checked.
 
@@ -41,15 +36,16 @@ def detect_application(
         label: that of the label.
         prefer: the application to take where several fit.
         flag: of the command line, by which the user can say which.
+        applications: to choose from.
 
     Raises:
         UserError: the file cannot be read, or its columns are those of no application, or of several.
     """
     path = Path(path).expanduser()
     if suffix_of(path) == ".json":
-        return _of_json(path)
+        return _of_json(path, applications)
     columns = columns_of(path)
-    needs = {**NEEDS, "text_classification": ((text,), (label,))}
+    needs = columns_of_files(applications, text=text, label=label)
     fitting = [name for name, places in needs.items() if all(set(place) & set(columns) for place in places)]
     if prefer in fitting:
         fitting = [prefer]
@@ -86,14 +82,15 @@ def columns_of(path: Path) -> list[str]:
     return list(next(rows)[1])
 
 
-def _of_json(path: Path) -> str:
+def _of_json(path: Path, applications: Mapping[str, ApplicationRecord]) -> str:
     content = _json_of(path)
-    if "data" not in content:
-        raise UserError(
-            f"{path}: its fields are {listed(content)}, and not SQuAD's 'data'. Write one object per line in a .jsonl "
-            f"file: {_needed(NEEDS)}."
-        )
-    return "question_answering"
+    for name, record in applications.items():
+        if record.json_field is not None and record.json_field in content:
+            return name
+    raise UserError(
+        f"{path}: its fields are {listed(content)}, and not SQuAD's 'data'. Write one object per line in a .jsonl "
+        f"file: {_needed(columns_of_files(applications))}."
+    )
 
 
 def _json_of(path: Path) -> Mapping[str, object]:
@@ -111,13 +108,13 @@ def _json_of(path: Path) -> Mapping[str, object]:
     return read_json(path)
 
 
-def _needed(needs: Mapping[str, tuple[tuple[str, ...], ...]]) -> str:
+def _needed(needs: Needs) -> str:
     """Return what each application needs, in words."""
     told = (f"{name} needs {', '.join(' or '.join(place) for place in places)}" for name, places in needs.items())
     return "; ".join(told)
 
 
-def _near(columns: list[str], needs: Mapping[str, tuple[tuple[str, ...], ...]]) -> str:
+def _near(columns: list[str], needs: Needs) -> str:
     """Return a guess at the first column that is almost a needed one."""
     wanted = [name for places in needs.values() for place in places for name in place]
     for column in columns:

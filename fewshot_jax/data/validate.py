@@ -8,17 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewshot_jax.config_file import nearest
-from fewshot_jax.data.detect import NEEDS
-from fewshot_jax.data.dialogues import read_dialogues, replies
 from fewshot_jax.data.examples import folded, key_of
 from fewshot_jax.data.fields import listed
-from fewshot_jax.data.files import Problems, read_records, read_rows, suffix_of
+from fewshot_jax.data.files import Problems, read_rows, suffix_of
 from fewshot_jax.data.labels import check_numbers
 from fewshot_jax.data.names import joined_names, normal_name
-from fewshot_jax.data.parallel import read_pairs
 from fewshot_jax.data.spreadsheet import encoding_of
-from fewshot_jax.data.squad import read_questions
 from fewshot_jax.errors import UserError
 
 _WORD = re.compile(r"\w+|[^\w\s]")  # as the tokenizers split before they look for pieces
@@ -43,6 +38,26 @@ class Item(NamedTuple):
 
     texts: Mapping[str, str]
     group: str
+
+
+class FileFormat(NamedTuple):
+    """How an application reads a file of its examples.
+
+    Attributes:
+        read: ``(path, text, label, problems) -> items``: the names of the columns of a classification, and the list
+            that gets what is wrong with single rows; None to raise the first.
+        labelled: the group of an item is its label, one of at least two.
+        empty: what is wrong with a file that has no items, every row of it being right, and the remedy.
+    """
+
+    read: Callable[[Path, str, str, Problems | None], list[Item]]
+    labelled: bool = False
+    empty: str = "has no examples. Give it at least one."
+
+    @property
+    def group(self) -> str:
+        """What the group of an item is called."""
+        return "label" if self.labelled else "task"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,36 +94,35 @@ class FileReport:
         return not self.problems
 
 
-def check_file(path: Path, application: str, *, text: str = "text", label: str = "label") -> FileReport:
+def check_file(
+    path: Path, application: str, file_format: FileFormat, *, text: str = "text", label: str = "label"
+) -> FileReport:
     """Read a file to its end, whatever is wrong with its rows.
 
     Args:
         path: of the file.
-        application: one of `detect.NEEDS`.
+        application: its name, for the report.
+        file_format: how it reads files.
         text: the column of the text of a classification.
         label: that of the label.
-
-    Raises:
-        UserError: the application reads no files of texts.
     """
-    check_application(application)
     path = path.expanduser()
     found = Problems()
     items: list[Item] = []
     try:
-        items = read_items(path, application, text=text, label=label, problems=found)
+        items = file_format.read(path, text, label, found)
     except UserError as error:  # of the whole file
         found.append(error)
     spelled = {item.group for item in items}
     items = [item._replace(group=normal_name(item.group)) for item in items]
     groups = dict(Counter(item.group for item in items).most_common())
-    if application == "text_classification":
+    if file_format.labelled:
         try:
             check_numbers(groups, str(path))
         except UserError as error:
             found.append(error)
     if not found:
-        found += _too_few(path, application, groups)
+        found += _too_few(path, file_format, groups)
     names = list(items[0].texts) if items else []
     problems = [str(error) for error in found]
     return FileReport(
@@ -121,39 +135,18 @@ def check_file(path: Path, application: str, *, text: str = "text", label: str =
         empty=sum("is empty. Fill it in" in problem for problem in problems),
         lengths={name: lengths([item.texts[name] for item in items]) for name in names},
         problems=problems,
-        notes=[*joined_names(spelled, "label"), *_notes(path, application, items, label)],
+        notes=[*joined_names(spelled, "label"), *_notes(path, file_format, items, label)],
     )
 
 
-def _too_few(path: Path, application: str, groups: Mapping[str, int]) -> Problems:
+def _too_few(path: Path, file_format: FileFormat, groups: Mapping[str, int]) -> Problems:
     """What is wrong with a file whose every row is right."""
-    if application == "text_classification" and len(groups) == 1:
+    if file_format.labelled and len(groups) == 1:
         only = f"{path}: one label only ('{next(iter(groups))}'). Give examples of at least two classes."
         return [UserError(only)]
     if not groups:
-        return [UserError(f"{path}: no turn of the assistant answers another. Give dialogues of two turns at least.")]
+        return [UserError(f"{path}: {file_format.empty}")]
     return []
-
-
-def check_application(application: str) -> None:
-    """Raise a UserError unless an application reads files of texts."""
-    if application not in NEEDS:
-        raise UserError(f"--application {application}: {nearest(application, NEEDS)}")
-
-
-def read_items(
-    path: Path, application: str, *, text: str = "text", label: str = "label", problems: Problems | None = None
-) -> list[Item]:
-    """Read the examples of a file; of dialogues, the replies.
-
-    Args:
-        path, application, text, label: as of `check_file`.
-        problems: gets what is wrong with single rows; None to raise the first.
-
-    Raises:
-        UserError: the file cannot be read, or a row, and there are no `problems` to note it in.
-    """
-    return _READERS[application](path, text, label, problems)
 
 
 def lengths(texts: Sequence[str]) -> Lengths:
@@ -161,36 +154,6 @@ def lengths(texts: Sequence[str]) -> Lengths:
     counts = sorted(len(_WORD.findall(text)) for text in texts)
     p50, p95 = (counts[max(math.ceil(share * len(counts)) - 1, 0)] for share in (0.5, 0.95))
     return Lengths(p50, p95, counts[-1])
-
-
-def _labelled(path: Path, text: str, label: str, problems: Problems | None) -> list[Item]:
-    return [Item({"text": r.text}, r.label) for r in read_records(path, text=text, label=label, problems=problems)]
-
-
-def _asked(path: Path, text: str, label: str, problems: Problems | None) -> list[Item]:
-    return [
-        Item(
-            {"question": q.question, "context": q.context, "answer": q.answers[0].text if q.answers else ""}, q.article
-        )
-        for q in read_questions(path, problems=problems)
-    ]
-
-
-def _translated(path: Path, text: str, label: str, problems: Problems | None) -> list[Item]:
-    return [Item({"source": e.source, "target": e.target}, e.task) for e in read_pairs(path, problems=problems)]
-
-
-def _replied(path: Path, text: str, label: str, problems: Problems | None) -> list[Item]:
-    examples = replies(read_dialogues(path, problems=problems))
-    return [Item({"before": e.source, "reply": e.target}, e.task) for e in examples]
-
-
-_READERS: dict[str, Callable[[Path, str, str, Problems | None], list[Item]]] = {
-    "text_classification": _labelled,
-    "question_answering": _asked,
-    "translation": _translated,
-    "dialogue": _replied,
-}
 
 
 def _encoding(path: Path, problems: Sequence[str]) -> str:
@@ -209,10 +172,10 @@ def _encoding(path: Path, problems: Sequence[str]) -> str:
     return "UTF-8 with a byte order mark" if start.startswith(_MARK) else "UTF-8"
 
 
-def _notes(path: Path, application: str, items: Sequence[Item], label: str) -> list[str]:
+def _notes(path: Path, file_format: FileFormat, items: Sequence[Item], label: str) -> list[str]:
     """What is perhaps not meant: duplicates, one text in two classes, labels that differ in case, rare classes."""
     notes = []
-    if application == "text_classification" and items:
+    if file_format.labelled and items:
         notes = [*_contradictions(items), *_alike(items), *_number_labels(path, label)]
         if rare := [name for name, count in Counter(item.group for item in items).items() if count == 1]:
             shown = listed(sorted(rare)[:5]) + (" ..." if len(rare) > 5 else "")

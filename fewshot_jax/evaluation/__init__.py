@@ -1,1 +1,1 @@
-"""Episodic evaluation, statistics and the floors reported beside every result."""
+"""Episodic evaluation, statistics and the baselines reported beside every result."""

@@ -1,49 +1,19 @@
-"""Floors: what needs no training at all, on the same episodes."""
+"""Baselines that need no training at all, on the same episodes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
-from fewshot_jax.applications.application import Application
 from fewshot_jax.applications.classification import ACCURACY, MACRO_F1
-from fewshot_jax.applications.image_classification import ImageClassification
-from fewshot_jax.applications.regression import SQUARED_ERROR, Regression
-from fewshot_jax.applications.text_classification import TextClassification
-from fewshot_jax.applications.writing import Writing
-from fewshot_jax.config import WRITES
 from fewshot_jax.data.episodes import EpisodeSampler, Items
 from fewshot_jax.evaluation.classification_metrics import macro_f1
-from fewshot_jax.evaluation.written import judge_written, written_floors
+from fewshot_jax.evaluation.written import judge_written, written_baselines
 from fewshot_jax.types import Episode
 
-TFIDF, PIXELS, SUPPORT_MEAN, CHANCE = "TF-IDF centroid", "pixel centroid", "mean of the support set", "chance"
-
-
-# Of TF-IDF: words and pairs of them; parts of words, of three to five characters.
-ANALYSERS: dict[str, dict[str, Any]] = {
-    "words": {"ngram_range": (1, 2)},
-    "characters": {"analyzer": "char", "ngram_range": (3, 5)},
-}
-
-
-def tfidf(fit_texts: Sequence[str], texts: Sequence[str]) -> Any:
-    """TF-IDF vectors of texts, a sparse ``[n, F]``.
-
-    Words (1- and 2-grams) and characters (3- to 5-grams across words), each
-    L2-normalised with sublinear counts off, side by side. Vocabulary and IDF are
-    fitted on the texts of the training classes only.
-
-    Args:
-        fit_texts: texts of the training classes.
-        texts: the ``n`` texts of the evaluated split, which episodes point into.
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_union
-
-    union = make_union(*(TfidfVectorizer(**options) for options in ANALYSERS.values()))
-    union.fit(fit_texts)
-    return union.transform(texts)
+CHANCE = "chance"
+Scores = dict[str, dict[str, np.ndarray]]  # by baseline and score, ``[episodes]``
 
 
 class NearestCentroid:
@@ -86,66 +56,51 @@ def _real(items: Items) -> Items:
     return Items(*(field[items.mask] for field in items))
 
 
-def chance(ways: int) -> float:
-    """Expected accuracy of guessing among ``ways`` balanced classes."""
-    return 1 / ways
+def baselines_of(application: Any, split: str) -> Callable[[int, int, int], Scores]:
+    """Find the baselines of an application: those that its `applications.optional.OptionalParts` name.
 
+    Args:
+        application: of a run.
+        split: "validation" or "test".
 
-Floors = Callable[[int, int, int], dict[str, dict[str, np.ndarray]]]
-
-
-def _of_classes(application: Any, split: str, name: str, vectors: Any) -> Floors:
-    centroid, guess = NearestCentroid(vectors), np.array([chance(application.config.evaluation.ways)])
-
-    def find(shots: int, episodes: int, tasks: int) -> dict[str, dict[str, np.ndarray]]:
-        sampler = application.sampler(split, shots)
-        return {name: centroid.scores(sampler, episodes=episodes, tasks=tasks), CHANCE: {ACCURACY.name: guess}}
-
-    return find
-
-
-def _texts(application: TextClassification, split: str) -> Floors:
-    return _of_classes(application, split, TFIDF, tfidf(application.texts("train"), application.texts(split)))
-
-
-def _images(application: ImageClassification, split: str) -> Floors:
-    images = application.splits[split].images
-    return _of_classes(application, split, PIXELS, images.reshape(len(images), -1).astype(np.float32))
-
-
-def _regression(application: Regression, split: str) -> Floors:
-    def find(shots: int, episodes: int, tasks: int) -> dict[str, dict[str, np.ndarray]]:
-        stream = application.stream(split, shots)
-        batches = [stream(step, tasks) for step in range(-(-episodes // tasks))]
-        errors = [((b.query["y"] - b.support["y"].mean(1, keepdims=True)) ** 2).mean((1, 2)) for b in batches]
-        return {SUPPORT_MEAN: {SQUARED_ERROR.name: np.concatenate(errors)[:episodes]}}
-
-    return find
-
-
-def _writing(application: Writing, split: str) -> Floors:
-    def find(shots: int, episodes: int, tasks: int) -> dict[str, dict[str, np.ndarray]]:
-        if not application.config.evaluation.write:
-            return {}
-        sampler = application.sampler(split, shots)
-        drawn = [sampler.task(*divmod(index, tasks)) for index in range(episodes)]
-        name = application.config.application
-        return {floor: judge_written(name, texts, drawn) for floor, texts in written_floors(drawn).items()}
-
-    return find
-
-
-_FLOORS: dict[str, Callable[[Any, str], Floors]] = {
-    "text_classification": _texts,
-    "image_classification": _images,
-    **dict.fromkeys(WRITES, _writing),
-    "regression": _regression,
-}
-
-
-def floors(application: Application, split: str) -> Floors:
-    """``(shots, episodes, tasks) -> {name: {score: values [episodes]}}`` over the episodes of ``application.stream``.
-
-    Chance is one number, ``[1]``.
+    Returns:
+        ``(shots, episodes, tasks) -> {name: {score: values [episodes]}}`` over the episodes of
+        ``application.stream``. Chance is one number, ``[1]``.
     """
-    return _FLOORS[application.config.application](application, split)
+    vectors = application.centroid_vectors(split)
+    centroid = None if vectors is None else NearestCentroid(vectors[1])
+
+    def find(shots: int, episodes: int, tasks: int) -> Scores:
+        found = Scores()
+        if vectors is not None and centroid is not None:
+            found[vectors[0]] = centroid.scores(application.sampler(split, shots), episodes=episodes, tasks=tasks)
+        if (guess := application.chance()) is not None:
+            found[CHANCE] = {application.score.name: np.array([guess])}
+        return {
+            **found,
+            **_plain(application, split, shots, episodes, tasks),
+            **_written(application, split, shots, episodes, tasks),
+        }
+
+    return find
+
+
+def _plain(application: Any, split: str, shots: int, episodes: int, tasks: int) -> Scores:
+    """The baselines whose outputs the application computes without a model."""
+    score, found = application.score, Scores()
+    for name, outputs_of in application.plain_outputs().items():
+        stream = application.stream(split, shots)
+        judge = jax.vmap(lambda episode, outputs_of=outputs_of: score.of(outputs_of(episode), episode))
+        values = [np.asarray(judge(stream(step, tasks))) for step in range(-(-episodes // tasks))]
+        found[name] = {score.name: np.concatenate(values)[:episodes]}
+    return found
+
+
+def _written(application: Any, split: str, shots: int, episodes: int, tasks: int) -> Scores:
+    """The baselines that write texts."""
+    if not (application.text_scores and application.config.evaluation.write):
+        return {}
+    sampler = application.sampler(split, shots)
+    drawn = [sampler.task(*divmod(index, tasks)) for index in range(episodes)]
+    written = written_baselines(drawn)
+    return {name: judge_written(application.text_scores, texts, drawn) for name, texts in written.items()}

@@ -4,12 +4,7 @@ import sys
 from typing import Any
 
 from fewshot_jax.applications.application import Application
-from fewshot_jax.applications.label_scoring import LabelScoring
-from fewshot_jax.applications.text_classification import TextClassification
-from fewshot_jax.applications.writing import Writing
 from fewshot_jax.data.leakage import SIMILAR, Leakage, Pair, find_leakage
-from fewshot_jax.data.sets import label_text
-from fewshot_jax.data.splits import SPLITS
 from fewshot_jax.errors import UserError
 
 MOST_AT_START = 2_000_000  # characters of two splits that a start looks for nearly equal texts in: about a second
@@ -21,22 +16,16 @@ Leakages = dict[str, Leakage]  # by "training" and "validation"
 
 
 def leakage_of(application: Application, *, most_characters: int | None = None) -> Leakages | None:
-    """What test shares with training, and with validation; None where there are no texts, or tasks are generated.
+    """Find what test shares with training, and with validation; None where there is nothing to compare.
 
     Args:
         application: of a run.
         most_characters: as of `find_leakage`.
     """
-    if isinstance(application, TextClassification | LabelScoring):
-        sets = application.config.data.sets
-        texts = {split: application.splits[split].texts for split in SPLITS}
-        names = {split: [label_text(name, sets) for name in application.splits[split].classes] for split in texts}
-    elif isinstance(application, Writing) and application.pools is not None:
-        pools = application.pools
-        texts = {split: [example.source for example in pools[split]] for split in SPLITS}
-        names = {split: sorted({example.task for example in pools[split]}) for split in texts}
-    else:
+    found = application.split_texts()
+    if found is None:
         return None
+    texts, names = found
     return {
         called: find_leakage(
             texts[split],

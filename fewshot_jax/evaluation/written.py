@@ -1,4 +1,4 @@
-"""Written texts against those that were wanted, and the floors that write without a model."""
+"""Written texts against those that were wanted, and the baselines that write without a model."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,58 +13,68 @@ from fewshot_jax.evaluation.text_metrics import bleu, chrf, distinct_n, exact_ma
 
 DISTINCT = "distinct-2"  # has no better or worse: a model that rambles has most
 COPY, MAJORITY, NEAREST = "copy of the source", "most frequent target", "target of the nearest source"
-# What one episode's texts score: ``(texts, examples) -> values``, in the order of the scores beside it.
-Judge = Callable[[Sequence[str], Sequence[Example]], Sequence[float]]
+# What the texts of one episode score: ``(texts, examples) -> value``, NaN where there is nothing to score.
+TextScore = Callable[[Sequence[str], Sequence[Example]], float]
 
 
-def _score(name: str) -> Score:
-    return Score(name, lambda outputs, episode: outputs)  # computed on the host
+def _mean_of(measure: Callable[[str, Sequence[str]], float]) -> TextScore:
+    """Average a measure of a text and its accepted answers."""
+
+    def score(texts: Sequence[str], examples: Sequence[Example]) -> float:
+        return float(np.mean([measure(text, one.answers or (one.target,)) for text, one in _pairs(texts, examples)]))
+
+    return score
 
 
-def _wanted(example: Example) -> tuple[str, ...]:
-    return example.answers or (example.target,)
+def _pairs(texts: Sequence[str], examples: Sequence[Example]) -> list[tuple[str, Example]]:
+    return list(zip(texts, examples, strict=True))
 
 
-def _answers(texts: Sequence[str], examples: Sequence[Example]) -> Sequence[float]:
-    pairs = list(zip(texts, map(_wanted, examples), strict=True))
-    return [float(np.mean([measure(text, wanted) for text, wanted in pairs])) for measure in (exact_match, f1)]
+def _share_of(measure: Callable[[Sequence[str], Sequence[str]], float]) -> TextScore:
+    """Make a share of a measure in percent of texts and targets together."""
+    return lambda texts, examples: measure(texts, [example.target for example in examples]) / 100
 
 
-def _translations(texts: Sequence[str], examples: Sequence[Example]) -> Sequence[float]:
-    wanted = [example.target for example in examples]
-    return [bleu(texts, wanted) / 100, chrf(texts, wanted) / 100]
-
-
-def _replies(texts: Sequence[str], examples: Sequence[Example]) -> Sequence[float]:
-    recalls = [slot_recall(text, example.values) for text, example in zip(texts, examples, strict=True)]
+def _slots(texts: Sequence[str], examples: Sequence[Example]) -> float:
+    recalls = [slot_recall(text, example.values) for text, example in _pairs(texts, examples)]
     known = [recall for recall in recalls if recall is not None]
-    return [
-        bleu(texts, [example.target for example in examples]) / 100,
-        distinct_n(texts, 2),
-        float(np.mean(known)) if known else np.nan,
-    ]
+    return float(np.mean(known)) if known else np.nan
 
 
-# For each application that writes: the names of its scores, all of them shares, and what computes them.
-JUDGES: dict[str, tuple[tuple[Score, ...], Judge]] = {
-    "question_answering": ((_score("SQuAD exact match"), _score("SQuAD F1")), _answers),
-    "translation": ((_score("BLEU"), _score("chrF")), _translations),
-    "dialogue": ((_score("BLEU"), _score(DISTINCT), _score("slot recall")), _replies),
+# By the name in tables; an application names those of its texts. All are shares.
+TEXT_SCORES: dict[str, TextScore] = {
+    "SQuAD exact match": _mean_of(exact_match),
+    "SQuAD F1": _mean_of(f1),
+    "BLEU": _share_of(bleu),
+    "chrF": _share_of(chrf),
+    DISTINCT: lambda texts, examples: distinct_n(texts, 2),
+    "slot recall": _slots,
 }
 
 
-def judge_written(application: str, texts: Sequence[Sequence[str]], tasks: Sequence[Drawn]) -> dict[str, np.ndarray]:
-    """Scores ``[episodes]`` of the texts written for each episode's queries, by name.
+def scores_of_texts(names: Sequence[str]) -> tuple[Score, ...]:
+    """Return the scores of written texts, by their names; they are computed on the host."""
+    return tuple(Score(name, lambda outputs, episode: outputs) for name in names)
+
+
+def judge_written(
+    names: Sequence[str], texts: Sequence[Sequence[str]], tasks: Sequence[Drawn]
+) -> dict[str, np.ndarray]:
+    """Score the texts written for each episode's queries: values ``[episodes]`` by name.
 
     BLEU and chrF are of an episode's queries together. NaN where an episode has nothing to score.
+
+    Args:
+        names: of the scores, in `TEXT_SCORES`.
+        texts: of each episode.
+        tasks: the episodes.
     """
-    scores, judge = JUDGES[application]
-    values = np.array([judge(written, task.query) for written, task in zip(texts, tasks, strict=True)], np.float64)
-    return {score.name: values[:, column] for column, score in enumerate(scores)}
+    pairs = list(zip(texts, (task.query for task in tasks), strict=True))
+    return {name: np.array([TEXT_SCORES[name](*pair) for pair in pairs], np.float64) for name in names}
 
 
-def written_floors(tasks: Sequence[Drawn]) -> dict[str, list[list[str]]]:
-    """What is written for each episode's queries without a model.
+def written_baselines(tasks: Sequence[Drawn]) -> dict[str, list[list[str]]]:
+    """Write for each episode's queries without a model.
 
     The source itself; the support set's commonest target; the target of the support source that shares most words
     with the query's (the largest share of both, Jaccard).

@@ -15,7 +15,7 @@ from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError, first_line, require
 from fewshot_jax.evaluation.baselines import CHANCE
 from fewshot_jax.evaluation.statistics import Estimate
-from fewshot_jax.evaluation.written import JUDGES
+from fewshot_jax.evaluation.written import scores_of_texts
 from fewshot_jax.runs.metrics import read_metrics
 from fewshot_jax.training.episode_scores import EPISODE_SCORES, read_episode_scores
 from fewshot_jax.training.run_directory import RunDirectory
@@ -87,8 +87,8 @@ class RunRecord:
 
     def unit_of(self, score: str) -> tuple[str, bool]:
         """The name of another score of the evaluation, and whether it is a share, shown in percent."""
-        written = JUDGES[self.config.application][0] if self.config.application in JUDGES else ()
-        known = {one.name: one for one in (*application_of(self.config).scores, *written)}
+        application = application_of(self.config)
+        known = {one.name: one for one in (*application.scores, *scores_of_texts(application.text_scores))}
         name = score if score in known else score.replace("_", " ")
         percent = name in known and known[name].percent
         return f"{name}{' (%)' if percent else ''}", percent

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fewshot_jax.errors import UserError
-from fewshot_jax.evaluation.baselines import CHANCE, floors
+from fewshot_jax.evaluation.baselines import CHANCE, baselines_of
 from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.evaluation.tuning import Choice
 from fewshot_jax.evaluation.written import DISTINCT
@@ -127,7 +127,7 @@ def _measure(bench: Bench, run: RunDirectory, meta_params: MetaParams, wanted: S
     }
     for k in wanted:  # before the work begins: a split may be too small for this many
         bench.streams(k)
-    known = floors(experiment.application, "test")
+    known = baselines_of(experiment.application, "test")
     table = _Table(bench)
     for k in wanted:
         if not quiet:

@@ -42,7 +42,7 @@ class Generalisation(NamedTuple):
         groups: the number of folds, or else of trainings, which intervals are over: under other seeds a fold holds out
             the same classes, and is no further draw of them.
         scores: for each row of the table the mean of the groups' means, with its interval.
-        gains: the learner's score minus that of each floor, paired by episode, likewise.
+        gains: the learner's score minus that of each baseline, paired by episode, likewise.
     """
 
     learner: str

@@ -5,21 +5,14 @@ data sets) anew for each seed; `data.folds` deals them into parts once for all s
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from fewshot_jax.applications.classification import ClassApplication, data_files
-from fewshot_jax.applications.image_classification import read_images
+from fewshot_jax.applications.optional import By, HeldOut
 from fewshot_jax.applications.table import application_of
-from fewshot_jax.applications.text_classification import read_data, split_data
-from fewshot_jax.config import WRITES, Config, DataConfig
-from fewshot_jax.data.records import Record
-from fewshot_jax.data.tasks import PooledTasks
+from fewshot_jax.config import Config, DataConfig
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.training.run_directory import resolve
-
-By = Literal["class", "domain", "file"]
 
 
 class Part(NamedTuple):
@@ -82,41 +75,20 @@ def parts_of(
 
 def _is_divided(config: Config, data: DataConfig) -> bool:
     """Whether the data is divided by a seed."""
-    given = config.application == "regression" or (config.kind in WRITES and data.source == "generated")
+    given = application_of(config).is_endless(config)
     return not (given or data.split_files or data.class_split is not None)
 
 
 def _division(config: Config, by: By | None, folds: int | None) -> DataConfig:
     """The data divided by what is held out, and no longer as a file says."""
-    data, kind = config.data, config.kind
-    flag = f"--by {by}" if by else f"--folds {folds}"
-    endless = kind == "regression" or (kind in WRITES and data.source == "generated")
+    application, flag = application_of(config), f"--by {by}" if by else f"--folds {folds}"
     require(
-        not endless,
-        f"{flag}: {kind} draws a new task for each episode, which is unseen as it is; give --seeds alone, or files",
+        not application.is_endless(config),
+        f"{flag}: {config.application} draws a new task for each episode, which is unseen as it is; give --seeds "
+        "alone, or files",
     )
-    data = dataclasses.replace(data, class_split=None, class_split_name=None, split_files=False)
-    if kind == "image_classification":
-        require(by in (None, "class"), f"{flag}: images have classes alone; take --by class")
-        return data
-    if kind in WRITES:
-        require(
-            by in (None, "domain"),
-            f"{flag}: {kind} has tasks (what data.task_field says, or else the name of a file); hold them out with "
-            "--by domain",
-        )
-        return data
-    if by == "domain":
-        require(
-            data.source == "generated" or bool(data.sets) or data.group_field is not None,
-            "--by domain: the texts have no domains; name their field with --data.group_field, or list data sets in "
-            "--data.sets",
-        )
-        return dataclasses.replace(data, split_by="group")
-    if by == "file":
-        require(bool(data.sets), "--by file: there is one data set; list files or folders of data.path in --data.sets")
-        return dataclasses.replace(data, split_by="group", group_field=None)
-    return data if by is None else dataclasses.replace(data, split_by="label")
+    data = dataclasses.replace(config.data, class_split=None, class_split_name=None, split_files=False)
+    return application.division(data, by, flag)
 
 
 def _checked(part: Part, parts: Sequence[Part]) -> Part:
@@ -126,41 +98,9 @@ def _checked(part: Part, parts: Sequence[Part]) -> Part:
         UserError: its validation or its test split cannot fill an episode.
     """
     try:
-        tested, held_out = _names(part.config)
-        return part._replace(tested=tested, held_out=held_out)
+        application = application_of(part.config)
+        found = HeldOut() if application.is_endless(part.config) else application.held_out(part.config)
+        return part._replace(tested=found.tested, held_out=found.divided)
     except UserError as error:
         fewer = "; or take fewer --folds" if part.config.data.folds and "data.folds" not in str(error) else ""
         raise UserError(f"{part.name} (one of {len(parts)} trainings): {error}{fewer}") from None
-
-
-def _names(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Of the test split the classes or tasks, and what was divided to hold them out."""
-    evaluation, data = config.evaluation, config.data
-    if config.application == "regression" or (config.kind in WRITES and data.source == "generated"):
-        return (), ()
-    splits, divided = ("validation", "test"), None
-    if config.kind in WRITES:
-        read = application_of(config)
-        pools = read.split(config, [read.read(config, path, None) for path in data_files(data)])[0]
-        for split in splits:
-            sizes = {"shots": evaluation.most_shots(split), "queries": evaluation.queries}
-            PooledTasks(pools[split], **sizes, seed=0, split=split, section="evaluation", apart=read.apart)
-        tasks = tuple(sorted({example.task for example in pools["test"]}))
-        return tasks, tasks
-    if config.application == "image_classification":
-        application = ClassApplication(config, read_images(data))
-    else:
-        undivided = dataclasses.replace(data, folds=None, fold=0, split_seed=0)
-        records = _records(undivided, config.seed)
-        application = ClassApplication(config, split_data(records, data))
-        known = set(application.labels()["test"])
-        divided = {getattr(record, data.split_by) for record in records if record.label in known}
-    for split in splits:
-        application.sampler(split, evaluation.most_shots(split))
-    classes = tuple(application.labels()["test"])
-    return classes, classes if divided is None else tuple(sorted(divided))
-
-
-@functools.lru_cache(maxsize=1)
-def _records(data: DataConfig, seed: int) -> list[Record]:
-    return read_data(data, seed)

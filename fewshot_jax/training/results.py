@@ -21,8 +21,8 @@ class Measured(NamedTuple):
 
     Attributes:
         score: what was measured.
-        scores: for each row of the table (the learner first, then the floors) the `Estimate` at each number of shots.
-        gains: the learner's score minus that of each floor, paired by episode.
+        scores: for each row of the table (the learner first, then the baselines) the `Estimate` at each number of shots.
+        gains: the learner's score minus that of each baseline, paired by episode.
     """
 
     score: Score

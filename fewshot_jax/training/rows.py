@@ -15,7 +15,7 @@ from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.confusion import Confusion
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes, judge_by
 from fewshot_jax.evaluation.tuning import Choice, Tuning, adapted, fine_tuned
-from fewshot_jax.evaluation.written import JUDGES, judge_written
+from fewshot_jax.evaluation.written import judge_written, scores_of_texts
 from fewshot_jax.parallel.mesh import dividing_mesh, on_host, place
 from fewshot_jax.parallel.rules import shardings
 from fewshot_jax.runs.state import run_keys
@@ -50,7 +50,7 @@ class Bench:
         self.functions = experiment.judging.functions
         self.judge = judge_by(self.application.scores)
         self._writes = experiment.writing is not experiment.judging
-        self.of_texts = JUDGES[self.config.application][0] if self._writes else ()
+        self.of_texts = scores_of_texts(self.application.text_scores) if self._writes else ()
         self.choices: dict[str, Choice] = {}
         self.streams = functools.cache(self._streams)  # the same for all rows
         self._tasks = functools.cache(self._drawn)
@@ -72,7 +72,7 @@ class Bench:
             application.texts_of(rows, [example.source for example in task.query], application.codec)
             for rows, task in zip(ids, tasks, strict=True)
         ]
-        return {**values, **judge_written(self.config.application, texts, tasks)}
+        return {**values, **judge_written(application.text_scores, texts, tasks)}
 
     def _drawn(self, shots: int) -> list[Drawn]:
         """The test episodes as texts, of applications that write."""

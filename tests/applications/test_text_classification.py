@@ -14,7 +14,7 @@ from fewshot_jax.applications.text_classification import TextClassification
 from fewshot_jax.applications.text_features import features_of_texts
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.episodes import EpisodeSampler, gather
-from fewshot_jax.evaluation.baselines import floors
+from fewshot_jax.evaluation.baselines import baselines_of
 from fewshot_jax.models.encoder import Encoder
 from fewshot_jax.models.heads import TextFeatures
 
@@ -346,7 +346,7 @@ def test_the_floor_sees_the_names(tmp_path):
     means = {}
     for names in (False, True):
         application = built({**SMALL, "data": data, "episodes": {"ways": 3, "shots": 2, "label_names": names}})
-        means[names] = floors(application, "test")(1, 60, 20)["TF-IDF centroid"]["accuracy"].mean()
+        means[names] = baselines_of(application, "test")(1, 60, 20)["TF-IDF centroid"]["accuracy"].mean()
     assert means[False] < 0.6
     assert means[True] > means[False] + 0.15
 

@@ -8,7 +8,7 @@ import json
 import yaml
 
 from fewshot_jax.cli.main import main
-from fewshot_jax.data.detect import NEEDS
+from fewshot_jax.config.applications import columns_of_files
 from fewshot_jax.data.validate import lengths
 from tests.small_run import RUN
 
@@ -41,7 +41,7 @@ def report_of(path, *flags):
 def test_ls_lists_each_application_with_its_columns():
     code, out, err = call("ls")
     assert (code, err) == (0, "")
-    for name, places in NEEDS.items():
+    for name, places in columns_of_files().items():
         line = next(line for line in out.splitlines() if line.split()[:1] == [name])
         assert all(column in line for place in places for column in place)
 

@@ -105,7 +105,9 @@ def test_two_runs_are_compared_by_the_scores_that_they_kept(pair):
 
 
 def test_scores_that_were_not_kept_are_evaluated(pair, monkeypatch):
-    monkeypatch.setattr(evaluation, "floors", lambda *arguments: pytest.fail("evaluated the rows beside the learner"))
+    monkeypatch.setattr(
+        evaluation, "baselines_of", lambda *arguments: pytest.fail("evaluated the rows beside the learner")
+    )
     code, out, err = call(["evaluate", *pair, "--compare", "--episodes", "6", "--quiet", "--json"])
     assert code == 0, err
     found = json.loads(out)["shots"]["1"]

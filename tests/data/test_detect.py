@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from fewshot_jax.data.detect import NEEDS, detect_application
+from fewshot_jax.config.applications import columns_of_files
+from fewshot_jax.data.detect import detect_application
 from fewshot_jax.errors import UserError
 
 SQUAD = {"data": [{"title": "t", "paragraphs": [{"context": "c", "qas": []}]}]}
@@ -50,7 +51,7 @@ def test_columns_of_no_application_are_listed_with_what_each_needs(tmp_path):
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'a.csv'}, line 1: its columns are 'text', 'lable'")
     assert "There is no column 'label'. Did you mean 'lable'?" in message
-    for application, places in NEEDS.items():
+    for application, places in columns_of_files().items():
         assert application in message
         assert all(name in message for place in places for name in place)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewshot_jax.applications.text_classification import read_data, split_data
+from fewshot_jax.applications.labelled_texts import LabelledTexts, read_data, split_data
 from fewshot_jax.config import DataConfig
 from fewshot_jax.data.labels import check_numbers, plain_texts, tidy_records
 from fewshot_jax.data.names import joined_names, normal_name
@@ -221,8 +221,11 @@ def test_equal_numbers_in_two_files_of_one_data_set_are_refused(tmp_path):
         read_sets(tmp_path, ["set", "a.csv"])
 
 
+LABELLED = LabelledTexts.file_format
+
+
 def test_validate_tells_what_is_joined_and_what_is_the_same_number(tmp_path):
-    report = check_file(write(tmp_path / "a.csv", [COMPOSED, DECOMPOSED, "tea"]), "text_classification")
+    report = check_file(write(tmp_path / "a.csv", [COMPOSED, DECOMPOSED, "tea"]), "text_classification", LABELLED)
     assert report.usable and report.groups == {COMPOSED: 2, "tea": 1} and "joined labels" in report.notes[0]
-    report = check_file(write(tmp_path / "b.csv", ["0", "0.0", "tea"]), "text_classification")
+    report = check_file(write(tmp_path / "b.csv", ["0", "0.0", "tea"]), "text_classification", LABELLED)
     assert not report.usable and "the same number: '0' and '0.0'" in report.problems[0]

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from fewshot_jax.applications.text_classification import read_data
+from fewshot_jax.applications.labelled_texts import read_data
 from fewshot_jax.config import DataConfig
 from fewshot_jax.data.smlmt import smlmt_records
 from fewshot_jax.errors import UserError

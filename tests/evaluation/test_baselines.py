@@ -1,4 +1,4 @@
-"""The floors: TF-IDF against a dense implementation of its own, fitted on training texts only."""
+"""The baselines: TF-IDF against a dense implementation of its own, fitted on training texts only."""
 
 import itertools
 import re
@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
+from fewshot_jax.applications.image_classification import ImageClassification
+from fewshot_jax.applications.regression import Regression
+from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.episodes import EpisodeSampler, Items
-from fewshot_jax.evaluation.baselines import NearestCentroid, chance, tfidf
+from fewshot_jax.data.images import ImageSplit
+from fewshot_jax.data.tfidf import tfidf
+from fewshot_jax.evaluation.baselines import NearestCentroid, baselines_of
 from fewshot_jax.types import Episode
 
 WORDS = ["book", "a", "table", "for", "two", "cancel", "my", "lunch", "print", "photos", "order", "some", "tea", "send"]
@@ -103,5 +108,23 @@ def test_scores_follow_the_stream_and_are_those_of_scikit_learn():
     )
 
 
-def test_chance():
-    assert chance(5) == 0.2
+def test_regression_stands_beside_the_mean_of_the_support_set():
+    application = Regression(from_dict({"application": "regression", "evaluation": {"shots": [2]}}))
+    error = baselines_of(application, "test")(2, 5, 3)["mean of the support set"]["mean squared error"]
+    batches = [application.stream("test", 2)(step, 3) for step in range(2)]
+    wanted = [
+        ((query - support.mean()) ** 2).mean()
+        for batch in batches
+        for support, query in zip(batch.support["y"], batch.query["y"], strict=True)
+    ]
+    np.testing.assert_allclose(error, wanted[:5], rtol=1e-5)
+
+
+def test_images_stand_beside_centroids_of_their_pixels_and_chance():
+    images = np.arange(3 * 12 * 4).reshape(-1, 2, 2).astype(np.uint8)
+    split = ImageSplit(images, np.repeat(np.arange(3, dtype=np.int32), 12), ["a", "b", "c"])
+    config = from_dict({"application": "image_classification", "evaluation": {"ways": 2, "queries": 3}})
+    found = baselines_of(ImageClassification(config, {"test": split}), "test")(2, 4, 2)
+    assert found.keys() == {"pixel centroid", "chance"}
+    assert found["chance"]["accuracy"] == [0.5]
+    assert found["pixel centroid"]["accuracy"].shape == (4,)
