@@ -94,9 +94,9 @@ class ImageClassification(ClassApplication):
         return read_images(config.data)
 
     @classmethod
-    def division(cls, data: DataConfig, by: By | None, flag: str) -> DataConfig:
+    def division(cls, config: Config, by: By | None, flag: str) -> DataConfig:
         require(by in (None, "class"), f"{flag}: images have classes alone; take --by class")
-        return data
+        return config.data
 
     def centroid_vectors(self, split: str) -> tuple[str, Any] | None:
         images = self.splits[split].images

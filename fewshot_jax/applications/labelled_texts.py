@@ -43,8 +43,9 @@ class LabelledTexts(ClassApplication):
         return split_data(_records(_undivided(config.data), config.seed), config.data)
 
     @classmethod
-    def division(cls, data: DataConfig, by: By | None, flag: str) -> DataConfig:
+    def division(cls, config: Config, by: By | None, flag: str) -> DataConfig:
         del flag
+        data = config.data
         if by == "domain":
             require(
                 data.source == "generated" or bool(data.sets) or data.group_field is not None,

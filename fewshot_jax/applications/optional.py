@@ -73,11 +73,11 @@ class OptionalParts(Protocol):
         return False
 
     @classmethod
-    def division(cls, data: DataConfig, by: By | None, flag: str) -> DataConfig:
+    def division(cls, config: Config, by: By | None, flag: str) -> DataConfig:
         """Return the data divided by what is to be held out.
 
         Args:
-            data: which no file divides.
+            config: of the run, whose data no file divides.
             by: what is held out; None for what the config divides.
             flag: of the command line, for messages.
 
@@ -85,7 +85,7 @@ class OptionalParts(Protocol):
             UserError: the data has nothing of that kind.
         """
         del by
-        raise UserError(f"{flag}: this application has nothing to hold out; give --seeds alone")
+        raise UserError(f"{flag}: {config.application} has nothing to hold out; give --seeds alone")
 
     @classmethod
     def held_out(cls, config: Config) -> HeldOut:
@@ -107,7 +107,7 @@ class OptionalParts(Protocol):
         Raises:
             UserError: there are no texts to show.
         """
-        raise UserError("the application has no texts to show")
+        raise UserError("this application has no texts to show; preview a file of examples instead")
 
     def chance(self) -> float | None:
         """Return the expected value of the first score of guessing; None where there is no guess."""

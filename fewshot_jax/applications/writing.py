@@ -145,13 +145,13 @@ class Writing(OptionalParts):
         return config.data.source == "generated"
 
     @classmethod
-    def division(cls, data: DataConfig, by: By | None, flag: str) -> DataConfig:
+    def division(cls, config: Config, by: By | None, flag: str) -> DataConfig:
         require(
             by in (None, "domain"),
-            f"{flag}: the examples have tasks (what data.task_field says, or else the name of a file); hold them out "
-            "with --by domain",
+            f"{flag}: {config.application} has tasks (what data.task_field says, or else the name of a file); hold "
+            "them out with --by domain",
         )
-        return data
+        return config.data
 
     @classmethod
     def held_out(cls, config: Config) -> HeldOut:

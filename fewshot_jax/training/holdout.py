@@ -88,7 +88,7 @@ def _division(config: Config, by: By | None, folds: int | None) -> DataConfig:
         "alone, or files",
     )
     data = dataclasses.replace(config.data, class_split=None, class_split_name=None, split_files=False)
-    return application.division(data, by, flag)
+    return application.division(dataclasses.replace(config, data=data), by, flag)
 
 
 def _checked(part: Part, parts: Sequence[Part]) -> Part:

@@ -21,7 +21,8 @@ class Measured(NamedTuple):
 
     Attributes:
         score: what was measured.
-        scores: for each row of the table (the learner first, then the baselines) the `Estimate` at each number of shots.
+        scores: for each row of the table (the learner first, then the baselines) the `Estimate` at each number of
+            shots.
         gains: the learner's score minus that of each baseline, paired by episode.
     """
 
