@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_jax.config import Config
-from fewshot_jax.config.applications import CHAT, HEADS
 from fewshot_jax.data.pretraining.objectives import vocabulary_of
 from fewshot_jax.data.sequences import Codec
 from fewshot_jax.data.tokenization import load_tokenizer, train_tokenizer
@@ -46,7 +45,7 @@ def open_codec(
         target_max_length=sizes.target_max_length,
         buckets=sizes.buckets,
         target_buckets=sizes.target_buckets,
-        keep_end=config.kind in CHAT,
+        keep_end=config.record.chat,
         refuse=sizes.too_long == "refuse",
         windows=sizes.windows,
         stride=sizes.stride,
@@ -68,12 +67,12 @@ def _tokenizer(
     config: Config, texts: Callable[[], Sequence[str]], saved: Path | None, home: Path | None
 ) -> tuple["Tokenizer", dict[str, Any], Render | None]:
     """Return the tokenizer, the tokens around texts, and the chat template where one is asked for and exists."""
-    chat = config.kind in CHAT
+    chat = config.record.chat
     of_model = None if home is None or (saved is not None and not chat) else load_text_tokenizer(home)
     render = _render(of_model) if chat and of_model is not None else None
     if saved is not None:
         folder = saved if (saved / "tokenizer.json").is_file() else saved / TOKENIZER
-        own_classifier = home is None and config.kind in HEADS  # which keeps no codec: it has our own special tokens
+        own_classifier = home is None and config.record.head  # which keeps no codec: it has our own special tokens
         return load_tokenizer(folder), {} if own_classifier else _read_codec(folder / CODEC), render
     if of_model is None:
         sizes = config.tokenizer
@@ -101,7 +100,7 @@ def _with_rows(codec: Codec, rows: int, home: Path, where: str) -> Codec:
 def _with_positions(codec: Codec, config: Config, shape: ModelShape) -> Codec:
     """The codec of a model that may have fewer positions than a config's texts have tokens."""
     last = shape.last
-    if config.kind in HEADS or shape.decoder is None:
+    if config.record.head or shape.decoder is None:
         return codec.shorter(source=last.max_length)
     if shape.encoder is not None:
         return codec.shorter(source=shape.encoder.max_length, target=last.max_length)
@@ -133,8 +132,8 @@ def _read_codec(path: Path) -> dict[str, Any]:
 def _around(tokenizer: Any, config: Config, where: str, *, rendered: bool) -> dict[str, Any]:
     """The special tokens of a pretrained model, put where ours stand; a chat template puts its own."""
     own = vocabulary_of(tokenizer, where)
-    points = config.kind not in HEADS and config.model.architecture == "encoder"  # at a span of the second text
-    two_stacks = config.model.architecture == "encoder_decoder" and config.kind not in HEADS
+    points = not config.record.head and config.model.architecture == "encoder"  # at a span of the second text
+    two_stacks = config.model.architecture == "encoder_decoder" and not config.record.head
     begin, middle = _template(tokenizer.backend_tokenizer, own.start, pair=points)
     if rendered:
         begin, middle = [], []

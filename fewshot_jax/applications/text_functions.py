@@ -10,7 +10,6 @@ from fewshot_jax.applications.spans import spans
 from fewshot_jax.applications.text_features import features_of_texts, text_features
 from fewshot_jax.applications.text_to_text import text_to_text
 from fewshot_jax.config import WITHOUT_A_LOOP, Config
-from fewshot_jax.config.applications import HEADS
 from fewshot_jax.models.transformer import HeadKind
 from fewshot_jax.types import Key, Params
 
@@ -32,9 +31,9 @@ class Use(NamedTuple):
 
 def use_of(config: Config) -> Use:
     """Return what a config does with its text model."""
-    if config.kind in HEADS:
+    if config.record.head:
         return Use(None, head_functions)
-    if config.kind == "label_scoring":
+    if config.record.labelled:
         return Use("causal_lm", name_functions)
     if config.model.architecture == "encoder":
         return Use("span", span_functions)

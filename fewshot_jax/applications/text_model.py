@@ -20,7 +20,6 @@ from fewshot_jax.applications.text_features import new_encoder
 from fewshot_jax.applications.text_functions import use_of
 from fewshot_jax.atomic_write import atomic_files, write_text
 from fewshot_jax.config import Config
-from fewshot_jax.config.applications import HEADS
 from fewshot_jax.data.loader import EncodedTexts
 from fewshot_jax.data.ngrams import hashed_ngrams
 from fewshot_jax.data.sequences import Codec
@@ -137,7 +136,7 @@ class TextModel:
         folder = directory / TOKENIZER
         if self.home is None:
             save_tokenizer(self.codec.tokenizer, folder)
-            if self.config.kind in HEADS:
+            if self.config.record.head:
                 return
         else:
             with atomic_files(folder) as partial:
@@ -170,7 +169,7 @@ def _starts(
 def _module(config: Config, tokens: int, home: Path | None, weights: bool) -> tuple[Any, Params | None]:
     """Return the module of a config, and the checkpoint's parameters where they are read."""
     model, dtype = config.model, jnp.dtype(config.model.compute_dtype)
-    classifies, head = config.kind in HEADS, use_of(config).head  # classifiers have a head of their own
+    classifies, head = config.record.head, use_of(config).head  # classifiers have a head of their own
     if model.pretrained is None and classifies:
         return new_encoder(model, vocab_size=tokens, max_length=config.tokenizer.max_length), None
     if model.pretrained is None:

@@ -233,7 +233,7 @@ if TYPE_CHECKING:
 else:
     ApplicationName = Literal[NAMES]
 
-HEADS, WRITERS, TEXTS, CHAT = kinds("head"), kinds("tokens"), kinds("texts"), kinds("chat")
+HEADS, WRITERS, TEXTS = kinds("head"), kinds("tokens"), kinds("texts")
 WRITES = tuple(name for name in kinds("pairs") if name in NAMES)  # read a text and write another
 # Of the fields that say something about some applications only: which those are.
 APPLIES: dict[str, dict[str, tuple[str, ...]]] = {

@@ -18,7 +18,6 @@ from fewshot_jax.applications.text_functions import use_of
 from fewshot_jax.applications.text_model import MODEL_OF_A_RUN, TextModel
 from fewshot_jax.atomic_write import atomic_directory, cannot_write
 from fewshot_jax.config import Config
-from fewshot_jax.config.applications import HEADS, WRITERS
 from fewshot_jax.data.tokenization import SPECIAL_TOKENS
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.fresh import new_module
@@ -110,13 +109,13 @@ def exported(run: RunDirectory) -> Exported:
     if (pretrained := _pretrained_here(run)) is not None:
         return Exported(pretrained, [])
     config = run.config()
-    if config.kind not in (*HEADS, *WRITERS):
+    if not (config.record.head or config.record.tokens):
         raise UserError(
             f"{run.path}: is a run of {config.application}, whose model no class of transformers has; export serves "
             "models of texts"
         )
     model = model_of_run(run)
-    made = _classifier(run, model) if config.kind in HEADS else _writer(run, model)
+    made = _classifier(run, model) if config.record.head else _writer(run, model)
     if run.result() is None:
         made.notes.append(f"{run.path} is unfinished; this is its best checkpoint so far")
     return made
