@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOKENIZER, CODEC = "tokenizer", "codec.json"  # in a run directory: the folder, and the tokens around texts in it
+_NEW_CLASSIFIER: dict[str, Any] = {"middle": ()}  # a text after [CLS], with nothing behind it; it keeps no codec
 # ``[(role, text), ...] -> source``, of a tokenizer with a chat template.
 Render = Callable[[Sequence[tuple[str, str]]], str]
 
@@ -72,11 +73,12 @@ def _tokenizer(
     render = _render(of_model) if chat and of_model is not None else None
     if saved is not None:
         folder = saved if (saved / "tokenizer.json").is_file() else saved / TOKENIZER
-        own_classifier = home is None and config.record.head  # which keeps no codec: it has our own special tokens
-        return load_tokenizer(folder), {} if own_classifier else _read_codec(folder / CODEC), render
+        around = dict(_NEW_CLASSIFIER) if home is None and config.record.head else _read_codec(folder / CODEC)
+        return load_tokenizer(folder), around, render
     if of_model is None:
         sizes = config.tokenizer
-        return train_tokenizer(texts(), kind=sizes.kind, vocab_size=sizes.vocab_size), {}, None
+        around = dict(_NEW_CLASSIFIER) if config.record.head else {}
+        return train_tokenizer(texts(), kind=sizes.kind, vocab_size=sizes.vocab_size), around, None
     tokenizer = of_model.backend_tokenizer
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -17,6 +17,7 @@ from fewshot_jax.applications.writing import batch_of
 from fewshot_jax.cli.main import main
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.examples import Example
+from fewshot_jax.data.loader import encode_texts
 from fewshot_jax.data.spans import encode_windows
 from fewshot_jax.data.squad import Question
 from fewshot_jax.data.tasks import Drawn
@@ -235,3 +236,12 @@ def test_a_config_of_an_unknown_family_is_told_before_a_missing_tokenizer(tmp_pa
     (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
     with pytest.raises(UserError, match=r"model_type 'mamba' is not one of .*take a model of one of these families"):
         start_of(tmp_path)
+
+
+def test_a_new_classifier_reads_a_text_as_its_own_tokenizer_does():
+    texts = ["open the tickets", "please print it now and then again", "copy"]
+    sizes = {"kind": "word", "max_length": 5, "buckets": [5]}
+    model = TextModel.open(from_dict({"tokenizer": sizes}), texts=lambda: texts)
+    encoded, expected = model.encode(texts), encode_texts(model.codec.tokenizer, texts, max_length=5)
+    np.testing.assert_array_equal(encoded.input_ids, expected.input_ids)
+    np.testing.assert_array_equal(encoded.lengths, expected.lengths)
