@@ -110,7 +110,7 @@ def _adapt(parsed: Arguments) -> None:
 
 def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
     """Cross-validate, choose, adapt to all texts and save."""
-    from fewshot_jax.adaptation.adapt import adapt_start, check_labelled
+    from fewshot_jax.adaptation.fitting import adapt_start, check_labelled
     from fewshot_jax.adaptation.folds import rare_classes, stratified
     from fewshot_jax.adaptation.selection import ADAPTED, select
     from fewshot_jax.adaptation.simple import NAME as SIMPLE
@@ -179,8 +179,8 @@ def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
 def _score_labels(parsed: Arguments, records: "list[Record]") -> None:
     """Adapt a run that scores the names of the classes."""
     _refuse_choices(parsed, "a run that scores the names of classes")
-    from fewshot_jax.adaptation.adapt import adapt
     from fewshot_jax.adaptation.classifier import Classifier
+    from fewshot_jax.adaptation.fitting import adapt
     from fewshot_jax.adaptation.selection import ADAPTED
 
     classifier = adapt(parsed.model, records)
@@ -196,7 +196,7 @@ def _score_labels(parsed: Arguments, records: "list[Record]") -> None:
 
 def _write(parsed: Arguments, config: "Config") -> None:
     """Adapt a run that writes."""
-    from fewshot_jax.adaptation.adapt import adapt
+    from fewshot_jax.adaptation.fitting import adapt
     from fewshot_jax.adaptation.selection import ADAPTED
     from fewshot_jax.adaptation.writer import Writer
     from fewshot_jax.applications.table import application_of

@@ -11,7 +11,7 @@ from scipy.stats import ttest_1samp
 import fewshot_jax as fsj
 from fewshot_jax.adaptation import selection as selecting
 from fewshot_jax.adaptation import simple
-from fewshot_jax.adaptation.adapt import adapt_start
+from fewshot_jax.adaptation.fitting import adapt_start
 from fewshot_jax.adaptation.folds import over_folds, rare_classes, stratified
 from fewshot_jax.adaptation.readers import HeadReader
 from fewshot_jax.adaptation.scaling import NONE, most_probable, nats, softmax, temperature_of
