@@ -10,11 +10,12 @@ import jax
 import numpy as np
 
 from fewshot_jax.adaptation.classifier import Classifier
+from fewshot_jax.adaptation.named import not_of_texts
 from fewshot_jax.adaptation.readers import NameReader, Reader
 from fewshot_jax.adaptation.saving import finite
 from fewshot_jax.adaptation.scaling import NONE
 from fewshot_jax.adaptation.selection import Adaptations, Selection
-from fewshot_jax.adaptation.start import Start, not_of_texts, start_of_run
+from fewshot_jax.adaptation.start import Start, start_of_run
 from fewshot_jax.adaptation.writer import Writer, adapt_writer
 from fewshot_jax.applications.label_scoring import candidates, one_task
 from fewshot_jax.applications.text_classification import with_label_names

@@ -28,6 +28,8 @@ from fewshot_jax.runs.directory import check_writable, described
 from fewshot_jax.types import PyTree
 from fewshot_jax.versions import versions
 
+EXAMPLES = "examples.jsonl"
+
 
 def check_output(directory: Path) -> None:
     """Raise a UserError if a model cannot be saved as a new directory."""

@@ -1,10 +1,8 @@
 """What adaptation starts from: a run, a pretrained model, or the encoder that ships with the package."""
 
 import dataclasses
-import difflib
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +11,14 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from fewshot_jax.adaptation.named import DEFAULT, check_named, is_pretrained
 from fewshot_jax.adaptation.readers import HeadReader
 from fewshot_jax.adaptation.saving import read_model, weights_not_finite
 from fewshot_jax.applications.application import evaluation_steps
-from fewshot_jax.applications.text_model import TextModel, directory_of
-from fewshot_jax.config import WRITES, Config
+from fewshot_jax.applications.text_model import TextModel
+from fewshot_jax.config import WITHOUT_A_LOOP, Config
 from fewshot_jax.config_file import from_dict
-from fewshot_jax.data.records import Record
-from fewshot_jax.errors import UserError, first_line
+from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.tuning import with_rates
 from fewshot_jax.training.experiment import Experiment
 from fewshot_jax.training.export import model_of_run
@@ -30,9 +28,6 @@ from fewshot_jax.types import MetaParams
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-DEFAULT = "default"
-EXAMPLES = "examples.jsonl"  # in a model's directory: what it was adapted to
-_KNOWN_BY = ("config.yaml", "model.json")  # a run, and what adapt made
 PACKAGED = Path(__file__).parent / DEFAULT
 MANY = 512  # support texts; of more, each inner step reads a part
 FACTORS = (0.3, 1.0, 3.0)  # of the inner rate, from which one is chosen
@@ -121,92 +116,6 @@ def start_of_pretrained(path: str | Path) -> Start:
             "download the model again."
         )
     return Start(name=str(Path(path).expanduser().resolve()), config=config, model=model, meta_params=params)
-
-
-def is_pretrained(path: str | Path) -> bool:
-    """Whether a directory holds a pretrained model, and no run of meta-training."""
-    try:
-        directory_of(str(path))
-    except UserError:
-        return False
-    return not (Path(path) / "labels.json").exists()
-
-
-def is_run(path: str | Path) -> bool:
-    """Whether a directory is a run of meta-training."""
-    return (Path(path) / "config.yaml").exists()
-
-
-def earlier(model: Path) -> tuple[Path, list[Record]]:
-    """What a model that adapt made was adapted from, and to which examples; the model itself and none of another.
-
-    Raises:
-        UserError: a model that adapt made keeps no examples, or its files are damaged.
-    """
-    if not (model / "model.json").exists():
-        return model, []
-    try:
-        said = json.loads((model / "model.json").read_text(encoding="utf-8"))
-        _check_keeps_examples(model, said)
-        with (model / EXAMPLES).open(encoding="utf-8") as rows:  # not splitlines(), which cuts texts at U+2028
-            return Path(said["start"]), [Record(**json.loads(row)) for row in rows]
-    except UserError:
-        raise
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        lost = isinstance(error, FileNotFoundError)  # of what may be deleted: the model goes on without
-        raise UserError(
-            f"{model}: {'' if lost else 'the saved model is damaged: '}cannot read what it was adapted from and to "
-            f"('start' in model.json, {EXAMPLES}: {first_line(error)}), so no examples can be added. Restore the "
-            "files, or adapt the original model to all examples together"
-        ) from None
-
-
-def _check_keeps_examples(model: Path, said: Mapping[str, Any]) -> None:
-    """Raise a UserError if a saved model is whole but of a kind that keeps no examples."""
-    if said.get("kind") or "start" in said:
-        return
-    config = from_dict(said["config"], source=str(model / "model.json"))
-    if config.application in WRITES:
-        what = f"a model for {config.application.replace('_', ' ')}"
-    elif config.kind == "label_scoring":
-        what = "a classifier that scores the names of its classes"
-    else:
-        what = "a classifier that was saved without its examples"
-    raise UserError(
-        f"{model}: holds {what}, to which no examples can be added: only classifiers with a head, saved by "
-        "'fewshot-jax adapt', keep theirs. Adapt the run that it came from to all examples together: 'fewshot-jax "
-        "adapt RUN --data ALL_EXAMPLES --output DIR'"
-    )
-
-
-def not_of_texts(model: Path, config: Config) -> str:
-    """The message of a run that adapt cannot serve."""
-    served = [name.replace("_", " ") for name in ("text_classification", *sorted(WRITES))]
-    return (
-        f"{model}: is a run of {config.application.replace('_', ' ')}; adapt takes runs of {', '.join(served)}. "
-        f"'fewshot-jax evaluate {model}' measures this run"
-    )
-
-
-def check_named(model: str | Path) -> None:
-    """Raise a UserError if what a user names is not there, or is none of what a model can be."""
-    path = Path(model).expanduser()
-    if str(model) == DEFAULT or any((path / name).is_file() for name in _KNOWN_BY) or is_pretrained(model):
-        return
-    if path.is_dir():
-        names = sorted(one.name for one in path.iterdir())
-        held = f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}" if names else "nothing"
-        what = f"holds {held}, which is no model"
-    elif path.exists():
-        what = "is a file"
-    else:
-        what = "no such directory"
-        if difflib.get_close_matches(str(model), [DEFAULT]):
-            what += " (did you mean 'default'?)"
-    raise UserError(
-        f"{model}: {what}; give 'default', a run of 'fewshot-jax train' (config.yaml), a Hugging Face directory "
-        "(config.json), or a model that adapt made (model.json)"
-    )
 
 
 def start_of(model: str | Path) -> Start:

@@ -71,26 +71,18 @@ def run(arguments: Sequence[str]) -> None:
 
 def _adapt(parsed: Arguments) -> None:
     """Find out what MODEL is, read the examples, and adapt by what fits both."""
+    from fewshot_jax.adaptation.named import find_model
     from fewshot_jax.adaptation.saving import check_output
-    from fewshot_jax.adaptation.start import DEFAULT, check_named, earlier, is_pretrained, not_of_texts
-    from fewshot_jax.config import WRITES
     from fewshot_jax.data.detect import detect_application
     from fewshot_jax.data.duplicates import distinct_examples
     from fewshot_jax.data.files import read_records
-    from fewshot_jax.training.run_directory import RunDirectory
 
     check_output(parsed.output)
-    check_named(parsed.model)
-    model, before = earlier(parsed.model)
-    if str(model) != DEFAULT and not is_pretrained(model):
-        config = RunDirectory(model).config()
-        if config.application in WRITES:
-            _write(parsed, config)
-            return
-        if config.application != "text_classification":
-            raise UserError(not_of_texts(model, config))
-    else:
-        config = None
+    named = find_model(parsed.model)
+    model, before, config = named.origin, named.examples, named.config
+    if config is not None and named.writes:
+        _write(parsed, config)
+        return
     text, label = parsed.text_field, parsed.label_field
     found = detect_application(parsed.data, text=text, label=label, prefer="text_classification")
     if found != "text_classification":
@@ -102,7 +94,7 @@ def _adapt(parsed: Arguments) -> None:
     records, notes, doubts = distinct_examples(read, where)
     for line in (*(f"note: {note}" for note in notes), *(f"warning: {doubt}" for doubt in doubts)):
         print(line, file=sys.stderr)
-    if config is not None and config.kind == "label_scoring":
+    if named.scores_names:
         _score_labels(parsed, records)
         return
     _classify(parsed, model, records)
@@ -112,10 +104,11 @@ def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
     """Cross-validate, choose, adapt to all texts and save."""
     from fewshot_jax.adaptation.fitting import adapt_start, check_labelled
     from fewshot_jax.adaptation.folds import rare_classes, stratified
+    from fewshot_jax.adaptation.saving import EXAMPLES
     from fewshot_jax.adaptation.selection import ADAPTED, select
     from fewshot_jax.adaptation.simple import NAME as SIMPLE
     from fewshot_jax.adaptation.simple import SimpleClassifier
-    from fewshot_jax.adaptation.start import EXAMPLES, start_of, with_choices
+    from fewshot_jax.adaptation.start import start_of, with_choices
     from fewshot_jax.adaptation.summary import card, record_of
     from fewshot_jax.data.splits import text_split
 
@@ -279,7 +272,7 @@ def tell_too_long(reader: "Reader", texts: Sequence[str]) -> None:
 
 
 def _tell_unfinished(model: Path) -> None:
-    from fewshot_jax.adaptation.start import is_run
+    from fewshot_jax.adaptation.named import is_run
     from fewshot_jax.training.run_directory import RunDirectory
 
     if is_run(model) and RunDirectory(model).result() is None:
