@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from fewshot_jax.adaptation.folds import Fold, over_folds, stratified
+from fewshot_jax.adaptation.report import ADAPTED, MAJORITY, ROUNDING, SIMPLE
 from fewshot_jax.adaptation.scaling import nats, temperature_of
-from fewshot_jax.adaptation.simple import NAME as SIMPLE
 from fewshot_jax.adaptation.simple import SimpleClassifier
 from fewshot_jax.adaptation.start import MANY, Start
 from fewshot_jax.applications.application import Functions
@@ -23,9 +23,7 @@ from fewshot_jax.runs.state import run_keys
 from fewshot_jax.training.experiment import judging_pair
 from fewshot_jax.types import Batch, MetaParams
 
-ADAPTED, MAJORITY = "adapted", "most frequent label"
 INNER_FOLDS = 2  # inside the training texts of a fold
-ROUNDING = 1e-9  # differences of mean accuracies below it are none
 Choice = tuple[float, int]  # factor of the inner rate, number of inner steps
 Tell = Callable[[str], None]
 

@@ -13,7 +13,6 @@ from fewshot_jax.adaptation.scaling import Prediction, most_probable, probabilit
 from fewshot_jax.data.labels import plain_texts
 from fewshot_jax.data.tfidf import ANALYSERS
 
-NAME = "TF-IDF + logistic regression"
 KIND = "tfidf"
 TERMS = "terms.json"
 STRENGTH = 10.0  # C of the regression, the inverse of its regularisation

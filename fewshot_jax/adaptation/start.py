@@ -16,7 +16,7 @@ from fewshot_jax.adaptation.readers import HeadReader
 from fewshot_jax.adaptation.saving import read_model, weights_not_finite
 from fewshot_jax.applications.application import evaluation_steps
 from fewshot_jax.applications.text_model import TextModel
-from fewshot_jax.config import WITHOUT_A_LOOP, Config
+from fewshot_jax.config import Config
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.tuning import with_rates

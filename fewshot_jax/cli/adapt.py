@@ -102,14 +102,15 @@ def _adapt(parsed: Arguments) -> None:
 
 def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
     """Cross-validate, choose, adapt to all texts and save."""
+    from fewshot_jax.adaptation.card import card
     from fewshot_jax.adaptation.fitting import adapt_start, check_labelled
     from fewshot_jax.adaptation.folds import rare_classes, stratified
+    from fewshot_jax.adaptation.report import ADAPTED, SIMPLE, AdaptationReport
     from fewshot_jax.adaptation.saving import EXAMPLES
-    from fewshot_jax.adaptation.selection import ADAPTED, select
-    from fewshot_jax.adaptation.simple import NAME as SIMPLE
+    from fewshot_jax.adaptation.selection import select
     from fewshot_jax.adaptation.simple import SimpleClassifier
     from fewshot_jax.adaptation.start import start_of, with_choices
-    from fewshot_jax.adaptation.summary import card, record_of
+    from fewshot_jax.adaptation.summary import record_of
     from fewshot_jax.data.splits import text_split
 
     check_labelled(records)
@@ -117,7 +118,7 @@ def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
     start = with_choices(start_of(model), len(records))
     _tell_unfinished(model)
     if parsed.folds or parsed.save != "simple":  # else the encoder reads nothing
-        _tell_unknown(model, start.model.codec.tokenizer, data.texts)
+        _tell_unknown(model, start.tokenizer, data.texts)
         tell_too_long(start.reader(len(data.classes)), data.texts)
     selection: Selection | None = None
     if parsed.folds and stratified(data.label, most=parsed.folds):
@@ -163,9 +164,9 @@ def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
     if parsed.as_json:
         print_json(record)
     else:
-        from fewshot_jax.cli.table import print_selection
+        from rich.console import Console
 
-        print_selection(record)
+        Console().print(AdaptationReport(start=start_name, saved=kept, examples=len(records), cross_validation=record))
         print(f"saved in {parsed.output}")
 
 
@@ -174,7 +175,7 @@ def _score_labels(parsed: Arguments, records: "list[Record]") -> None:
     _refuse_choices(parsed, "a run that scores the names of classes")
     from fewshot_jax.adaptation.classifier import Classifier
     from fewshot_jax.adaptation.fitting import adapt
-    from fewshot_jax.adaptation.selection import ADAPTED
+    from fewshot_jax.adaptation.report import ADAPTED
 
     classifier = adapt(parsed.model, records)
     assert isinstance(classifier, Classifier)
@@ -190,16 +191,14 @@ def _score_labels(parsed: Arguments, records: "list[Record]") -> None:
 def _write(parsed: Arguments, config: "Config") -> None:
     """Adapt a run that writes."""
     from fewshot_jax.adaptation.fitting import adapt
-    from fewshot_jax.adaptation.selection import ADAPTED
-    from fewshot_jax.adaptation.writer import Writer
+    from fewshot_jax.adaptation.report import ADAPTED
+    from fewshot_jax.adaptation.writer import Writer, saved_model
     from fewshot_jax.applications.table import application_of
     from fewshot_jax.data.fields import TASK_FIELD
-    from fewshot_jax.training.export import model_of_run
-    from fewshot_jax.training.run_directory import RunDirectory
 
     refuse_fields(parsed, config)
     _refuse_choices(parsed, f"a run of {config.application}")
-    application, model = application_of(config), model_of_run(RunDirectory(parsed.model))
+    application, model = application_of(config), saved_model(config, parsed.model)
     one_task = dataclasses.replace(config, data=dataclasses.replace(config.data, task_field=TASK_FIELD))
     examples = application.read(one_task, parsed.data, model)  # whose task need not be named
     writer = adapt(parsed.model, examples)

@@ -84,30 +84,3 @@ def print_evaluation(evaluations: Sequence[Evaluation]) -> None:
     for name, text in first.signatures().items():
         console.print(f"{name}: {text}", highlight=False)
     console.print(f"{first.episodes} episodes of {what}\ncheckpoints: {steps}", highlight=False)
-
-
-def print_selection(record: dict[str, Any]) -> None:
-    """Print what the cross-validation of an adapted model found."""
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from fewshot_jax.adaptation.summary import class_rows, score_rows, verdict
-
-    console = Console()
-    of_models = Table(box=box.SIMPLE_HEAD, title=f"cross-validated, {record['folds']} folds", title_justify="left")
-    of_classes = Table(box=box.SIMPLE_HEAD, title=f"classes, by the {record['saved']} model", title_justify="left")
-    for table, heads, rows in (
-        (of_models, ("model", "accuracy (%)", "macro F1 (%)"), score_rows(record)),
-        (of_classes, ("class", "examples", "precision (%)", "recall (%)", "F1 (%)"), class_rows(record)),
-    ):
-        for number, head in enumerate(heads):
-            table.add_column(head, justify="right" if number else "left", no_wrap=bool(number))
-        for row in rows:
-            table.add_row(*map(escape, row))
-        console.print(table)
-    for one in record["confusions"]:
-        times = counted(one["count"], "time")
-        console.print(escape(f"'{one['true']}' taken for '{one['predicted']}' {times}: {one['example'][:160]}"))
-    console.print(escape(verdict(record)))

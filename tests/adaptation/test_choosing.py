@@ -11,16 +11,17 @@ from scipy.stats import ttest_1samp
 import fewshot_jax as fsj
 from fewshot_jax.adaptation import selection as selecting
 from fewshot_jax.adaptation import simple
+from fewshot_jax.adaptation.card import card
 from fewshot_jax.adaptation.fitting import adapt_start
 from fewshot_jax.adaptation.folds import over_folds, rare_classes, stratified
 from fewshot_jax.adaptation.named import DEFAULT
 from fewshot_jax.adaptation.readers import HeadReader
+from fewshot_jax.adaptation.report import ADAPTED, SIMPLE, verdict
 from fewshot_jax.adaptation.scaling import NONE, most_probable, nats, softmax, temperature_of
-from fewshot_jax.adaptation.selection import ADAPTED, Adaptations, choose, confusions, select
-from fewshot_jax.adaptation.simple import NAME as SIMPLE
+from fewshot_jax.adaptation.selection import Adaptations, choose, confusions, select
 from fewshot_jax.adaptation.simple import SimpleClassifier
 from fewshot_jax.adaptation.start import HEAD, start_of, with_choices
-from fewshot_jax.adaptation.summary import card, record_of, verdict
+from fewshot_jax.adaptation.summary import record_of
 from fewshot_jax.data.duplicates import distinct
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import text_split

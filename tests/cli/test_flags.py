@@ -13,7 +13,7 @@ PACKAGE = Path(fewshot_jax.__file__).parent
 SAID_BY = {
     "adaptation": ("adapt",),
     "adaptation/saving.py": ("adapt",),
-    "adaptation/summary.py": ("predict",),
+    "adaptation/card.py": ("predict",),
     "applications": ("train",),
     "cli/examples.py": ("tune",),  # all but its key "tune --inner" name their command
     "cli/holdout.py": ("evaluate",),
