@@ -1,20 +1,19 @@
-"""A saved few-shot classifier: load it, predict with it."""
+"""A classifier that a learner adapted, and how any saved model is loaded."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from fewshot_jax.adaptation.base import Classifier
 from fewshot_jax.adaptation.context import packed
 from fewshot_jax.adaptation.readers import Reader, saved_reader
 from fewshot_jax.adaptation.saving import read_model, save_model
-from fewshot_jax.adaptation.scaling import Prediction, most_probable, probabilities
-from fewshot_jax.adaptation.simple import SimpleClassifier, load_simple
+from fewshot_jax.adaptation.simple import load_simple
 from fewshot_jax.adaptation.writer import Writer, load_writer
 from fewshot_jax.config import WRITES, Config
-from fewshot_jax.data.labels import plain_texts
 from fewshot_jax.errors import UserError, first_line
 from fewshot_jax.training.experiment import judging_pair
 from fewshot_jax.types import PyTree
@@ -22,7 +21,7 @@ from fewshot_jax.types import PyTree
 FEW = 16  # texts that are not worth a whole batch
 
 
-class Classifier:
+class AdaptedClassifier(Classifier):
     """A learner adapted to one task, with its label names and what reads its texts.
 
     Args:
@@ -36,9 +35,9 @@ class Classifier:
     def __init__(
         self, adapted: PyTree, labels: Sequence[str], config: Config, reader: Reader, temperature: float = 1.0
     ):
-        self.adapted, self.labels, self.config, self.reader = packed(adapted, config), list(labels), config, reader
-        self.temperature = temperature
-        _, learner = judging_pair(reader.functions, config)
+        super().__init__(labels, temperature)
+        self.adapted, self.config, self.reader = packed(adapted, config), config, reader
+        learner = build_learner(reader.functions, config, training=False)
 
         @jax.jit
         def logits(adapted: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
@@ -55,18 +54,11 @@ class Classifier:
         if shape[-1] != len(self.labels):
             raise ValueError(f"weights for {shape[-1]} classes, but {len(self.labels)} labels")
 
-    def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
-        """Probabilities ``[n, N]`` of the classes, in the order of ``labels``."""
-        texts = plain_texts(texts)
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
         rows = list(self._batches(texts))
-        logits = np.concatenate(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
-        return probabilities(logits, texts, self.temperature)
+        return np.concatenate(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
 
-    def predict(self, texts: Iterable[str], threshold: float = 0.0) -> list[Prediction]:
-        """The most probable label of each text, or "none of these" where its probability is below a threshold."""
-        return most_probable(self.labels, self.predict_proba(texts), threshold)
-
-    def _batches(self, texts: list[str]) -> Iterator[np.ndarray]:
+    def _batches(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
         """Batches of two sizes and few lengths, so that nothing is compiled twice."""
         size = self.reader.batch_size
         if len(texts) <= FEW:
@@ -75,17 +67,12 @@ class Classifier:
             chunk = texts[start : start + size]
             yield np.asarray(self._logits(self.adapted, self.reader.batch(chunk, size)))[: len(chunk)]
 
-    def save(self, directory: str | Path, files: Mapping[str, str] | None = None, **record: Any) -> None:
-        """Write the classifier to a new directory, whole or not at all, with more files and more in ``model.json``.
-
-        Raises:
-            UserError: the directory exists and is not empty, or cannot be written.
-        """
+    def _write(self, directory: Path, record: Mapping[str, Any], files: Mapping[str, str]) -> None:
         described = {**record, **self.reader.record, "labels": self.labels, "temperature": self.temperature}
-        save_model(directory, self.adapted, self.config, described, self.reader.save, files or {})
+        save_model(directory, self.adapted, self.config, described, self.reader.save, files)
 
 
-def load(directory: str | Path) -> "Classifier | SimpleClassifier | Writer":
+def load(directory: str | Path) -> Classifier | Writer:
     """Load a model that ``adapt`` saved: a classifier of texts, or a `Writer` of others.
 
     Args:
@@ -106,7 +93,7 @@ def load(directory: str | Path) -> "Classifier | SimpleClassifier | Writer":
             return load_writer(directory, adapted, config)
         labels = record["labels"]
         reader = saved_reader(config, directory, record)
-        classifier = Classifier(adapted, labels, config, reader, record.get("temperature", 1.0))
+        classifier = AdaptedClassifier(adapted, labels, config, reader, record.get("temperature", 1.0))
         classifier.check()
     except UserError:
         raise

@@ -9,7 +9,7 @@ from typing import cast
 import jax
 import numpy as np
 
-from fewshot_jax.adaptation.classifier import Classifier
+from fewshot_jax.adaptation.classifier import AdaptedClassifier
 from fewshot_jax.adaptation.named import not_of_texts
 from fewshot_jax.adaptation.readers import NameReader, Reader
 from fewshot_jax.adaptation.saving import finite
@@ -32,7 +32,7 @@ from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import Batch, MetaParams
 
 
-def adapt(run_dir: str | Path, records: Sequence[Record] | Sequence[Example]) -> Classifier | Writer:
+def adapt(run_dir: str | Path, records: Sequence[Record] | Sequence[Example]) -> AdaptedClassifier | Writer:
     """Adapt the best checkpoint of a run to labelled texts, or to examples of what to write.
 
     The labels need not be among the run's; the run's own data is not read. With `episodes.label_names`
@@ -79,7 +79,7 @@ def check_labelled(records: Sequence[Record]) -> None:
         raise UserError(f"'{NONE}' is the label of texts below the threshold; give the class another name")
 
 
-def adapt_start(start: Start, data: TextSplit, selection: Selection | None = None) -> Classifier:
+def adapt_start(start: Start, data: TextSplit, selection: Selection | None = None) -> AdaptedClassifier:
     """Adapt a text classifier, by its config's learner, to all texts of some classes.
 
     Args:
@@ -98,7 +98,9 @@ def adapt_start(start: Start, data: TextSplit, selection: Selection | None = Non
         else:
             encoded = selection.adaptations
         adapted = finite({**start.meta_params["params"], "head": encoded.head(factor, steps)})
-        return Classifier(adapted, data.classes, start.with_loop(factor, steps).config, start.reader(len(data.classes)))
+        return AdaptedClassifier(
+            adapted, data.classes, start.with_loop(factor, steps).config, start.reader(len(data.classes))
+        )
     start = start.with_loop(factor, steps)
     texts = with_label_names(start.config, data)
     names = np.arange(len(texts) - len(data.texts), dtype=np.int32)
@@ -111,9 +113,9 @@ def adapt_start(start: Start, data: TextSplit, selection: Selection | None = Non
     return _adapted(start.meta_params, support, data.classes, start.config, reader)
 
 
-def _label_scorer(run: RunDirectory, config: Config, records: Sequence[Record]) -> Classifier:
-    model, data = model_of_run(run), text_split(records)
-    reader = NameReader(model, candidates(data.classes, config))
+def _label_scorer(run: RunDirectory, config: Config, records: Sequence[Record]) -> AdaptedClassifier:
+    model, data = language_model(config, texts=list, saved=run.path, weights=False), text_split(records)
+    reader = NameReader(config, model, candidates(data.classes, config))
     read: dict[tuple[int, ...], str] = {}
     for label, ids in zip(data.classes, reader.names, strict=True):
         if (other := read.setdefault(tuple(ids), label)) != label:
@@ -130,7 +132,7 @@ def _label_scorer(run: RunDirectory, config: Config, records: Sequence[Record]) 
 
 def _adapted(
     meta_params: MetaParams, support: Batch, labels: Sequence[str], config: Config, reader: Reader
-) -> Classifier:
-    _, learner = judging_pair(reader.functions, config)
+) -> AdaptedClassifier:
+    learner = build_learner(reader.functions, config, training=False)
     adapted = jax.jit(learner.adapt)(meta_params, support, run_keys(config.seed).evaluation)
-    return Classifier(finite(adapted), labels, config, reader)
+    return AdaptedClassifier(finite(adapted), labels, config, reader)

@@ -1,17 +1,16 @@
 """The simple model that an adapted one has to beat: TF-IDF and logistic regression, from scikit-learn."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from fewshot_jax import strict_json
+from fewshot_jax.adaptation.base import Classifier
 from fewshot_jax.adaptation.saving import save_model
-from fewshot_jax.adaptation.scaling import Prediction, most_probable, probabilities
-from fewshot_jax.data.labels import plain_texts
-from fewshot_jax.data.tfidf import ANALYSERS
+from fewshot_jax.evaluation.baselines import ANALYSERS
 
 KIND = "tfidf"
 TERMS = "terms.json"
@@ -22,7 +21,7 @@ MOST_WEIGHTS = 2_000_000
 LEAST_TERMS = 5_000
 
 
-class SimpleClassifier:
+class SimpleClassifier(Classifier):
     """Logits ``x W + b`` of a text's TF-IDF vector ``x [F]``, L2-normalised for words and for characters.
 
     Args:
@@ -32,8 +31,6 @@ class SimpleClassifier:
         temperature: that the logits are divided by.
     """
 
-    config = None
-
     def __init__(
         self,
         terms: dict[str, list[str]],
@@ -41,7 +38,8 @@ class SimpleClassifier:
         labels: Sequence[str],
         temperature: float = 1.0,
     ):
-        self.terms, self.arrays, self.labels, self.temperature = terms, arrays, list(labels), temperature
+        super().__init__(labels, temperature)
+        self.terms, self.arrays = terms, arrays
         self._vectorizers = [_vectorizer(name, terms[name], arrays[name]) for name in ANALYSERS]
 
     @classmethod
@@ -80,7 +78,6 @@ class SimpleClassifier:
         return cls(terms, {**whole, **{name: arrays[name].astype(np.float32) for name in ANALYSERS}}, labels)
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
-        """``[n, N]``."""
         from scipy.sparse import hstack
 
         if not texts:
@@ -88,27 +85,12 @@ class SimpleClassifier:
         vectors = hstack([vectorizer.transform(texts) for vectorizer in self._vectorizers])
         return np.asarray(vectors @ self.arrays["kernel"] + self.arrays["bias"])
 
-    def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
-        """Probabilities ``[n, N]`` of the classes, in the order of ``labels``."""
-        texts = plain_texts(texts)
-        return probabilities(self.logits(texts), texts, self.temperature)
-
-    def predict(self, texts: Iterable[str], threshold: float = 0.0) -> list[Prediction]:
-        """The most probable label of each text, or "none of these" where its probability is below a threshold."""
-        return most_probable(self.labels, self.predict_proba(texts), threshold)
-
-    def save(self, directory: str | Path, files: Mapping[str, str] | None = None, **record: Any) -> None:
-        """Write the classifier to a new directory, whole or not at all, with more files and more in ``model.json``.
-
-        Raises:
-            UserError: the directory exists and is not empty, or cannot be written.
-        """
-
+    def _write(self, directory: Path, record: Mapping[str, Any], files: Mapping[str, str]) -> None:
         def write_terms(partial: Path) -> None:
             (partial / TERMS).write_text(strict_json.dumps(self.terms, ensure_ascii=False) + "\n", encoding="utf-8")
 
         described = {**record, "kind": KIND, "labels": self.labels, "temperature": self.temperature}
-        save_model(directory, self.arrays, None, described, write_terms, files or {})
+        save_model(directory, self.arrays, None, described, write_terms, files)
 
 
 def load_simple(directory: Path, arrays: dict[str, np.ndarray], record: dict[str, Any]) -> SimpleClassifier:

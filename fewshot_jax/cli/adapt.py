@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fewshot_jax import strict_json
 from fewshot_jax.cli.arguments import counted, parse, print_json, quietly
 from fewshot_jax.errors import UserError
 
@@ -102,11 +101,9 @@ def _adapt(parsed: Arguments) -> None:
 
 def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
     """Cross-validate, choose, adapt to all texts and save."""
-    from fewshot_jax.adaptation.card import card
     from fewshot_jax.adaptation.fitting import adapt_start, check_labelled
     from fewshot_jax.adaptation.folds import rare_classes, stratified
     from fewshot_jax.adaptation.report import ADAPTED, SIMPLE, AdaptationReport
-    from fewshot_jax.adaptation.saving import EXAMPLES
     from fewshot_jax.adaptation.selection import select
     from fewshot_jax.adaptation.simple import SimpleClassifier
     from fewshot_jax.adaptation.start import start_of, with_choices
@@ -143,42 +140,42 @@ def _classify(parsed: Arguments, model: Path, records: "list[Record]") -> None:
             file=sys.stderr,
         )
     kept = {"better": selection.best if selection else ADAPTED, "adapted": ADAPTED, "simple": SIMPLE}[parsed.save]
-    examples = "".join(strict_json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in records)
-    files, start_name = {EXAMPLES: examples}, start.name
     classifier: Any
     if kept == SIMPLE:
         classifier = SimpleClassifier.fit(data.texts, data.label, data.classes)
     else:
         classifier = adapt_start(start, data, selection)
+    classifier.examples = records
     if selection is None:
         right = sum(
             one.label == record.label for one, record in zip(classifier.predict(data.texts), records, strict=True)
         )
-        classifier.save(parsed.output, files, start=start_name)
+        classifier.report = AdaptationReport(start=start.name, saved=kept, examples=len(records))
+        classifier.save(parsed.output)
         _tell_saved(parsed, len(records), {"saved": kept, "classes": data.classes, "right": right})
         return
     record = record_of(selection, start.with_loop(*selection.choice), data.texts, kept)
     classifier.temperature = record["temperature"]
-    files["README.md"] = card(record, parsed.output.name)
-    classifier.save(parsed.output, files, start=start_name, cross_validation=record)
+    classifier.report = AdaptationReport(start=start.name, saved=kept, examples=len(records), cross_validation=record)
+    classifier.save(parsed.output)
     if parsed.as_json:
         print_json(record)
     else:
         from rich.console import Console
 
-        Console().print(AdaptationReport(start=start_name, saved=kept, examples=len(records), cross_validation=record))
+        Console().print(classifier.report)
         print(f"saved in {parsed.output}")
 
 
 def _score_labels(parsed: Arguments, records: "list[Record]") -> None:
     """Adapt a run that scores the names of the classes."""
     _refuse_choices(parsed, "a run that scores the names of classes")
-    from fewshot_jax.adaptation.classifier import Classifier
+    from fewshot_jax.adaptation.classifier import AdaptedClassifier
     from fewshot_jax.adaptation.fitting import adapt
     from fewshot_jax.adaptation.report import ADAPTED
 
     classifier = adapt(parsed.model, records)
-    assert isinstance(classifier, Classifier)
+    assert isinstance(classifier, AdaptedClassifier)
     _tell_unfinished(parsed.model)
     texts = [record.text for record in records]
     _tell_unknown(parsed.model, classifier.reader.tokenizer, [*texts, *classifier.labels])

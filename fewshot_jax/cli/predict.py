@@ -63,7 +63,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def _predict(parsed: Arguments) -> None:
     """Load the model, read the rows, and write them with what the model says."""
-    from fewshot_jax.adaptation.classifier import Classifier, load
+    from fewshot_jax.adaptation.classifier import AdaptedClassifier, load
     from fewshot_jax.adaptation.writer import Writer
     from fewshot_jax.applications.table import application_of
     from fewshot_jax.data.files import read_texts
@@ -84,7 +84,7 @@ def _predict(parsed: Arguments) -> None:
         else:
             rows, texts = read_texts(path, text=parsed.text_field, blanks=True)
             _tell_blank(path, parsed.text_field, texts)
-            if isinstance(model, Classifier):
+            if isinstance(model, AdaptedClassifier):
                 tell_too_long(model.reader, texts)
             _check_free(path, rows, {"predicted_label", "probability"})
             labelled = iter(model.predict([text for text in texts if text], threshold=parsed.threshold))

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
 
 import fewshot_jax as fsj
-from fewshot_jax.adaptation.classifier import Classifier, load
+from fewshot_jax.adaptation.classifier import AdaptedClassifier, load
 from fewshot_jax.adaptation.readers import NameReader
 from fewshot_jax.adaptation.start import start_of
 from fewshot_jax.adaptation.writer import Writer
@@ -159,7 +159,7 @@ def in_context(path, example, **changes):
     writer = Writer({"params": params, "support": support}, model, config)
     reader = NameReader(model, [example.target, "now"])
     support = one_task(model.codec, model.codec.sources([example.source] * 2), reader.names, np.zeros(2, np.int32))
-    return writer, Classifier({"params": params, "support": support}, ["jane", "now"], config, reader)
+    return writer, AdaptedClassifier({"params": params, "support": support}, ["jane", "now"], config, reader)
 
 
 def test_padding_of_examples_takes_no_positions_of_an_adapted_model(tmp_path):
