@@ -27,8 +27,8 @@ from fewshot_jax.errors import UserError
 from fewshot_jax.types import Episode, MetaLearner
 
 if TYPE_CHECKING:
+    from fewshot_jax.adaptation.adapt import adapt
     from fewshot_jax.adaptation.classifier import load
-    from fewshot_jax.adaptation.fitting import adapt
     from fewshot_jax.config import Config
     from fewshot_jax.config_file import read_config
     from fewshot_jax.data.episodes import episodes
@@ -83,7 +83,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Config": "fewshot_jax.config",
-    "adapt": "fewshot_jax.adaptation.fitting",
+    "adapt": "fewshot_jax.adaptation.adapt",
     "episodes": "fewshot_jax.data.episodes",
     "evaluate": "fewshot_jax.training.evaluate",
     "load": "fewshot_jax.adaptation.classifier",

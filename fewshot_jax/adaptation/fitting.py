@@ -1,72 +1,29 @@
-"""From a meta-trained run and a few labelled texts to a classifier."""
+"""From the start of an adaptation and labelled texts to a classifier, without a choice of models."""
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import cast
 
 import jax
 import numpy as np
 
 from fewshot_jax.adaptation.classifier import AdaptedClassifier
-from fewshot_jax.adaptation.named import not_of_texts
 from fewshot_jax.adaptation.readers import NameReader, Reader
 from fewshot_jax.adaptation.saving import finite
 from fewshot_jax.adaptation.scaling import NONE
 from fewshot_jax.adaptation.selection import Adaptations, Selection
-from fewshot_jax.adaptation.start import Start, start_of_run
-from fewshot_jax.adaptation.writer import Writer, adapt_writer
+from fewshot_jax.adaptation.start import Start
 from fewshot_jax.applications.label_scoring import candidates, one_task
 from fewshot_jax.applications.text_classification import with_label_names
-from fewshot_jax.config import WRITES, Config
-from fewshot_jax.data.duplicates import distinct_examples
-from fewshot_jax.data.examples import Example
+from fewshot_jax.applications.writing import writing_functions
+from fewshot_jax.config import Config
 from fewshot_jax.data.records import Record
-from fewshot_jax.data.splits import TextSplit, text_split
+from fewshot_jax.data.splits import TextSplit
 from fewshot_jax.errors import UserError
 from fewshot_jax.runs.state import run_keys
 from fewshot_jax.training.experiment import Experiment, judging_pair
 from fewshot_jax.training.export import model_of_run
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import Batch, MetaParams
-
-
-def adapt(run_dir: str | Path, records: Sequence[Record] | Sequence[Example]) -> AdaptedClassifier | Writer:
-    """Adapt the best checkpoint of a run to labelled texts, or to examples of what to write.
-
-    The labels need not be among the run's; the run's own data is not read. With `episodes.label_names`
-    the names of the labels are support texts too.
-
-    Args:
-        run_dir: of a meta-trained run.
-        records: labelled texts, at least two labels, see `distinct_examples`; of a run that writes, `Example`s of one
-            task.
-
-    Returns:
-        The classifier, or the writer.
-
-    Raises:
-        UserError: there is no run, it has no checkpoint, or the examples are not of its kind, or too few.
-    """
-    run = RunDirectory(run_dir)
-    config = run.config()
-    kind = Example if config.application in WRITES else Record
-    if not all(isinstance(record, kind) for record in records):
-        raise UserError(
-            f"{run.path}: is a run of {config.application}, which adapts to records of type {kind.__name__}"
-        )
-    if config.application in WRITES:
-        return adapt_writer(run, cast(Sequence[Example], records))
-    if config.application != "text_classification":
-        raise UserError(not_of_texts(run.path, config))
-    labelled, notes, doubts = distinct_examples(cast(Sequence[Record], records), "the examples")
-    for note in (*notes, *doubts):
-        warnings.warn(note, stacklevel=2)
-    check_labelled(labelled)
-    if config.kind == "label_scoring":
-        return _label_scorer(run, config, labelled)
-    return adapt_start(start_of_run(run.path), text_split(labelled))
 
 
 def check_labelled(records: Sequence[Record]) -> None:
@@ -113,8 +70,18 @@ def adapt_start(start: Start, data: TextSplit, selection: Selection | None = Non
     return _adapted(start.meta_params, support, data.classes, start.config, reader)
 
 
-def _label_scorer(run: RunDirectory, config: Config, records: Sequence[Record]) -> AdaptedClassifier:
-    model, data = language_model(config, texts=list, saved=run.path, weights=False), text_split(records)
+def adapt_label_scorer(run: RunDirectory, data: TextSplit) -> AdaptedClassifier:
+    """Adapt the best checkpoint of a run that scores the names of the classes.
+
+    Args:
+        run: of text classification, with ``model.classifier: label_names``.
+        data: the texts.
+
+    Raises:
+        UserError: the run has no checkpoint, two names are the same tokens, the texts are too many, or it diverged.
+    """
+    config = run.config()
+    model = language_model(config, texts=list, saved=run.path, weights=False)
     reader = NameReader(config, model, candidates(data.classes, config))
     read: dict[tuple[int, ...], str] = {}
     for label, ids in zip(data.classes, reader.names, strict=True):

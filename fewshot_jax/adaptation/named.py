@@ -58,12 +58,12 @@ def find_model(name: str | Path) -> NamedModel:
         UserError: there is no such model, it keeps no examples to add to, or it can adapt to no texts.
     """
     check_named(name)
-    origin, examples = earlier(Path(name))
+    origin, examples = _origin_and_examples(Path(name))
     if str(origin) == DEFAULT or is_pretrained(origin):
         return NamedModel(name=name, origin=origin, config=None, examples=examples)
     config = RunDirectory(origin).config()
     if config.application not in WRITES and config.application != "text_classification":
-        raise UserError(not_of_texts(origin, config))
+        raise UserError(_unserved(origin, config))
     return NamedModel(name=name, origin=origin, config=config, examples=examples)
 
 
@@ -102,23 +102,23 @@ def check_named(model: str | Path) -> None:
     )
 
 
-def earlier(model: Path) -> tuple[Path, list[Record]]:
-    """What a model that adapt made was adapted from, and to which examples; the model itself and none of another.
+def _origin_and_examples(model: Path) -> tuple[Path, list[Record]]:
+    """Read from what, and to which examples, a saved model was adapted; of another model itself, and no examples.
 
     Raises:
-        UserError: a model that adapt made keeps no examples, or its files are damaged.
+        UserError: a saved model keeps no examples, or its files are damaged.
     """
     if not (model / "model.json").exists():
         return model, []
     try:
-        said = json.loads((model / "model.json").read_text(encoding="utf-8"))
-        _check_keeps_examples(model, said)
+        record = json.loads((model / "model.json").read_text(encoding="utf-8"))
+        _check_keeps_examples(model, record)
         with (model / EXAMPLES).open(encoding="utf-8") as rows:  # not splitlines(), which cuts texts at U+2028
-            return Path(said["start"]), [Record(**json.loads(row)) for row in rows]
+            return Path(record["start"]), [Record(**json.loads(row)) for row in rows]
     except UserError:
         raise
     except (OSError, KeyError, TypeError, ValueError) as error:
-        lost = isinstance(error, FileNotFoundError)  # of what may be deleted: the model goes on without
+        lost = isinstance(error, FileNotFoundError)  # a user may delete the examples: the model still predicts
         raise UserError(
             f"{model}: {'' if lost else 'the saved model is damaged: '}cannot read what it was adapted from and to "
             f"('start' in model.json, {EXAMPLES}: {first_line(error)}), so no examples can be added. Restore the "
@@ -126,11 +126,11 @@ def earlier(model: Path) -> tuple[Path, list[Record]]:
         ) from None
 
 
-def _check_keeps_examples(model: Path, said: Mapping[str, Any]) -> None:
+def _check_keeps_examples(model: Path, record: Mapping[str, Any]) -> None:
     """Raise a UserError if a saved model is whole but of a kind that keeps no examples."""
-    if said.get("kind") or "start" in said:
+    if record.get("kind") or "start" in record:
         return
-    config = from_dict(said["config"], source=str(model / "model.json"))
+    config = from_dict(record["config"], source=str(model / "model.json"))
     if config.application in WRITES:
         what = f"a model for {config.application.replace('_', ' ')}"
     elif config.kind == "label_scoring":
@@ -144,8 +144,8 @@ def _check_keeps_examples(model: Path, said: Mapping[str, Any]) -> None:
     )
 
 
-def not_of_texts(model: Path, config: Config) -> str:
-    """The message of a run that adapt cannot serve."""
+def _unserved(model: Path, config: Config) -> str:
+    """The message on a run of an application that does not adapt to texts."""
     served = [name.replace("_", " ") for name in ("text_classification", *sorted(WRITES))]
     return (
         f"{model}: is a run of {config.application.replace('_', ' ')}; adapt takes runs of {', '.join(served)}. "

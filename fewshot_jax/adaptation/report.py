@@ -66,7 +66,7 @@ class AdaptationReport:
         console = Console(file=io.StringIO(), width=WIDTH, color_system=None, force_terminal=False)
         with console.capture() as captured:
             console.print(self)
-        return captured.get().rstrip()
+        return "\n".join(line.rstrip() for line in captured.get().splitlines()).rstrip()
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[RenderableType]":
         """The same as `str`, as wide and as coloured as a console has it."""
@@ -77,7 +77,7 @@ class AdaptationReport:
             return
         yield from _tables(self.cross_validation)
         for one in self.cross_validation["confusions"]:
-            times = _counted(one["count"], "time")
+            times = counted(one["count"], "time")
             yield escape(f"'{one['true']}' taken for '{one['predicted']}' {times}: {one['example'][:160]}")
         yield escape(self.verdict)
 
@@ -88,7 +88,7 @@ class AdaptationReport:
             if self.right is not None
             else ""
         )
-        return f"adapted to {_counted(self.examples, 'example')}{classes}"
+        return f"adapted to {counted(self.examples, 'example')}{classes}"
 
 
 def _tables(record: Mapping[str, Any]) -> "Iterator[RenderableType]":
@@ -163,6 +163,6 @@ def _percent(value: Mapping[str, Any], sign: bool = False) -> str:
     return Estimate(value["mean"], min(value["half_width"], 1.0)).text(sign=sign)  # no score is farther from another
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     """ "1 text", "2 texts"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

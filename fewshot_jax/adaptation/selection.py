@@ -24,8 +24,8 @@ from fewshot_jax.training.experiment import judging_pair
 from fewshot_jax.types import Batch, MetaParams
 
 INNER_FOLDS = 2  # inside the training texts of a fold
-Choice = tuple[float, int]  # factor of the inner rate, number of inner steps
-Tell = Callable[[str], None]
+LoopChoice = tuple[float, int]  # factor of the inner rate, number of inner steps
+OnProgress = Callable[[str], None]  # takes a line on each fold
 
 
 class Selection(NamedTuple):
@@ -47,7 +47,7 @@ class Selection(NamedTuple):
     folds: list[Fold]
     logits: dict[str, list[np.ndarray]]
     predicted: dict[str, list[np.ndarray]]
-    choice: Choice
+    choice: LoopChoice
     adaptations: "Adaptations"
     diverged: bool = False
 
@@ -170,7 +170,7 @@ class Adaptations:
         return {**rows, "label": self._label[padded], "mask": np.arange(size) < len(index)}
 
 
-def choose(adaptations: Adaptations, label: np.ndarray, train: np.ndarray, folds: int) -> Choice:
+def choose(adaptations: Adaptations, label: np.ndarray, train: np.ndarray, folds: int) -> LoopChoice:
     """The rate and the number of steps that do best on texts held out of some training texts.
 
     By accuracy, and by mean nats where that is the same. Where nothing can be held out, the rate and the number of
@@ -180,7 +180,7 @@ def choose(adaptations: Adaptations, label: np.ndarray, train: np.ndarray, folds
     inner = stratified(label[train], most=folds, seed=1)
     if not inner:
         return start.usual
-    scores: dict[Choice, tuple[float, float]] = {}
+    scores: dict[LoopChoice, tuple[float, float]] = {}
     for factor in start.factors:
         logits = [adaptations.after(train[a], train[b], factor) for a, b in inner]
         true = np.concatenate([label[train[b]] for _, b in inner])
@@ -195,14 +195,14 @@ def choose(adaptations: Adaptations, label: np.ndarray, train: np.ndarray, folds
     return max(scores, key=lambda choice: scores[choice])
 
 
-def select(start: Start, data: TextSplit, *, folds: int = 5, repeats: int = 1, tell: Tell) -> Selection:
+def select(start: Start, data: TextSplit, *, folds: int = 5, repeats: int = 1, on_progress: OnProgress) -> Selection:
     """Cross-validate an adapted model and a simple one on the same folds.
 
     Args:
         start: of the adapted one, with choices.
         data: the texts, of which `stratified` can make folds.
         folds, repeats: of the cross-validation.
-        tell: of its progress.
+        on_progress: takes a line on each fold.
     """
     label = np.asarray(data.label)
     divisions = stratified(label, most=folds, repeats=repeats, seed=start.config.seed)
@@ -217,7 +217,7 @@ def select(start: Start, data: TextSplit, *, folds: int = 5, repeats: int = 1, t
     began = time.monotonic()
     for number, (train, test) in enumerate(divisions, 1):
         left = (time.monotonic() - began) / (number - 1) * (len(divisions) - number + 1) if number > 1 else None
-        tell(f"fold {number} of {len(divisions)}{f', about {left:.0f} s left' if left and left >= 1 else ''}")
+        on_progress(f"fold {number} of {len(divisions)}{f', about {left:.0f} s left' if left and left >= 1 else ''}")
         factor, steps = choose(adaptations, label, train, INNER_FOLDS)
         simple = SimpleClassifier.fit([data.texts[i] for i in train], label[train], data.classes)
         logits = {
@@ -228,7 +228,7 @@ def select(start: Start, data: TextSplit, *, folds: int = 5, repeats: int = 1, t
             found[name].append(given)
             predicted[name].append(given.argmax(-1))
         predicted[MAJORITY].append(np.full(len(test), np.bincount(label[train]).argmax()))
-    tell("choosing the rate on all texts")
+    on_progress("choosing the rate on all texts")
     whole = choose(adaptations, label, np.arange(len(label)), INNER_FOLDS)
     diverged = not all(np.isfinite(given).all() for given in found[ADAPTED])
     return Selection(list(data.classes), label, divisions, found, predicted, whole, adaptations, diverged)

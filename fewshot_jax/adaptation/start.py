@@ -1,8 +1,6 @@
 """What adaptation starts from: a run, a pretrained model, or the encoder that ships with the package."""
 
 import dataclasses
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,17 +152,3 @@ def with_choices(start: Start, examples: int) -> Start:
         usual, steps = 4 * usual, tuple(4 * number for number in steps)
     config = dataclasses.replace(start.config, inner=dataclasses.replace(inner, test_steps=usual))
     return dataclasses.replace(start, config=config, factors=FACTORS, steps=steps)
-
-
-def known_share(tokenizer: "Tokenizer", texts: Sequence[str]) -> float:
-    """Share of the words of some texts that a tokenizer knows: not as an unknown token, nor letter by letter."""
-    token = getattr(tokenizer.model, "unk_token", None)
-    unknown = None if token is None else tokenizer.token_to_id(token)
-    counts = Counter(word for text in texts for word in text.split())
-    encodings = tokenizer.encode_batch(list(counts), add_special_tokens=False)
-    known = sum(
-        count
-        for (word, count), encoding in zip(counts.items(), encodings, strict=True)
-        if unknown not in encoding.ids and len(encoding.ids) <= max(2, len(word) / 2)
-    )
-    return known / max(counts.total(), 1)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from fewshot_jax.adaptation.context import packed
+from fewshot_jax.adaptation.report import AdaptationReport
 from fewshot_jax.adaptation.saving import finite, save_model
 from fewshot_jax.adaptation.scaling import check_finite
 from fewshot_jax.applications.table import application_of
@@ -32,9 +33,14 @@ class Writer:
         adapted: what ``learner.adapt`` gave.
         model: of the run.
         config: of the run.
+
+    Attributes:
+        report: what adapting found; None of a model that was loaded.
     """
 
-    def __init__(self, adapted: PyTree, model: TextModel, config: Config):
+    report: AdaptationReport | None = None
+
+    def __init__(self, adapted: PyTree, model: LanguageModel, config: Config):
         self.adapted, self.model, self.config = packed(adapted, config), model, config
         self._application = application_of(config)
         _, learner = writing_pair(model.functions(training=False), config)

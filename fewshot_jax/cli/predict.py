@@ -13,7 +13,7 @@ import tyro
 
 from fewshot_jax import strict_json
 from fewshot_jax.atomic_write import atomic_file, cannot_write
-from fewshot_jax.cli.adapt import refuse_fields, tell_cut, tell_too_long
+from fewshot_jax.cli.adapt import refuse_fields
 from fewshot_jax.cli.arguments import counted, parse, quietly
 from fewshot_jax.data.spreadsheet import columns_of_csv, encoding_of, safe_cell
 from fewshot_jax.errors import UserError
@@ -64,6 +64,7 @@ def run(arguments: Sequence[str]) -> None:
 def _predict(parsed: Arguments) -> None:
     """Load the model, read the rows, and write them with what the model says."""
     from fewshot_jax.adaptation.classifier import AdaptedClassifier, load
+    from fewshot_jax.adaptation.remarks import cut, too_long
     from fewshot_jax.adaptation.writer import Writer
     from fewshot_jax.applications.table import application_of
     from fewshot_jax.data.files import read_texts
@@ -71,7 +72,7 @@ def _predict(parsed: Arguments) -> None:
     model = load(parsed.model)
     with _given(parsed.input, parsed.text_field) as path:
         if isinstance(model, Writer):
-            refuse_fields(parsed, model.config)
+            refuse_fields(parsed, model.config.application)
             if parsed.threshold:
                 raise UserError(
                     f"--threshold {parsed.threshold}: {parsed.model} writes texts, and has no probabilities"
@@ -79,13 +80,13 @@ def _predict(parsed: Arguments) -> None:
             rows, sources = application_of(model.config).sources(model.config, path, model.model)
             _check_free(path, rows, {"written"})
             made = [{**row, "written": text} for row, text in zip(rows, model.predict(sources), strict=True)]
-            tell_cut(model)
+            _note(*cut(model.model.codec))
             said = f"wrote to {counted(len(made), 'row')}"
         else:
             rows, texts = read_texts(path, text=parsed.text_field, blanks=True)
             _tell_blank(path, parsed.text_field, texts)
             if isinstance(model, AdaptedClassifier):
-                tell_too_long(model.reader, texts)
+                _note(*too_long(model.reader, texts))
             _check_free(path, rows, {"predicted_label", "probability"})
             labelled = iter(model.predict([text for text in texts if text], threshold=parsed.threshold))
             made = [
@@ -145,10 +146,12 @@ def _tell_blank(path: Path, field: str, texts: list[str]) -> None:
     if not any(texts):
         raise UserError(f"{path}: '{field}' is empty in every row; fill it in, or see --text-field")
     if count := texts.count(""):
-        print(
-            f"note: {counted(count, 'text')} empty, the first in row {texts.index('') + 1}: without a label",
-            file=sys.stderr,
-        )
+        _note(f"{counted(count, 'text')} empty, the first in row {texts.index('') + 1}: without a label")
+
+
+def _note(*sentences: str) -> None:
+    for sentence in sentences:
+        print(f"note: {sentence}", file=sys.stderr)
 
 
 def _columns(prediction: "Prediction | None") -> dict[str, Any]:

@@ -134,7 +134,7 @@ def start():
 
 @pytest.fixture(scope="module")
 def selection(start):
-    return select(with_choices(start, len(DATA.label)), DATA, folds=2, tell=lambda text: None)
+    return select(with_choices(start, len(DATA.label)), DATA, folds=2, on_progress=lambda text: None)
 
 
 @pytest.mark.parametrize("at_once", [256, 4])
@@ -246,17 +246,17 @@ def test_classes_of_two_and_three_texts_are_cross_validated(counts, start):
     """An inner fold may hold out more than a fold: of so few texts other classes are the rare ones."""
     records = [Record(f"{LABELS[i]} word{i} {'x' * j}", LABELS[i], "") for i, n in enumerate(counts) for j in range(n)]
     data = text_split(records)
-    found = select(with_choices(start, len(records)), data, tell=lambda text: None)
+    found = select(with_choices(start, len(records)), data, on_progress=lambda text: None)
     assert sum(map(len, found.predicted[ADAPTED])) == sum(len(test) for _, test in found.folds)
 
 
 def test_of_many_texts_those_of_inner_folds_take_a_smaller_program(start, monkeypatch):
     monkeypatch.setattr(selecting, "MANY", 8)
     chosen = with_choices(start, len(DATA.label))
-    two = select(chosen, DATA, folds=2, tell=lambda text: None)
+    two = select(chosen, DATA, folds=2, on_progress=lambda text: None)
     assert two.adaptations._support == [6, 12]
     monkeypatch.undo()
-    one = select(chosen, DATA, folds=2, tell=lambda text: None)
+    one = select(chosen, DATA, folds=2, on_progress=lambda text: None)
     assert one.adaptations._support == [12]
     assert two.choice == one.choice
     for a, b in zip(two.logits[ADAPTED], one.logits[ADAPTED], strict=True):
@@ -337,7 +337,7 @@ def test_confusions_are_counted_and_have_an_example(selection):
 
 
 def test_the_default_knows_english_words(start):
-    from fewshot_jax.adaptation.start import known_share
+    from fewshot_jax.adaptation.remarks import known_share
 
     assert known_share(start.tokenizer, ["where is my parcel", "a refund please"]) == 1
     assert jax.tree.leaves(start.meta_params)[0].dtype == np.float32

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import fewshot_jax as fsj
-from fewshot_jax.adaptation.classifier import Prediction
-from fewshot_jax.applications import text_features
+from fewshot_jax.adaptation.scaling import Prediction
+from fewshot_jax.applications import text_classification
 from fewshot_jax.config_file import from_dict, write_config
 from fewshot_jax.data.files import read_records
 from fewshot_jax.data.records import Record
@@ -61,7 +61,7 @@ def records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier(run, records):
-    return fsj.adapt(run, records)
+    return fsj.adapt(run, records, folds=0)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_loaded_model_gives_identical_probabilities(classifier, saved):
 def test_numbers_of_numpy_as_labels_are_saved_and_stay_integers(run, records, tmp_path):
     numbers = np.unique([record.label for record in records], return_inverse=True)[1]
     labelled = [record._replace(label=label) for record, label in zip(records, numbers, strict=True)]
-    fsj.adapt(run, labelled).save(tmp_path / "model")
+    fsj.adapt(run, labelled, folds=0).save(tmp_path / "model")
     loaded = fsj.load(tmp_path / "model")
     assert loaded.labels == [0, 1, 2, 3] and type(loaded.predict([SHORT])[0].label) is int
 
@@ -110,19 +110,19 @@ def test_numbers_of_numpy_as_labels_are_saved_and_stay_integers(run, records, tm
 def test_labels_that_look_alike_are_joined_with_a_warning(run, records):
     spelled = [records[0]._replace(label=f"{records[0].label}\u200b"), *records[1:]]
     with pytest.warns(UserWarning, match=r"joined labels that look alike .*'booking' \(2 spellings\)"):
-        assert fsj.adapt(run, spelled).labels == ["booking", "cancelling", "printing", "sending"]
+        assert fsj.adapt(run, spelled, folds=0).labels == ["booking", "cancelling", "printing", "sending"]
 
 
 def test_an_example_that_is_repeated_counts_once_with_a_warning(run, records, classifier):
     repeated = [*records, *(record._replace(text=f"{record.text.upper()} ") for record in records[:3])]
     with pytest.warns(UserWarning, match="skipped 3 duplicate examples"):
-        again = fsj.adapt(run, repeated)
+        again = fsj.adapt(run, repeated, folds=0)
     np.testing.assert_array_equal(again.predict_proba([SHORT, LONG]), classifier.predict_proba([SHORT, LONG]))
 
 
 def test_a_text_with_several_labels_is_told(run, records):
     with pytest.warns(UserWarning, match=f"'{records[0].text}' has several labels; keep one"):
-        fsj.adapt(run, [*records, records[0]._replace(label="printing")])
+        fsj.adapt(run, [*records, records[0]._replace(label="printing")], folds=0)
 
 
 def test_a_record_without_a_label_is_named(run, records):
@@ -132,9 +132,11 @@ def test_a_record_without_a_label_is_named(run, records):
 
 def test_saving_leaves_the_model_and_nothing_else(saved):
     assert {path.name for path in saved.parent.iterdir()} == {"model"}
-    names = {"model.safetensors", "model.json", "tokenizer.json", "tokenizer_config.json"}
+    names = {"model.safetensors", "model.json", "tokenizer.json", "tokenizer_config.json", "examples.jsonl"}
     assert {path.name for path in saved.iterdir()} == names
-    assert {"labels", "temperature", "config", "versions"} == json.loads((saved / "model.json").read_text()).keys()
+    assert {"start", "labels", "temperature", "config", "versions"} == json.loads(
+        (saved / "model.json").read_text()
+    ).keys()
 
 
 def test_a_text_is_predicted_alike_alone_and_among_others(classifier):
@@ -144,7 +146,7 @@ def test_a_text_is_predicted_alike_alone_and_among_others(classifier):
 
 
 def test_a_thousand_texts_compile_once_for_each_length(run, records, monkeypatch):
-    classifier = fsj.adapt(run, records)
+    classifier = fsj.adapt(run, records, folds=0)
     traces = []
     check_texts = text_features.check_texts
 
@@ -169,12 +171,14 @@ def test_with_label_names_the_names_of_the_users_labels_are_examples_too(tmp_pat
     config = dataclasses.replace(CONFIG, learner=dataclasses.replace(CONFIG.learner, name=name))
     named = dataclasses.replace(config, episodes=dataclasses.replace(config.episodes, label_names=True))
     fsj.train(named, tmp_path / "run", quiet=True)
-    ours = fsj.adapt(tmp_path / "run", records).predict_proba([SHORT, LONG])
+    ours = fsj.adapt(tmp_path / "run", records, folds=0).predict_proba([SHORT, LONG])
     (tmp_path / "run" / "config.yaml").unlink()
     write_config(config, tmp_path / "run" / "config.yaml")
     spelled = [*records, Record("stop it", "stop_it"), Record("to paper", "to>paper")]
-    np.testing.assert_allclose(fsj.adapt(tmp_path / "run", spelled).predict_proba([SHORT, LONG]), ours, rtol=1e-5)
-    assert (np.abs(fsj.adapt(tmp_path / "run", records).predict_proba([SHORT, LONG]) - ours) > 1e-4).any()
+    np.testing.assert_allclose(
+        fsj.adapt(tmp_path / "run", spelled, folds=0).predict_proba([SHORT, LONG]), ours, rtol=1e-5
+    )
+    assert (np.abs(fsj.adapt(tmp_path / "run", records, folds=0).predict_proba([SHORT, LONG]) - ours) > 1e-4).any()
 
 
 def test_no_texts_give_no_predictions(classifier):
@@ -208,9 +212,9 @@ def test_no_examples_are_refused(run):
 
 
 def test_adapting_what_is_no_run_is_refused(tmp_path, records):
-    with pytest.raises(fsj.UserError, match="does not exist"):
+    with pytest.raises(fsj.UserError, match="no such directory"):
         fsj.adapt(tmp_path / "absent", records)
-    with pytest.raises(fsj.UserError, match="is not a run directory"):
+    with pytest.raises(fsj.UserError, match="holds nothing, which is no model"):
         fsj.adapt(tmp_path, records)
 
 

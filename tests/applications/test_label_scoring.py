@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from fewshot_jax.adaptation.adapt import adapt
 from fewshot_jax.adaptation.classifier import load
-from fewshot_jax.adaptation.fitting import adapt
 from fewshot_jax.adaptation.readers import saved_reader
 from fewshot_jax.algorithms.metaicl import metaicl
 from fewshot_jax.applications.application import Functions

@@ -72,7 +72,7 @@ def test_a_run_of_each_trains_and_adapts(name, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
     assert RunDirectory(tmp_path / "run").result()["steps"] == 4
-    classifier = fsj.adapt(tmp_path / "run", EXAMPLES)
+    classifier = fsj.adapt(tmp_path / "run", EXAMPLES, folds=0)
     classifier.save(tmp_path / "model")
     texts = [record.text for record in EXAMPLES]
     np.testing.assert_array_equal(fsj.load(tmp_path / "model").predict_proba(texts), classifier.predict_proba(texts))
