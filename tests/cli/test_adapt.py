@@ -303,7 +303,8 @@ def test_nothing_below_a_quiet_command_prints_notes(command, tmp_path, capsys, m
         warnings.warn("a warning of a library", stacklevel=1)
         raise fsj.UserError("this is what is said")
 
-    modules = {"train": "training.loop", "tune": "search.study", "report": "reporting.report"}
+    modules = {"train": "training.loop", "pretrain": "pretraining.pretrain"}
+    modules |= {"tune": "search.study", "report": "reporting.report"}
     module = modules.get(command, f"training.{command}")
     monkeypatch.setattr(importlib.import_module(f"fewshot_jax.{module}"), command, noisy)
     (tmp_path / "config.yaml").write_text("{}")

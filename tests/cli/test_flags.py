@@ -33,6 +33,7 @@ SAID_BY = {
     "training/generalisation.py": ("evaluate",),
     "training/holdout.py": ("evaluate",),
     "runs/interruption.py": ("train", "pretrain"),
+    "runs/weights_and_biases.py": ("train", "pretrain"),
     "pretraining/pretrain.py": ("pretrain",),
     "pretraining/directory.py": ("pretrain",),
 }
