@@ -129,7 +129,7 @@ def _classifier(
     start = with_choices(start_of(named.origin), len(records))
     remarks.note(*unfinished(named.origin))
     if policy.folds or policy.save != "simple":  # else the encoder reads nothing
-        remarks.caution(*unknown_words(named.origin, start.tokenizer, data.texts))
+        remarks.caution(*unknown_words(named.origin, start.model.codec.tokenizer, data.texts))
         remarks.note(*too_long(start.reader(len(data.classes)), data.texts))
     selection = _cross_validated(start, data, policy, remarks, on_progress)
     kept = policy.kept(selection)

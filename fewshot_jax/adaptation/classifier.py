@@ -37,7 +37,7 @@ class AdaptedClassifier(Classifier):
     ):
         super().__init__(labels, temperature)
         self.adapted, self.config, self.reader = packed(adapted, config), config, reader
-        learner = build_learner(reader.functions, config, training=False)
+        _, learner = judging_pair(reader.functions, config)
 
         @jax.jit
         def logits(adapted: PyTree, batch: dict[str, jax.Array]) -> jax.Array:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_jax.adaptation.named import NamedModel
-from fewshot_jax.adaptation.writer import saved_model
 from fewshot_jax.applications.table import application_of
 from fewshot_jax.data.detect import detect_application
 from fewshot_jax.data.examples import Example
@@ -14,6 +13,8 @@ from fewshot_jax.data.fields import TASK_FIELD
 from fewshot_jax.data.files import read_records
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
+from fewshot_jax.training.export import model_of_run
+from fewshot_jax.training.run_directory import RunDirectory
 
 Examples = Sequence[Record] | Sequence[Example]
 
@@ -34,7 +35,7 @@ def read_examples(named: NamedModel, path: Path, *, text: str = "text", label: s
         assert named.config is not None
         config = dataclasses.replace(named.config, data=dataclasses.replace(named.config.data, task_field=TASK_FIELD))
         # The examples are those of one task, which need not be named.
-        return application_of(config).read(config, path, saved_model(config, named.origin))
+        return application_of(config).read(config, path, model_of_run(RunDirectory(named.origin)))
     found = detect_application(path, text=text, label=label, prefer="text_classification")
     if found != "text_classification":
         raise UserError(

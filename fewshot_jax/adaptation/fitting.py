@@ -14,7 +14,6 @@ from fewshot_jax.adaptation.selection import Adaptations, Selection
 from fewshot_jax.adaptation.start import Start
 from fewshot_jax.applications.label_scoring import candidates, one_task
 from fewshot_jax.applications.text_classification import with_label_names
-from fewshot_jax.applications.writing import writing_functions
 from fewshot_jax.config import Config
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import TextSplit
@@ -81,8 +80,8 @@ def adapt_label_scorer(run: RunDirectory, data: TextSplit) -> AdaptedClassifier:
         UserError: the run has no checkpoint, two names are the same tokens, the texts are too many, or it diverged.
     """
     config = run.config()
-    model = language_model(config, texts=list, saved=run.path, weights=False)
-    reader = NameReader(config, model, candidates(data.classes, config))
+    model = model_of_run(run)
+    reader = NameReader(model, candidates(data.classes, config))
     read: dict[tuple[int, ...], str] = {}
     for label, ids in zip(data.classes, reader.names, strict=True):
         if (other := read.setdefault(tuple(ids), label)) != label:
@@ -100,6 +99,6 @@ def adapt_label_scorer(run: RunDirectory, data: TextSplit) -> AdaptedClassifier:
 def _adapted(
     meta_params: MetaParams, support: Batch, labels: Sequence[str], config: Config, reader: Reader
 ) -> AdaptedClassifier:
-    learner = build_learner(reader.functions, config, training=False)
+    _, learner = judging_pair(reader.functions, config)
     adapted = jax.jit(learner.adapt)(meta_params, support, run_keys(config.seed).evaluation)
     return AdaptedClassifier(finite(adapted), labels, config, reader)

@@ -10,7 +10,7 @@ import numpy as np
 from fewshot_jax import strict_json
 from fewshot_jax.adaptation.base import Classifier
 from fewshot_jax.adaptation.saving import save_model
-from fewshot_jax.evaluation.baselines import ANALYSERS
+from fewshot_jax.data.tfidf import ANALYSERS
 
 KIND = "tfidf"
 TERMS = "terms.json"

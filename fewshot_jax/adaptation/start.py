@@ -24,7 +24,7 @@ from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import MetaParams
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    pass
 
 PACKAGED = Path(__file__).parent / DEFAULT
 MANY = 512  # support texts; of more, each inner step reads a part

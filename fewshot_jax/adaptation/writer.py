@@ -40,7 +40,7 @@ class Writer:
 
     report: AdaptationReport | None = None
 
-    def __init__(self, adapted: PyTree, model: LanguageModel, config: Config):
+    def __init__(self, adapted: PyTree, model: TextModel, config: Config):
         self.adapted, self.model, self.config = packed(adapted, config), model, config
         self._application = application_of(config)
         _, learner = writing_pair(model.functions(training=False), config)

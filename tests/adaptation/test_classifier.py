@@ -8,7 +8,7 @@ import pytest
 
 import fewshot_jax as fsj
 from fewshot_jax.adaptation.scaling import Prediction
-from fewshot_jax.applications import text_classification
+from fewshot_jax.applications import text_features
 from fewshot_jax.config_file import from_dict, write_config
 from fewshot_jax.data.files import read_records
 from fewshot_jax.data.records import Record
