@@ -16,8 +16,8 @@ import optax
 from fewshot_jax.algorithms.metric import at_least_float32
 from fewshot_jax.applications.application import Functions, Score
 from fewshot_jax.errors import UserError
+from fewshot_jax.models.attention import Cache
 from fewshot_jax.models.generation import generate
-from fewshot_jax.models.layers import Cache
 from fewshot_jax.models.lora import lora
 from fewshot_jax.models.stack import StackShape, empty_cache
 from fewshot_jax.models.transformer import Transformer, with_dropout

@@ -4,7 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fewshot_jax.models.layers import BlockShape, NormOrder, PerLayer, Sight, block_stack
+from fewshot_jax.models.attention import Sight
+from fewshot_jax.models.block import PerLayer, block_stack
+from fewshot_jax.models.layers import BlockShape, NormOrder
 
 
 class Encoder(nn.Module):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fewshot_jax.models.layers import Cache
+from fewshot_jax.models.attention import Cache
 from fewshot_jax.models.stack import empty_cache
 from fewshot_jax.models.transformer import Transformer
 from fewshot_jax.types import Key, Params

@@ -6,7 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fewshot_jax.models.layers import BlockShape, Cache, PerLayer, Sight, block_stack, norm_of
+from fewshot_jax.models.attention import Cache, Sight
+from fewshot_jax.models.block import PerLayer, block_stack
+from fewshot_jax.models.layers import BlockShape, norm_of
 from fewshot_jax.models.positions import Rotary, relative_buckets
 
 

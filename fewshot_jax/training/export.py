@@ -24,6 +24,7 @@ from fewshot_jax.models.huggingface.fresh import new_module
 from fewshot_jax.models.huggingface.load import load_pretrained
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, read_config
 from fewshot_jax.models.huggingface.save import write_pretrained
+from fewshot_jax.models.language_head import HeadKind
 from fewshot_jax.models.lora import lora, merge_lora
 from fewshot_jax.runs.directory import check_writable
 from fewshot_jax.training.experiment import Experiment

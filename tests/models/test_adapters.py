@@ -13,9 +13,10 @@ from flax.traverse_util import flatten_dict
 
 import fewshot_jax as fsj
 from fewshot_jax.models.adapters import combined, join, only, trainable
+from fewshot_jax.models.attention import Attention, Sight, attend
 from fewshot_jax.models.bottleneck import bottleneck
 from fewshot_jax.models.generation import generate
-from fewshot_jax.models.layers import Attention, BlockShape, Sight, attend
+from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.lora import lora, merge_lora
 from fewshot_jax.models.prefix import prefix
 from tests.models.huggingface.tiny import VOCABULARY, tiny

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fewshot_jax.models.attention import Attention, Sight
 from fewshot_jax.models.decoder import CausalEncoder, Decoder
 from fewshot_jax.models.encoder import Encoder
 from fewshot_jax.models.heads import TextFeatures, zero_head
-from fewshot_jax.models.layers import Attention, BlockShape, Sight
+from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.mlp import MLP
 
 VOCABULARY, WIDTH, HEADS, MLP_WIDTH, MAX_LENGTH = 20, 8, 2, 12, 10

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from fewshot_jax.models.huggingface.family import Config, Family, activation_of, expect
 from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, table
+from fewshot_jax.models.language_head import HeadKind, HeadShape
 from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.stack import StackShape
-from fewshot_jax.models.transformer import HeadKind, HeadShape, ModelShape
+from fewshot_jax.models.transformer import ModelShape
 
 _LAYER = "encoder/blocks"
 REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")

@@ -6,9 +6,10 @@ from typing import Any
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.mapping import Rule
+from fewshot_jax.models.language_head import HeadKind
 from fewshot_jax.models.layers import Activation
 from fewshot_jax.models.positions import Rotary
-from fewshot_jax.models.transformer import HeadKind, ModelShape
+from fewshot_jax.models.transformer import ModelShape
 
 Config = Any  # transformers.PreTrainedConfig, imported where it is used
 

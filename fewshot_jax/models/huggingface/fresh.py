@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from fewshot_jax.models.huggingface.family import Config
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, initial_params
-from fewshot_jax.models.transformer import Architecture, HeadKind, Transformer
+from fewshot_jax.models.language_head import HeadKind
+from fewshot_jax.models.transformer import Architecture, Transformer
 from fewshot_jax.types import Params
 
 LANGUAGE_MODEL: dict[Architecture, HeadKind] = {

@@ -8,9 +8,10 @@ from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.family import Config, Family, activation_of, expect, rotary_of
 from fewshot_jax.models.huggingface.gpt2 import DECODER_HEADS, decoder_head
 from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, table
+from fewshot_jax.models.language_head import HeadKind
 from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.stack import StackShape
-from fewshot_jax.models.transformer import HeadKind, ModelShape
+from fewshot_jax.models.transformer import ModelShape
 
 _LAYER = "decoder/blocks"
 

@@ -33,7 +33,8 @@ from fewshot_jax.models.huggingface.pretrained import (
     rules_of,
 )
 from fewshot_jax.models.huggingface.tensors import Checkpoint
-from fewshot_jax.models.transformer import HeadKind, Transformer
+from fewshot_jax.models.language_head import HeadKind
+from fewshot_jax.models.transformer import Transformer
 from fewshot_jax.notes import Note
 
 # A sharding for all leaves, or one by path and shape.

@@ -17,7 +17,8 @@ from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.family import Config, Family
 from fewshot_jax.models.huggingface.mapping import Rule
 from fewshot_jax.models.huggingface.text_tokenizer import check_rows, has_tokenizer, padding_alone, read_tokenizer
-from fewshot_jax.models.transformer import HeadKind, Transformer
+from fewshot_jax.models.language_head import HeadKind
+from fewshot_jax.models.transformer import Transformer
 from fewshot_jax.types import Params
 
 if TYPE_CHECKING:

@@ -2,9 +2,10 @@
 
 from fewshot_jax.models.huggingface.family import Config, Family, activation_of
 from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, table
+from fewshot_jax.models.language_head import HeadKind, HeadShape
 from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.stack import StackShape
-from fewshot_jax.models.transformer import HeadKind, HeadShape, ModelShape
+from fewshot_jax.models.transformer import ModelShape
 
 _NAMES = ("q", "k", "v", "o")
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 from fewshot_jax.models.huggingface.bert import REQUIRED, bert_stack
 from fewshot_jax.models.huggingface.family import Config, Family
 from fewshot_jax.models.huggingface.mapping import attention, linear, norm, table
-from fewshot_jax.models.transformer import HeadKind, ModelShape
+from fewshot_jax.models.language_head import HeadKind
+from fewshot_jax.models.transformer import ModelShape
 
 _LAYER = "encoder/blocks"
 

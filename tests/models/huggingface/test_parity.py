@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import pytest
 
 import fewshot_jax as fsj
+from fewshot_jax.models.attention import Attention
+from fewshot_jax.models.block import Block
 from fewshot_jax.models.huggingface.families import FAMILIES
-from fewshot_jax.models.layers import Attention, Block, FeedForward
+from fewshot_jax.models.layers import FeedForward
 from tests.models.huggingface.tiny import CONFIGS
 
 torch = pytest.importorskip("torch")
