@@ -13,11 +13,11 @@ from fewshot_jax.models.layers import BlockShape, RMSNorm, recomputed
 from fewshot_jax.models.positions import rotate
 
 
-class Sight(NamedTuple):
-    """What the positions of a sequence see of each other.
+class AttentionInputs(NamedTuple):
+    """What attention reads beside the hidden states.
 
     Attributes:
-        mask: ``[B, 1 or L, M]``, True where a query position sees a key position.
+        mask: ``[B, 1 or L, M]``, True where a query position attends to a key position.
         rotary: cosine and sine ``[B or 1, L, K / 2]`` of the angles that queries and new keys are rotated by.
         bias: ``[1, H, L, M]``, added to the scores.
     """
@@ -83,7 +83,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         x_BLD: jax.Array,
-        sight: Sight,
+        inputs: AttentionInputs,
         *,
         other_BMD: jax.Array | None = None,
         kept: tuple[jax.Array, jax.Array] | None = None,
@@ -92,11 +92,11 @@ class Attention(nn.Module):
         """Attend.
 
         Args:
-            x_BLD: the sequence that asks.
-            sight: what it sees.
-            other_BMD: the sequence that answers; None for ``x_BLD`` itself.
+            x_BLD: the sequence of the queries.
+            inputs: its mask, rotary angles and bias.
+            other_BMD: the sequence of the keys and values; None for ``x_BLD`` itself.
             kept: keys and values ``[B, M, kv_heads, K]`` of earlier calls.
-            slot: where among them those of ``x_BLD`` go; None: ``kept`` is all there is to see.
+            slot: where among them those of ``x_BLD`` go; None: ``x_BLD`` attends to ``kept`` alone.
         """
         shape, features = self.shape, self.shape.features_of_head
 
@@ -105,7 +105,7 @@ class Attention(nn.Module):
             y_BLHK = dense(x)
             if shape.qk_norm and name != "value":
                 y_BLHK = RMSNorm(shape.norm_epsilon, shape.norm_offset, self.dtype, name=f"{name}_norm")(y_BLHK)
-            return y_BLHK if sight.rotary is None or name == "value" else rotate(y_BLHK, *sight.rotary)
+            return y_BLHK if inputs.rotary is None or name == "value" else rotate(y_BLHK, *inputs.rotary)
 
         q_BLHK = project("query", x_BLD, shape.heads)
         if kept is not None and slot is None:
@@ -119,19 +119,21 @@ class Attention(nn.Module):
                     for old, new in zip(kept, (k_BMHK, v_BMHK), strict=True)
                 )
         allowed = {(x_BLD.shape[0], length, k_BMHK.shape[1]) for length in (1, x_BLD.shape[1])}
-        if sight.mask.shape not in allowed:
-            raise ValueError(f"mask has shape {sight.mask.shape}, expected {' or '.join(map(str, sorted(allowed)))}")
+        if inputs.mask.shape not in allowed:
+            raise ValueError(f"mask has shape {inputs.mask.shape}, expected {' or '.join(map(str, sorted(allowed)))}")
         attention = functools.partial(attend, scale=shape.score_scale, cap=shape.score_cap)
         kept = k_BMHK, v_BMHK
         if prefix.current():
-            k_BMHK, v_BMHK, sight = self._with_prefix(k_BMHK, v_BMHK, sight)
-        bias_HLM = None if sight.bias is None else sight.bias[0]
-        y_BLHK = recomputed(attention)(q_BLHK, k_BMHK, v_BMHK, sight.mask, bias_HLM)
+            k_BMHK, v_BMHK, inputs = self._with_prefix(k_BMHK, v_BMHK, inputs)
+        bias_HLM = None if inputs.bias is None else inputs.bias[0]
+        y_BLHK = recomputed(attention)(q_BLHK, k_BMHK, v_BMHK, inputs.mask, bias_HLM)
         out = nn.DenseGeneral(shape.width, axis=(-2, -1), use_bias=shape.out_bias, dtype=self.dtype, name="out")
         return out(y_BLHK), kept
 
-    def _with_prefix(self, k_BMHK: jax.Array, v_BMHK: jax.Array, sight: Sight) -> tuple[jax.Array, jax.Array, Sight]:
-        """Learned keys and values before the others, which every position sees; the cache never holds them."""
+    def _with_prefix(
+        self, k_BMHK: jax.Array, v_BMHK: jax.Array, inputs: AttentionInputs
+    ) -> tuple[jax.Array, jax.Array, AttentionInputs]:
+        """Put learned keys and values before the others; every position attends to them, and no cache holds them."""
         length, items = prefix.current(), k_BMHK.shape[0]
 
         def before(name: str, x_BMHK: jax.Array) -> jax.Array:
@@ -139,8 +141,8 @@ class Attention(nn.Module):
             rows_BPHK = jnp.broadcast_to(rows_PHK.astype(x_BMHK.dtype)[None], (items, *rows_PHK.shape))
             return jnp.concatenate([rows_BPHK, x_BMHK], axis=1)
 
-        mask = jnp.pad(sight.mask, ((0, 0), (0, 0), (length, 0)), constant_values=True)
-        bias = sight.bias
+        mask = jnp.pad(inputs.mask, ((0, 0), (0, 0), (length, 0)), constant_values=True)
+        bias = inputs.bias
         if bias is not None:
             bias = jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (length, 0)))
-        return before("key", k_BMHK), before("value", v_BMHK), Sight(mask, sight.rotary, bias)
+        return before("key", k_BMHK), before("value", v_BMHK), AttentionInputs(mask, inputs.rotary, bias)

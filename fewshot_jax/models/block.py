@@ -8,19 +8,19 @@ import jax
 import jax.numpy as jnp
 
 from fewshot_jax import block_policy
-from fewshot_jax.models.attention import Attention, Cache, Sight
+from fewshot_jax.models.attention import Attention, AttentionInputs, Cache
 from fewshot_jax.models.layers import BlockShape, FeedForward, norm_of
 
 
 class PerLayer(NamedTuple):
-    """What differs from layer to layer of a stack, ``[layers]`` bools each; None where nothing does.
+    """What differs from layer to layer of a stack, ``[layers]`` each; None where nothing differs.
 
     Attributes:
-        local: the layer has the second of two sights.
-        bare: the layer's attention reads its input as it is, without a norm (the first of ModernBERT).
+        attention: int32, which of several attention inputs the layer has.
+        bare: bool, the layer's attention reads its input without a norm.
     """
 
-    local: jax.Array | None = None
+    attention: jax.Array | None = None
     bare: jax.Array | None = None
 
 
@@ -36,7 +36,7 @@ class Block(nn.Module):
         x_BLD: jax.Array,
         per_layer: PerLayer,
         cache: Cache | None,
-        sights: tuple[Sight, ...],
+        inputs: tuple[AttentionInputs, ...],
         memory: tuple[jax.Array | None, jax.Array] | None,
         slot: jax.Array | None,
         deterministic: bool,
@@ -47,16 +47,16 @@ class Block(nn.Module):
             x_BLD: its input.
             per_layer: this layer's entries, scalars.
             cache: this layer's keys and values; None to keep none.
-            sights: what is seen; in a layer that is local, by the second one.
+            inputs: of the attention of each kind of layer; a single one serves all layers.
             memory: an encoder's output ``[B, M, D]`` (None: the cache has its keys) and its mask ``[B, M]``.
             slot: index in the cache of the first position of ``x_BLD``.
             deterministic: no dropout.
         """
         shape = self.shape
         drop = nn.Dropout(shape.dropout, deterministic=deterministic)
-        sight, local = sights[0], per_layer.local
-        if local is not None:
-            sight = jax.tree.map(lambda wide, near: jnp.where(local, near, wide), *sights)
+        own_inputs, which = inputs[0], per_layer.attention
+        if which is not None:
+            own_inputs = jax.tree.map(lambda *of_kinds: jax.lax.select_n(which, *of_kinds), *inputs)
 
         def around(x_BLD: jax.Array, name: str, layer: Callable[[jax.Array], jax.Array]) -> jax.Array:
             """A sub-layer with its norm and the residual sum."""
@@ -75,7 +75,7 @@ class Block(nn.Module):
 
         def attention(x_BLD: jax.Array) -> jax.Array:
             own = None if cache is None else (cache.key, cache.value)
-            y_BLD, now = Attention(shape, self.dtype, name="attention")(x_BLD, sight, kept=own, slot=slot)
+            y_BLD, now = Attention(shape, self.dtype, name="attention")(x_BLD, own_inputs, kept=own, slot=slot)
             kept.extend(now)
             return y_BLD
 
@@ -91,7 +91,7 @@ class Block(nn.Module):
             ):
                 own = cache.cross_key, cache.cross_value
             layer = Attention(shape, self.dtype, name="cross_attention")
-            y_BLD, now = layer(x_BLD, Sight(mask_BM[:, None]), other_BMD=other_BMD, kept=own)
+            y_BLD, now = layer(x_BLD, AttentionInputs(mask_BM[:, None]), other_BMD=other_BMD, kept=own)
             kept.extend(now)
             return y_BLD
 

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fewshot_jax.models.attention import Sight
+from fewshot_jax.models.attention import AttentionInputs
 from fewshot_jax.models.block import PerLayer, block_stack
 from fewshot_jax.models.layers import BlockShape, NormOrder
 
@@ -99,7 +99,7 @@ class Encoder(nn.Module):
             x_BLD = nn.LayerNorm(dtype=self.dtype, name="embedding_norm")(x_BLD)
         x_BLD = nn.Dropout(self.dropout, deterministic=deterministic)(x_BLD)
         stack = block_stack(shape, self.layers, self.dtype)
-        x_BLD, _ = stack(x_BLD, PerLayer(), None, (Sight(self.sees(mask_BL)),), None, None, deterministic)
+        x_BLD, _ = stack(x_BLD, PerLayer(), None, (AttentionInputs(self.sees(mask_BL)),), None, None, deterministic)
         if self.norm == "pre":
             x_BLD = nn.LayerNorm(dtype=self.dtype, name="final_norm")(x_BLD)
         return x_BLD

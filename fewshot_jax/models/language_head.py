@@ -89,6 +89,8 @@ class Head(nn.Module):
         if shape.kind in ("classification", "pooler"):
             x_BLD = self._pooled(x_BLD, mask_BL, input_ids)
         if shape.dense is not None:
+            if shape.kind in ("masked_lm", "causal_lm"):
+                width = embedding.features  # of an embedding of another width too (ELECTRA)
             x_BLD = ACTIVATIONS[shape.dense](
                 nn.Dense(width, use_bias=shape.dense_bias, dtype=self.dtype, name="dense")(x_BLD)
             )

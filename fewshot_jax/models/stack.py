@@ -1,15 +1,18 @@
 """A stack of transformer blocks over embedded tokens: the encoder or the decoder of a language model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fewshot_jax.models.attention import Cache, Sight
+from fewshot_jax.models.attention import Cache
 from fewshot_jax.models.block import PerLayer, block_stack
+from fewshot_jax.models.layer_kinds import LayerKind, attention_inputs, attention_numbers, distinct_attentions
 from fewshot_jax.models.layers import BlockShape, norm_of
-from fewshot_jax.models.positions import Rotary, relative_buckets
+from fewshot_jax.models.positions import relative_buckets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,41 +22,58 @@ class StackShape:
     Attributes:
         block: shape of its blocks.
         layers: number of blocks.
-        causal: a position sees none that come later.
+        causal: no position attends to later ones.
+        kinds: of layers: windows of attention and rotary positions.
+        pattern: for each layer the index of its kind in ``kinds``; a pattern shorter than the stack repeats.
         max_length: longest sequence, in tokens, where positions are learned; None for no limit.
         position_offset: rows of the learned positions before that of the first token.
         positions_skip_padding: positions count the tokens that are no padding (RoBERTa), not the slots.
         token_types: number of token types, 0 for none.
+        context_width: numbers in a task's context, which shifts the embedding of every token; 0 for none.
+        embedding_width: features of the embeddings, which a dense layer then maps to the block's width (ELECTRA);
+            None for the block's width and no such layer.
+        embedding_deviation: standard deviation of the initial embeddings.
         embedding_norm: a norm after the sum of embeddings.
         embedding_scale: tokens' embeddings are multiplied by it.
         final_norm: a norm after the last block.
-        rotary: rotary positions, of all layers or of those that are not local.
-        local_rotary: those of local layers; None for the same.
-        window: in local layers a position sees those less than ``window`` tokens back (causal),
-            or at most ``window`` away (both ways). Padding between two tokens does not count as distance.
-        local: which layers are local; None: all of them if there is a window, none if not.
         relative_buckets: of T5's bias by distance, 0 for none.
         relative_farthest: distance, in tokens, beyond which all share a bucket.
-        bare_first: the first layer's attention has no norm (ModernBERT).
     """
 
     block: BlockShape
     layers: int
     causal: bool = False
+    kinds: tuple[LayerKind, ...] = (LayerKind(),)
+    pattern: tuple[int, ...] = (0,)
     max_length: int | None = None
     position_offset: int = 0
     positions_skip_padding: bool = False
     token_types: int = 0
+    context_width: int = 0
+    embedding_width: int | None = None
+    embedding_deviation: float = 0.02
     embedding_norm: bool = False
     embedding_scale: float | None = None
     final_norm: bool = False
-    rotary: Rotary | None = None
-    local_rotary: Rotary | None = None
-    window: int | None = None
-    local: tuple[bool, ...] | None = None
     relative_buckets: int = 0
     relative_farthest: int = 128
-    bare_first: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.pattern or len(self.pattern) > self.layers or not set(self.pattern) <= set(range(len(self.kinds))):
+            raise ValueError(
+                f"pattern={self.pattern} of {self.layers} layers with {len(self.kinds)} kinds: expected indices of "
+                "kinds, at least one and at most one for each layer"
+            )
+
+    @property
+    def layer_kinds(self) -> tuple[LayerKind, ...]:
+        """The kind of each layer."""
+        return tuple(self.kinds[self.pattern[layer % len(self.pattern)]] for layer in range(self.layers))
+
+    @property
+    def features_of_embedding(self) -> int:
+        """Features of a token's embedding."""
+        return self.block.width if self.embedding_width is None else self.embedding_width
 
     def check_slots(self, slots: int) -> None:
         """Raise a ValueError if a sequence whose positions are its slots is longer than the table of positions."""
@@ -63,18 +83,28 @@ class StackShape:
                 "positions of the real tokens as position_ids"
             )
 
-    @property
-    def mixed(self) -> bool:
-        """Whether some layers are local and some are not."""
-        return self.window is not None and self.local is not None and len(set(self.local)) == 2
 
-    @property
-    def all_local(self) -> bool:
-        return self.window is not None and (self.local is None or all(self.local))
+class Tokens(NamedTuple):
+    """The input of a stack.
+
+    Attributes:
+        embedding_BLD: of each token.
+        position_BL: None to count the slots where positions are learned, as transformers does, and the real tokens
+            where they are not.
+        type_BL: None for zeros.
+        segment_BL: numbers of texts that share a row and do not attend to each other; None for one text.
+        context_C: numbers that shift all embeddings; None for zeros. A stack without a context ignores it.
+    """
+
+    embedding_BLD: jax.Array
+    position_BL: jax.Array | None = None
+    type_BL: jax.Array | None = None
+    segment_BL: jax.Array | None = None
+    context_C: jax.Array | None = None
 
 
 class Stack(nn.Module):
-    """Embedded tokens ``[B, L, D]`` to hidden states ``[B, L, D]``."""
+    """Embedded tokens to hidden states ``[B, L, D]``."""
 
     shape: StackShape
     dtype: jnp.dtype = jnp.float32
@@ -82,12 +112,9 @@ class Stack(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x_BLD: jax.Array,
+        tokens: Tokens,
         mask_BM: jax.Array,
         *,
-        positions_BL: jax.Array | None = None,
-        token_type_ids: jax.Array | None = None,
-        segments_BL: jax.Array | None = None,
         memory: tuple[jax.Array | None, jax.Array] | None = None,
         cache: Cache | None = None,
         slot: jax.Array | int = 0,
@@ -96,12 +123,8 @@ class Stack(nn.Module):
         """Compute the hidden states.
 
         Args:
-            x_BLD: embeddings of the tokens.
+            tokens: embeddings and what belongs to them.
             mask_BM: which slots hold real tokens; without a cache ``M = L``.
-            positions_BL: of the tokens; None to count the slots where positions are learned, as transformers does,
-                and the real tokens where they are not.
-            token_type_ids: ``[B, L]``; None for zeros.
-            segments_BL: numbers of texts that share a row and do not see each other; None for one text.
             memory: of a decoder that reads an encoder: its hidden states (None: they are in the cache) and mask.
             cache: keys and values of the slots before.
             slot: of the first token.
@@ -113,33 +136,34 @@ class Stack(nn.Module):
         Raises:
             ValueError: the sequence is longer than ``max_length``, or has segments and a cache.
         """
-        shape, length = self.shape, x_BLD.shape[1]
-        if positions_BL is None:
-            shape.check_slots(mask_BM.shape[1])
-        elif shape.max_length is not None and not isinstance(positions_BL, jax.core.Tracer):
-            shape.check_slots(int(positions_BL.max()) + 1)  # what is traced beyond the table becomes NaN
-        if segments_BL is not None and cache is not None:
-            raise ValueError("segments: a cache holds one text a row")
+        shape, length = self.shape, tokens.embedding_BLD.shape[1]
+        _check(shape, tokens, mask_BM, cache)
         mask_BM = mask_BM.astype(bool)
         back_BL = None
         if shape.relative_buckets and cache is None:
-            x_BLD, mask_BM, segments_BL, back_BL = _real_first(x_BLD, mask_BM, segments_BL)
+            tokens, mask_BM, back_BL = _real_first(tokens, mask_BM)
         query_L = slot + jnp.arange(length)
-        tokens_BM = jnp.cumsum(mask_BM, axis=1)  # distances are differences of these: padding does not count
-        tokens_BL = jax.lax.dynamic_slice_in_dim(tokens_BM, slot, length, axis=1)
-        if positions_BL is None:
-            positions_BL = query_L[None] if shape.max_length is not None else jnp.maximum(tokens_BL - 1, 0)
-        x_BLD = self._embedded(x_BLD, positions_BL, token_type_ids, deterministic)
-        local, bare = None, None
-        if shape.mixed:
-            local = jnp.array(shape.local)
-        if shape.bare_first:
-            bare = jnp.arange(shape.layers) == 0
+        count_BM = jnp.cumsum(mask_BM, axis=1)  # distances are differences of these: padding does not count
+        count_BL = jax.lax.dynamic_slice_in_dim(count_BM, slot, length, axis=1)
+        position_BL = tokens.position_BL
+        if position_BL is None:
+            position_BL = query_L[None] if shape.max_length is not None else jnp.maximum(count_BL - 1, 0)
+        distance_LM = jnp.arange(mask_BM.shape[1])[None] - query_L[:, None]
+        inputs = attention_inputs(
+            distinct_attentions(shape.layer_kinds),
+            self._mask(mask_BM, distance_LM, tokens.segment_BL),
+            self._bias(distance_LM),
+            causal=shape.causal,
+            tokens_BL=count_BL,
+            tokens_BM=count_BM,
+            positions_BL=position_BL,
+            features=shape.block.features_of_head,
+        )
         x_BLD, cache = block_stack(shape.block, shape.layers, self.dtype)(
-            x_BLD,
-            PerLayer(local, bare),
+            self._embedded(tokens, position_BL, deterministic),
+            _per_layer(shape.layer_kinds),
             cache,
-            self._sights(mask_BM, query_L, tokens_BM, tokens_BL, positions_BL, segments_BL),
+            inputs,
             memory,
             None if cache is None else jnp.asarray(slot),
             deterministic,
@@ -150,83 +174,86 @@ class Stack(nn.Module):
             x_BLD = jnp.take_along_axis(x_BLD, back_BL[..., None], axis=1)
         return x_BLD, cache
 
-    def _embedded(
-        self, x_BLD: jax.Array, positions_BL: jax.Array, types_BL: jax.Array | None, deterministic: bool
-    ) -> jax.Array:
-        shape, width = self.shape, self.shape.block.width
+    def _embedded(self, tokens: Tokens, position_BL: jax.Array, deterministic: bool) -> jax.Array:
+        """The input of the first block, ``[B, L, D]``."""
+        shape, width, deviation = self.shape, self.shape.features_of_embedding, self.shape.embedding_deviation
+        x_BLE, _, type_BL, _, context_C = tokens
         if shape.embedding_scale is not None:
-            x_BLD = x_BLD * jnp.asarray(shape.embedding_scale, x_BLD.dtype)  # rounded as the model was trained
+            x_BLE = x_BLE * jnp.asarray(shape.embedding_scale, x_BLE.dtype)  # rounded as the model was trained
         if shape.max_length is not None:
             rows = shape.max_length + shape.position_offset
-            x_BLD += _table(rows, width, self.dtype, "position_embedding")(positions_BL + shape.position_offset)
+            table = _table(rows, width, self.dtype, "position_embedding", deviation)
+            x_BLE += table(position_BL + shape.position_offset)
         if shape.token_types:
-            types_BL = jnp.zeros((1, 1), jnp.int32) if types_BL is None else types_BL
-            x_BLD += _table(shape.token_types, width, self.dtype, "type_embedding")(types_BL)
+            type_BL = jnp.zeros((1, 1), jnp.int32) if type_BL is None else type_BL
+            x_BLE += _table(shape.token_types, width, self.dtype, "type_embedding", deviation)(type_BL)
+        if shape.context_width:
+            # Zintgraf et al., ICML 2019, section 3.1: a context joined to the input is a shift of the first layer.
+            context_C = jnp.zeros(shape.context_width, self.dtype) if context_C is None else context_C
+            x_BLE += nn.Dense(width, use_bias=False, dtype=self.dtype, name="context")(context_C)[None, None]
         if shape.embedding_norm:
-            x_BLD = norm_of(shape.block, "embedding_norm", self.dtype)(x_BLD)
-        return nn.Dropout(shape.block.dropout, deterministic=deterministic)(x_BLD)
+            x_BLE = norm_of(shape.block, "embedding_norm", self.dtype)(x_BLE)
+        x_BLE = nn.Dropout(shape.block.dropout, deterministic=deterministic)(x_BLE)
+        if shape.embedding_width is None:
+            return x_BLE
+        return nn.Dense(shape.block.width, dtype=self.dtype, name="embedding_projection")(x_BLE)
 
-    def _sights(
-        self,
-        mask_BM: jax.Array,
-        query_L: jax.Array,
-        tokens_BM: jax.Array,
-        tokens_BL: jax.Array,
-        positions_BL: jax.Array,
-        segments_BL: jax.Array | None,
-    ) -> tuple[Sight, ...]:
-        """What layers see: all of them the same, or those that are not local and those that are."""
+    def _mask(self, mask_BM: jax.Array, distance_LM: jax.Array, segment_BL: jax.Array | None) -> jax.Array:
+        """Which key positions a query position attends to, ``[B, 1 or L, M]``, in layers without a window."""
+        mask_BLM = mask_BM[:, None]
+        if self.shape.causal:
+            mask_BLM = mask_BLM & (distance_LM <= 0)[None]
+        if segment_BL is not None:
+            mask_BLM = mask_BLM & (segment_BL[:, :, None] == segment_BL[:, None])
+        return mask_BLM
+
+    def _bias(self, distance_LM: jax.Array) -> jax.Array | None:
+        """The learned bias ``[1, H, L, M]`` of T5's scores."""
         shape = self.shape
-        distance_LM = jnp.arange(mask_BM.shape[1])[None] - query_L[:, None]
-        seen_BLM = mask_BM[:, None]
-        if shape.causal:
-            seen_BLM = seen_BLM & (distance_LM <= 0)[None]
-        if segments_BL is not None:
-            seen_BLM = seen_BLM & (segments_BL[:, :, None] == segments_BL[:, None])
-        bias = None
-        if shape.relative_buckets:
-            bucket_LM = relative_buckets(
-                distance_LM,
-                buckets=shape.relative_buckets,
-                farthest=shape.relative_farthest,
-                both_ways=not shape.causal,
-            )
-            bias_LMH = _table(shape.relative_buckets, shape.block.heads, self.dtype, "relative_bias")(bucket_LM)
-            bias = bias_LMH.transpose(2, 0, 1)[None]
-        features = shape.block.features_of_head
-        rotary = None if shape.rotary is None else shape.rotary.angles(positions_BL, features)
-        wide = Sight(seen_BLM, rotary, bias)
-        if not (shape.mixed or shape.all_local):
-            return (wide,)
-        assert shape.window is not None
-        apart_BLM = tokens_BM[:, None] - tokens_BL[:, :, None]
-        near_BLM = apart_BLM > -shape.window if shape.causal else jnp.abs(apart_BLM) <= shape.window
-        if shape.local_rotary is not None:
-            rotary = shape.local_rotary.angles(positions_BL, features)
-        near = Sight(seen_BLM & near_BLM, rotary, bias)
-        if shape.all_local:
-            return (near,)
-        # One shape for both, so that a layer can take either.
-        return Sight(jnp.broadcast_to(wide.mask, near.mask.shape), wide.rotary, bias), near
+        if not shape.relative_buckets:
+            return None
+        bucket_LM = relative_buckets(
+            distance_LM, buckets=shape.relative_buckets, farthest=shape.relative_farthest, both_ways=not shape.causal
+        )
+        bias_LMH = _table(shape.relative_buckets, shape.block.heads, self.dtype, "relative_bias")(bucket_LM)
+        return bias_LMH.transpose(2, 0, 1)[None]
 
 
-def _real_first(
-    x_BLD: jax.Array, mask_BL: jax.Array, segments_BL: jax.Array | None
-) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
-    """Move padding to the end, so that slots count real tokens; the last array is the way back.
+def _check(shape: StackShape, tokens: Tokens, mask_BM: jax.Array, cache: Cache | None) -> None:
+    """Raise a ValueError if a sequence is too long, or has segments and a cache."""
+    positions = tokens.position_BL
+    if positions is None:
+        shape.check_slots(mask_BM.shape[1])
+    elif shape.max_length is not None and not isinstance(positions, jax.core.Tracer):
+        shape.check_slots(int(positions.max()) + 1)  # what is traced beyond the table becomes NaN
+    if tokens.segment_BL is not None and cache is not None:
+        raise ValueError("segments: a cache holds one text a row")
+
+
+def _per_layer(kinds: Sequence[LayerKind]) -> PerLayer:
+    """What differs between layers of these kinds."""
+    numbers, bare = attention_numbers(kinds), [not kind.attention_norm for kind in kinds]
+    return PerLayer(
+        attention=jnp.array(numbers, jnp.int32) if any(numbers) else None, bare=jnp.array(bare) if any(bare) else None
+    )
+
+
+def _real_first(tokens: Tokens, mask_BL: jax.Array) -> tuple[Tokens, jax.Array, jax.Array]:
+    """Move padding to the end, so that slots count real tokens; the last array restores the order.
 
     One bias then serves all rows, which a distance of each row's own would not allow.
     """
     order_BL = jnp.argsort(~mask_BL, axis=1, stable=True)
-    x_BLD = jnp.take_along_axis(x_BLD, order_BL[..., None], axis=1)
-    mask_BL = jnp.take_along_axis(mask_BL, order_BL, axis=1)
-    if segments_BL is not None:
-        segments_BL = jnp.take_along_axis(segments_BL, order_BL, axis=1)
-    return x_BLD, mask_BL, segments_BL, jnp.argsort(order_BL, axis=1)
+    x_BLD, segment_BL = tokens.embedding_BLD, tokens.segment_BL
+    tokens = tokens._replace(
+        embedding_BLD=jnp.take_along_axis(x_BLD, order_BL[..., None], axis=1),
+        segment_BL=None if segment_BL is None else jnp.take_along_axis(segment_BL, order_BL, axis=1),
+    )
+    return tokens, jnp.take_along_axis(mask_BL, order_BL, axis=1), jnp.argsort(order_BL, axis=1)
 
 
-def _table(rows: int, width: int, dtype: jnp.dtype, name: str) -> nn.Embed:
-    return nn.Embed(rows, width, dtype=dtype, embedding_init=nn.initializers.normal(0.02), name=name)
+def _table(rows: int, width: int, dtype: jnp.dtype, name: str, deviation: float = 0.02) -> nn.Embed:
+    return nn.Embed(rows, width, dtype=dtype, embedding_init=nn.initializers.normal(deviation), name=name)
 
 
 def empty_cache(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fewshot_jax.models.attention import Cache
 from fewshot_jax.models.language_head import Head, HeadShape, Output
-from fewshot_jax.models.stack import Stack, StackShape
+from fewshot_jax.models.stack import Stack, StackShape, Tokens
 
 Architecture = Literal["encoder", "decoder", "encoder_decoder"]
 
@@ -25,6 +25,8 @@ class ModelShape:
         start_id: token that a decoder starts with.
         pad_id: token of padding, where shifting a sequence needs it.
         eos_id: token that ends a sequence, for ``pooling="eos"``.
+        flat: the parameters of the only stack lie beside the token embedding (``blocks/...``) and not under the
+            stack's name (``encoder/blocks/...``).
     """
 
     vocab_size: int
@@ -34,10 +36,16 @@ class ModelShape:
     start_id: int | None = None
     pad_id: int | None = None
     eos_id: int | None = None
+    flat: bool = False
 
     def __post_init__(self) -> None:
-        if self.encoder is None and self.decoder is None:
+        stacks = [stack for stack in (self.encoder, self.decoder) if stack is not None]
+        if not stacks:
             raise ValueError("a model needs an encoder, a decoder or both")
+        if self.flat and len(stacks) == 2:
+            raise ValueError("flat=True: a model with two stacks has parameters under the name of each")
+        if len({stack.features_of_embedding for stack in stacks}) == 2:
+            raise ValueError("embedding_width: two stacks share one token embedding; give both the same width")
 
     @property
     def architecture(self) -> Architecture:
@@ -69,13 +77,17 @@ class Transformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
-        shape, width = self.shape, self.shape.last.block.width
-        initial = nn.initializers.normal(0.02)
-        self.token_embedding = nn.Embed(shape.vocab_size, width, dtype=self.dtype, embedding_init=initial)
+        shape, last = self.shape, self.shape.last
+        initial = nn.initializers.normal(last.embedding_deviation)
+        self.token_embedding = nn.Embed(
+            shape.vocab_size, last.features_of_embedding, dtype=self.dtype, embedding_init=initial
+        )
         if shape.encoder is not None:
             self.encoder = Stack(shape.encoder, self.dtype)
         if shape.decoder is not None:
             self.decoder = Stack(shape.decoder, self.dtype)
+        if shape.flat:
+            nn.share_scope(self, self.decoder if shape.encoder is None else self.encoder)
         if shape.head is not None:
             self.head = Head(shape.head, shape.last.block, shape.vocab_size, shape.eos_id, self.dtype)
 
@@ -89,9 +101,10 @@ class Transformer(nn.Module):
         segment_ids: jax.Array | None = None,
         decoder_input_ids: jax.Array | None = None,
         decoder_attention_mask: jax.Array | None = None,
+        context: jax.Array | None = None,
         deterministic: bool = True,
     ) -> Output:
-        """Compute a batch.
+        """Compute a batch. It has nine arguments: each kind of model reads some of them, as in transformers.
 
         Args:
             input_ids: ``[B, L]`` token ids.
@@ -99,11 +112,12 @@ class Transformer(nn.Module):
             token_type_ids: ``[B, L]``, of models that have them; None for zeros.
             position_ids: ``[B, L]``, from 0, of models with one stack and positions; None to count: slots, or the
                 tokens that are not padding (RoBERTa).
-            segment_ids: ``[B, L]``, of models with one stack: positions see those of the same number alone, as
-                of texts that share a row; None for one text.
+            segment_ids: ``[B, L]``, of models with one stack: positions attend to those of the same number alone,
+                as of texts that share a row; None for one text.
             decoder_input_ids: ``[B, M]``, of models with an encoder and a decoder; None, for heads that judge a
                 whole text, for the input itself after the start token.
             decoder_attention_mask: ``[B, M]``; None for no padding.
+            context: ``[context_width]``, of models with one stack that has a context; None for zeros.
             deterministic: no dropout; else a ``"dropout"`` key is needed.
 
         Raises:
@@ -115,42 +129,41 @@ class Transformer(nn.Module):
         if self.shape.encoder is None or self.shape.decoder is None:
             if decoder_input_ids is not None or decoder_attention_mask is not None:
                 raise ValueError("decoder_input_ids, decoder_attention_mask: this model has one stack")
-            stack, shape = (self.decoder if self.shape.encoder is None else self.encoder), self.shape.last
-            if token_type_ids is not None and not shape.token_types:
+            if token_type_ids is not None and not self.shape.last.token_types:
                 raise ValueError("token_type_ids: this model has no token types")
-            if position_ids is None and shape.positions_skip_padding and self.shape.pad_id is not None:
-                # RoBERTa counts the tokens that are not padding, whatever the mask says of them.
-                if isinstance(input_ids, jax.core.Tracer):
-                    shape.check_slots(input_ids.shape[1])
-                real_BL = input_ids != self.shape.pad_id
-                position_ids = jnp.cumsum(real_BL, axis=1) * real_BL - 1
-            x_BLD, _ = stack(
-                self._embedded(input_ids, mask_BL),
-                mask_BL,
-                positions_BL=position_ids,
-                token_type_ids=token_type_ids,
-                segments_BL=segment_ids,
-                deterministic=deterministic,
-            )
+            if position_ids is None:
+                position_ids = self._positions(input_ids)
+            stack = self.decoder if self.shape.encoder is None else self.encoder
+            tokens = Tokens(self._embedded(input_ids, mask_BL), position_ids, token_type_ids, segment_ids, context)
+            x_BLD, _ = stack(tokens, mask_BL, deterministic=deterministic)
             return self._output(x_BLD, mask_BL, input_ids)
-        if token_type_ids is not None or position_ids is not None or segment_ids is not None:
-            raise ValueError("token_type_ids, position_ids, segment_ids: a model with two stacks has none")
+        if any(one is not None for one in (token_type_ids, position_ids, segment_ids, context)):
+            raise ValueError("context, token_type_ids, position_ids, segment_ids: a model with two stacks has none")
         if decoder_input_ids is None:
             decoder_input_ids = self._shifted(self._readable(input_ids, mask_BL))
         memory_BMD = self.encode(input_ids, mask_BL, deterministic=deterministic)
         decoder_mask = _mask(decoder_input_ids, decoder_attention_mask, "decoder_")
         x_BLD, _ = self.decoder(
-            self._embedded(decoder_input_ids, decoder_mask),
+            Tokens(self._embedded(decoder_input_ids, decoder_mask)),
             decoder_mask,
             memory=(memory_BMD, mask_BL),
             deterministic=deterministic,
         )
         return self._output(x_BLD, decoder_mask, input_ids)._replace(encoder_last_hidden_state=memory_BMD)
 
+    def _positions(self, input_ids: jax.Array) -> jax.Array | None:
+        """Positions of a model that counts the tokens that are no padding, whatever the mask says of them (RoBERTa)."""
+        if not self.shape.last.positions_skip_padding or self.shape.pad_id is None:
+            return None
+        if isinstance(input_ids, jax.core.Tracer):
+            self.shape.last.check_slots(input_ids.shape[1])
+        real_BL = input_ids != self.shape.pad_id
+        return jnp.cumsum(real_BL, axis=1) * real_BL - 1
+
     def encode(self, input_ids: jax.Array, attention_mask: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Hidden states ``[B, M, D]`` of the encoder."""
         mask_BL = attention_mask.astype(bool)
-        return self.encoder(self._embedded(input_ids, mask_BL), mask_BL, deterministic=deterministic)[0]
+        return self.encoder(Tokens(self._embedded(input_ids, mask_BL)), mask_BL, deterministic=deterministic)[0]
 
     def decode(
         self,
@@ -167,7 +180,7 @@ class Transformer(nn.Module):
 
         Args:
             input_ids: ``[B, L]``, which go into slots ``slot`` to ``slot + L - 1``.
-            mask: ``[B, M]``, of all slots of the cache; what lies after a token is not seen whatever it says.
+            mask: ``[B, M]``, of all slots of the cache; no token attends to a later one, whatever the mask says.
             cache: from `stack.empty_cache`, or from the call before.
             slot: of the first token.
             position_ids: ``[B, L]``; None for the slots.
@@ -194,9 +207,8 @@ class Transformer(nn.Module):
         """Hidden states ``[B, L, D]`` of some tokens that follow others, and the cache; see `decode`."""
         own_BL = jax.lax.dynamic_slice_in_dim(mask.astype(bool), slot, input_ids.shape[1], axis=1)
         x_BLD, filled = self.decoder(
-            self._embedded(input_ids, own_BL),
+            Tokens(self._embedded(input_ids, own_BL), position_ids),
             mask,
-            positions_BL=position_ids,
             memory=memory,
             cache=cache,
             slot=slot,
@@ -218,7 +230,7 @@ class Transformer(nn.Module):
         return logits
 
     def _embedded(self, ids_BL: jax.Array, mask_BL: jax.Array) -> jax.Array:
-        """Embeddings ``[B, L, D]`` of tokens."""
+        """Embeddings of tokens, ``[B, L, D]``, or of a width of their own."""
         return self.token_embedding(self._readable(ids_BL, mask_BL))
 
     def _readable(self, ids_BL: jax.Array, mask_BL: jax.Array) -> jax.Array:

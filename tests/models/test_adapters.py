@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 
 import fewshot_jax as fsj
 from fewshot_jax.models.adapters import combined, join, only, trainable
-from fewshot_jax.models.attention import Attention, Sight, attend
+from fewshot_jax.models.attention import Attention, AttentionInputs, attend
 from fewshot_jax.models.bottleneck import bottleneck
 from fewshot_jax.models.generation import generate
 from fewshot_jax.models.layers import BlockShape
@@ -112,8 +112,8 @@ def test_a_prefix_is_keys_and_values_before_the_others():
     x = jax.random.normal(jax.random.key(0), (2, 5, 8))
     mask = jnp.tril(jnp.ones((5, 5), bool))[None] & (jnp.arange(5)[None, None] < jnp.array([5, 3])[:, None, None])
     with prefix(length=3).active():
-        params = perturbed(layer.init(jax.random.key(1), x, Sight(mask))["params"])
-        given, kept = layer.apply({"params": params}, x, Sight(mask))
+        params = perturbed(layer.init(jax.random.key(1), x, AttentionInputs(mask))["params"])
+        given, kept = layer.apply({"params": params}, x, AttentionInputs(mask))
     assert kept[0].shape == (2, 5, 2, 2), "the cache does not hold the prefix"
     assert params["prefix_key"].shape == (3, 2, 2)
 

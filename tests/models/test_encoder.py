@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fewshot_jax.models.attention import Attention, Sight
+from fewshot_jax.models.attention import Attention, AttentionInputs
 from fewshot_jax.models.decoder import CausalEncoder, Decoder
 from fewshot_jax.models.encoder import Encoder
 from fewshot_jax.models.heads import TextFeatures, zero_head
@@ -142,8 +142,8 @@ def test_attention_is_the_papers():
     _, mask = batch()
     x = np.random.default_rng(1).normal(size=(*mask.shape, WIDTH))
     attention = Attention(SHAPE, jnp.float64)
-    params = init(attention, x, Sight(mask[:, None]), np.float64)
-    ours, _ = jax.jit(attention.apply)({"params": params}, x, Sight(mask[:, None]))
+    params = init(attention, x, AttentionInputs(mask[:, None]), np.float64)
+    ours, _ = jax.jit(attention.apply)({"params": params}, x, AttentionInputs(mask[:, None]))
     expected = numpy_attention(x, np.asarray(mask), jax.tree.map(np.asarray, params))
     np.testing.assert_allclose(ours, expected, atol=1e-10)
 
@@ -320,7 +320,7 @@ def test_a_mask_of_another_shape_is_refused():
     ids, mask = batch()
     x = jnp.ones((*ids.shape, WIDTH))
     with pytest.raises(ValueError, match="mask has shape"):
-        Attention(SHAPE).init(jax.random.key(0), x, Sight(mask))
+        Attention(SHAPE).init(jax.random.key(0), x, AttentionInputs(mask))
 
 
 def test_a_decoder_sees_nothing_that_comes_later():

@@ -9,6 +9,7 @@ from fewshot_jax.models.huggingface.family import Config, Family, activation_of,
 from fewshot_jax.models.huggingface.gpt2 import DECODER_HEADS, decoder_head
 from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, table
 from fewshot_jax.models.language_head import HeadKind
+from fewshot_jax.models.layer_kinds import LayerKind
 from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.stack import StackShape
 from fewshot_jax.models.transformer import ModelShape
@@ -17,7 +18,7 @@ _LAYER = "decoder/blocks"
 
 
 def _model(config: Config, kind: HeadKind | None, *, block: dict[str, Any], stack: dict[str, Any]) -> ModelShape:
-    """What all of them share, and what a family changes of its blocks and of its stack."""
+    """Build the shape that all of them share, with a family's own fields of its blocks and of its stack."""
     shape = BlockShape(
         **{
             "width": config.hidden_size,
@@ -39,8 +40,7 @@ def _model(config: Config, kind: HeadKind | None, *, block: dict[str, Any], stac
         layers=config.num_hidden_layers,
         causal=True,
         final_norm=True,
-        rotary=rotary_of(config.rope_parameters),
-        **stack,
+        **{"kinds": (LayerKind(rotary=rotary_of(config.rope_parameters)),), **stack},
     )
     cap = getattr(config, "final_logit_softcapping", None)
     return ModelShape(
@@ -52,14 +52,16 @@ def _model(config: Config, kind: HeadKind | None, *, block: dict[str, Any], stac
 
 
 def _windows(config: Config) -> dict[str, Any]:
-    """The layers of a config that see a window."""
-    if unknown := set(config.layer_types) - {"sliding_attention", "full_attention"}:
+    """The layers of a config whose attention is limited to a window, and the others."""
+    types = ("full_attention", "sliding_attention")
+    if unknown := set(config.layer_types) - set(types):
         raise UserError(f"config.json: layer_types: {', '.join(sorted(map(str, unknown)))} is not supported")
     if config.sliding_window is None and "sliding_attention" in config.layer_types:
         raise UserError("config.json: layer_types has sliding_attention, and sliding_window is null")
+    rotary = rotary_of(config.rope_parameters)
     return {
-        "window": config.sliding_window,
-        "local": tuple(layer == "sliding_attention" for layer in config.layer_types),
+        "kinds": (LayerKind(rotary=rotary), LayerKind(rotary=rotary, window=config.sliding_window)),
+        "pattern": tuple(map(types.index, config.layer_types)),
     }
 
 
@@ -76,7 +78,8 @@ def _llama(config: Config, kind: HeadKind | None) -> ModelShape:
 def _mistral(config: Config, kind: HeadKind | None) -> ModelShape:
     expect(config, "layer_types", None)
     block = {"activation": activation_of(config.hidden_act)}
-    return _model(config, kind, block=block, stack={"window": config.sliding_window})
+    layers = LayerKind(rotary=rotary_of(config.rope_parameters), window=config.sliding_window)
+    return _model(config, kind, block=block, stack={"kinds": (layers,)})
 
 
 def _qwen2(config: Config, kind: HeadKind | None) -> ModelShape:

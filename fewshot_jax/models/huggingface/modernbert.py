@@ -1,9 +1,12 @@
 """ModernBERT (Warner et al., arXiv:2412.13663): rotary positions, gated units, most layers local."""
 
+from dataclasses import replace
+
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.family import Config, Family, activation_of, rotary_of
 from fewshot_jax.models.huggingface.mapping import Rule, linear, norm, table
 from fewshot_jax.models.language_head import HeadKind, HeadShape
+from fewshot_jax.models.layer_kinds import LayerKind
 from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.stack import StackShape
 from fewshot_jax.models.transformer import ModelShape
@@ -25,16 +28,18 @@ def _shape(config: Config, kind: HeadKind | None) -> ModelShape:
         mlp_bias=config.mlp_bias,
         dropout=config.mlp_dropout,
     )
+    kinds = (
+        LayerKind(rotary=rotary_of(config.rope_parameters["full_attention"])),
+        LayerKind(rotary=rotary_of(config.rope_parameters["sliding_attention"]), window=config.local_attention // 2),
+    )
+    types = [int(kind == "sliding_attention") for kind in config.layer_types]
     stack = StackShape(
         block=block,
         layers=config.num_hidden_layers,
         embedding_norm=True,
         final_norm=True,
-        rotary=rotary_of(config.rope_parameters["full_attention"]),
-        local_rotary=rotary_of(config.rope_parameters["sliding_attention"]),
-        window=config.local_attention // 2,
-        local=tuple(kind == "sliding_attention" for kind in config.layer_types),
-        bare_first=True,
+        kinds=(*kinds, replace(kinds[types[0]], attention_norm=False)),  # the first reads the normalised embeddings
+        pattern=(len(kinds), *types[1:]),
     )
     return ModelShape(vocab_size=config.vocab_size, encoder=stack, head=_head(config, kind), pad_id=config.pad_token_id)
 

@@ -195,7 +195,7 @@ def build(config: Config, head: HeadKind | None, dtype: Any) -> Transformer:
         return Transformer(FAMILIES[config.model_type].shape(config, head), dtype)
     except UserError:
         raise
-    except (TypeError, ValueError, ArithmeticError) as error:
+    except (TypeError, ValueError, ArithmeticError, IndexError) as error:
         raise UserError(f"config.json: {error}") from None
 
 
