@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.mapping import Rule
 from fewshot_jax.models.language_head import HeadKind
@@ -42,6 +44,7 @@ class Family:
         optional: names that may be missing, their leaves being zero.
         more: rules that depend on the config.
         copies: names that transformers expects beside others, with the same numbers.
+        constants: ``config -> arrays by name``: tensors that transformers expects and no leaf holds.
         required: fields that config.json must name, as the family calls them.
     """
 
@@ -55,6 +58,7 @@ class Family:
     optional: tuple[str, ...] = ()
     more: Callable[[Config], tuple[Rule, ...]] = lambda config: ()
     copies: Mapping[str, str] = field(default_factory=dict)
+    constants: Callable[[Config], Mapping[str, np.ndarray]] = lambda config: {}
     prefixes: Mapping[HeadKind, str] = field(default_factory=dict)
     readable: Mapping[str, HeadKind | None] = field(default_factory=dict)
 

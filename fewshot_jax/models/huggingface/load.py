@@ -3,9 +3,7 @@
 import copy
 import mmap
 import os
-import re
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,9 +16,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax.errors import UserError
+from fewshot_jax.models.huggingface.checkpoint_names import body_prefix, left_over, modern_names, tensor_of
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.family import Config, Family
-from fewshot_jax.models.huggingface.mapping import LAYER, Rule
+from fewshot_jax.models.huggingface.mapping import Rule
 from fewshot_jax.models.huggingface.pretrained import (
     Leaves,
     Pretrained,
@@ -40,17 +39,16 @@ from fewshot_jax.notes import Note
 # A sharding for all leaves, or one by path and shape.
 Placement = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 _LM: tuple[HeadKind, ...] = ("masked_lm", "causal_lm")
-_WRAPPED = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _CACHE_LINE = 64  # bytes
 _THREADS = min(4, os.cpu_count() or 1)  # copy layers at once
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
 
 
 class Source(NamedTuple):
-    """Where one layer of a leaf lies: the tensor, the layer's number (None: no layers) and the rule."""
+    """Where a leaf, or one entry along its leading axes, lies: the tensor, the index of the entry and the rule."""
 
     tensor: str
-    layer: int | None
+    entry: tuple[int, ...]
     rule: Rule
 
 
@@ -104,20 +102,20 @@ def load_pretrained(
     kept = _floating(jnp.float32 if dtype is None else dtype, "dtype")
     computed = _floating(kept if compute_dtype is None else compute_dtype, "compute_dtype")
     with Checkpoint(path) as checkpoint:
-        names, wrapper = _names(path, checkpoint, family)
+        names, wrapper = modern_names(path, checkpoint, family)
         if kind == "pooler" and not any("pooler." in name for name in names):
             kind = None  # sentence encoders are often saved without it
-        prefix = _prefix(family, names)
+        prefix = body_prefix(family, names)
         config = _untied(config, family, kind, prefix, checkpoint, names)
         module = build(config, kind, computed)
         leaves = leaves_of(module)
         rules = [_also_output(rule, family, config) for rule in rules_of(family, config, kind, prefix, leaves)]
         created = _absent_head(rules, leaves, checkpoint, names) if head != "auto" or num_labels is not None else set()
         read = [rule for rule in rules if rule.target not in created]
-        sources, problems = _sources(read, leaves, family.optional, checkpoint, names)
+        sources, problems = sources_of(read, leaves, family.optional, checkpoint, names)
         used = {source.tensor for found in sources.values() for source in found}
         left = {modern: name for modern, name in names.items() if name not in used}
-        ignored, unknown = _left_over(family, config, kind, left, other_head=head != "auto")
+        ignored, unknown = left_over(family, config, kind, left, other_head=head != "auto")
         if problems or unknown:
             found = [f"{name} {list(checkpoint.tensors[name].shape)}" for name in sorted(left.values())]
             unknown = [f"{name} {list(checkpoint.tensors[name].shape)} is not a part of the model" for name in unknown]
@@ -127,7 +125,7 @@ def load_pretrained(
             warnings.warn(note, Note, stacklevel=2)
         place = _placement(sharding)
         flat = {
-            target: _read(checkpoint, found, leaves[target].shape, kept, place(target, leaves[target].shape))
+            target: read_leaf(checkpoint, found, leaves[target].shape, kept, place(target, leaves[target].shape))
             for target, found in sources.items()
         }
     made = _initialised(module, created, config, seed)
@@ -143,54 +141,6 @@ def load_pretrained(
         created=tuple(sorted(created)),
         path=path,
     )
-
-
-def _names(path: Path, checkpoint: Checkpoint, family: Family) -> tuple[dict[str, str], str]:
-    """Names as they are today to names in the file, and the prefix of a wrapper that is taken off, "" for none.
-
-    The first BERTs called a norm's scale and bias gamma and beta. Wrappers put their names before all others, or
-    (a compiled or checkpointed part of a model) between them.
-
-    Raises:
-        UserError: several prefixes stand before the body of a model: nobody can say which is meant.
-    """
-    renamed = {"gamma": "weight", "beta": "bias"}
-    modern = {
-        name: re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda found: renamed[found[0]], name)
-        for name in checkpoint.tensors
-    }
-    inner = {name: _WRAPPED.sub("", now) for name, now in modern.items()}
-    wrappers = _wrappers(family, inner.values())
-    if len(wrappers) > 1:
-        raise UserError(
-            f"{path}: holds {len(wrappers)} models, whose tensors' names begin with "
-            f"{', '.join(map(repr, wrappers))}; expected one: save the one that is meant alone, with transformers' "
-            "save_pretrained"
-        )
-    wrapper = wrappers[0] if wrappers else ""
-    inner = {name: now.removeprefix(wrapper) for name, now in inner.items()}
-    if len(set(inner.values())) < len(inner):  # two models in one file: nobody can say which is meant
-        return {now: name for name, now in modern.items()}, ""
-    between = next((found[0] for now in modern.values() if (found := _WRAPPED.search(now))), "")
-    return {now: name for name, now in inner.items()}, wrapper or between
-
-
-def _wrappers(family: Family, names: Iterable[str]) -> list[str]:
-    """What stands before the names of a body and is no prefix of the family, as ``module.`` of torch's DDP.
-
-    Nothing where one body has names of the family, whatever else is in the file. One name alone is no body.
-    """
-    sources = {rule.source.replace(LAYER, "0") for rule in family.body}
-    own = sorted({family.prefix, *family.prefixes.values(), ""}, key=len, reverse=True)
-    found = Counter(
-        before.removesuffix(next(prefix for prefix in own if before.endswith(prefix)))
-        for name in names
-        for source in sources
-        if name.endswith(f".{source}") or name == source
-        for before in [name.removesuffix(source)]
-    )
-    bodies = sorted(wrapper for wrapper, count in found.items() if count > 1)
-    return [] if "" in bodies else bodies
 
 
 def _also_output(rule: Rule, family: Family, config: Config) -> Rule:
@@ -210,13 +160,6 @@ def _misfit(path: Path, config: Config, prefix: str) -> str:
     )
 
 
-def _prefix(family: Family, names: dict[str, str]) -> str:
-    """The prefix under which most of the body's names are found: with a head there is one, without there is none."""
-    sources = [rule.source.replace(LAYER, "0") for rule in family.body]
-    candidates = dict.fromkeys((family.prefix, *family.prefixes.values(), ""))
-    return max(candidates, key=lambda prefix: sum(prefix + source in names for source in sources))
-
-
 def _untied(
     config: Config,
     family: Family,
@@ -230,7 +173,7 @@ def _untied(
         return config
     (matrix,) = (rule for rule in family.heads[kind] if rule.target == "head/output/kernel")
     (table,) = (rule for rule in family.body if rule.target == "token_embedding/embedding")
-    output, stored = (_found(rule, names, None) for rule in (matrix, table.under(prefix)))
+    output, stored = (tensor_of(rule, names, ()) for rule in (matrix, table.under(prefix)))
     if output is None or stored is None:
         return config
     first, second = checkpoint.view(output), checkpoint.view(stored)
@@ -248,34 +191,27 @@ def _rows(matrix: np.ndarray, step: int = 4096) -> Iterable[np.ndarray]:
     return (matrix[i : i + step] for i in range(0, len(matrix), step))
 
 
-def _found(rule: Rule, names: dict[str, str], layer: int | None) -> str | None:
-    """The tensor of a rule in the file."""
-    number = "" if layer is None else str(layer)
-    candidates = (name.replace(LAYER, number) for name in (rule.source, *rule.others))
-    return next((names[name] for name in candidates if name in names), None)
-
-
 def _absent_head(rules: list[Rule], leaves: Leaves, checkpoint: Checkpoint, names: dict[str, str]) -> set[str]:
     """The leaves of a head that must be created: those missing, and an output of another number of classes."""
     absent: set[str] = set()
     for rule in rules:
         if rule.target.startswith("head/"):
-            tensor, expected = _found(rule, names, None), rule.stored_shape(leaves[rule.target].shape)
+            tensor, expected = tensor_of(rule, names, ()), rule.stored_shape(leaves[rule.target].shape)
             may_differ = rule.target.startswith("head/output/")
             if tensor is None or (may_differ and checkpoint.tensors[tensor].shape != expected):
                 absent.add(rule.target)
     return absent
 
 
-def _sources(
+def sources_of(
     rules: list[Rule], leaves: Leaves, optional: tuple[str, ...], checkpoint: Checkpoint, names: dict[str, str]
 ) -> tuple[dict[str, list[Source]], list[str]]:
     """Where each leaf lies, and what does not fit."""
     sources: dict[str, list[Source]] = {}
     problems: list[str] = []
     for rule in rules:
-        for name, layer, shape in rule.layers(leaves[rule.target].shape):
-            tensor, expected = _found(rule, names, layer), rule.stored_shape(shape)
+        for name, index, shape in rule.tensors(leaves[rule.target].shape):
+            tensor, expected = tensor_of(rule, names, index), rule.stored_shape(shape)
             if tensor is None:
                 if rule.source not in optional:
                     problems.append(f"{name} {list(expected)} is missing")
@@ -285,32 +221,8 @@ def _sources(
                 problems.append(f"{tensor} has shape {list(info.shape)}, expected {list(expected)}")
             elif not jnp.issubdtype(info.dtype, jnp.floating):
                 problems.append(f"{tensor} holds {info.dtype}, expected floating-point numbers")
-            sources.setdefault(rule.target, []).append(Source(tensor, layer, rule))
+            sources.setdefault(rule.target, []).append(Source(tensor, index, rule))
     return sources, list(dict.fromkeys(problems))
-
-
-def _left_over(
-    family: Family, config: Config, kind: HeadKind | None, names: dict[str, str], *, other_head: bool
-) -> tuple[list[str], list[str]]:
-    """Tensors that nothing was read from: those that may be left, and those that nobody knows.
-
-    Where the head is not the checkpoint's own, all that is outside of the body is another head's.
-    """
-    prefixes = {family.prefix, *family.prefixes.values(), ""}
-    heads = {name for rules in family.heads.values() for rule in rules for name in (rule.source, *rule.others)}
-    body = {rule.source for rule in (*family.body, *family.more(config))}
-    again = {prefix + name for prefix in prefixes for rule in family.body for name in rule.others}
-    patterns = [*family.ignored, *map(re.escape, sorted(heads | again))]
-    if kind == "encoder":
-        patterns += [rf"{re.escape(prefix)}decoder\..*" for prefix in prefixes]
-    known = re.compile("|".join(patterns))
-    roots = tuple(f"{prefix}{source.split('.')[0]}." for prefix in prefixes for source in body)
-    ignored: list[str] = []
-    unknown: list[str] = []
-    for modern, name in sorted(names.items()):
-        foreign = (kind is None or other_head) and not modern.startswith(roots)
-        (ignored if foreign or known.fullmatch(modern) else unknown).append(name)
-    return ignored, unknown
 
 
 def _floating(dtype: Any, name: str) -> np.dtype:
@@ -332,31 +244,30 @@ def _placement(sharding: Placement | None) -> Callable[[str, tuple[int, ...]], j
     return lambda target, shape: everywhere
 
 
-def _read(
+def read_leaf(
     checkpoint: Checkpoint, sources: list[Source], shape: tuple[int, ...], dtype: np.dtype, place: jax.sharding.Sharding
 ) -> jax.Array:
     """A leaf, of which every device is given its own part."""
+    leading = sources[0].rule.leading
+    entries = {source.entry: source for source in sources}
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
         assert index is not None
-        out = _pages(tuple(len(range(*i.indices(n))) for i, n in zip(index, shape, strict=True)), dtype)
-        if sources[0].layer is None:
-            (source,) = sources
-            _copy(out, source.rule.to_leaf(checkpoint.view(source.tensor), shape)[index])
-            checkpoint.release(source.tensor)
-            return out
-        of_layer = {source.layer: source for source in sources}
+        ranges = [range(*one.indices(length)) for one, length in zip(index, shape, strict=True)]
+        out = _pages(tuple(map(len, ranges)), dtype)
 
-        def fill(row: np.ndarray, layer: int) -> None:
-            if layer not in of_layer:
-                row[...] = 1  # a norm that the first layer does not have
+        def fill(entry: tuple[int, ...]) -> None:
+            key: Any = (*entry, ...)  # a view, of a scalar too
+            here, place = out[key], tuple(along[i] for along, i in zip(ranges, entry, strict=False))
+            if place not in entries:
+                here[...] = 1  # a norm that the first layer does not have
                 return
-            tensor, _, rule = of_layer[layer]
-            _copy(row, rule.to_leaf(checkpoint.view(tensor), shape[1:])[index[1:]])
+            tensor, _, rule = entries[place]
+            _copy(here, rule.to_leaf(checkpoint.view(tensor), shape[leading:])[index[leading:]])
             checkpoint.release(tensor)
 
         with ThreadPoolExecutor(_THREADS) as pool:  # numpy alone works in them, and lets go of the interpreter's lock
-            list(pool.map(fill, out, range(*index[0].indices(shape[0]))))
+            list(pool.map(fill, np.ndindex(out.shape[:leading])))
         return out
 
     return jax.make_array_from_callback(shape, place, part)

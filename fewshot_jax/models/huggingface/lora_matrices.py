@@ -1,5 +1,6 @@
 """The dense layers of a checkpoint, and LoRA matrices over them as peft has them and as we have them."""
 
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -8,7 +9,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.mapping import LAYER, Rule
 from fewshot_jax.models.huggingface.pretrained import Leaves, Pretrained, leaves_of, prefix_of, rules_of
 from fewshot_jax.models.lora import A, B
@@ -20,17 +20,17 @@ class Dense(NamedTuple):
     """A dense layer of the checkpoint, and the layers of ours that it is.
 
     Attributes:
-        module: its name, with `LAYER` where there are several.
-        layers: how many; None for one that has no number.
+        module: its name, with a `LAYER` for each leading axis of ours.
+        leading: lengths of these axes: layers, and their experts; () for a layer without a number.
         inputs: of the matrix.
         outputs: of each of our layers.
-        targets: our layers; several where their outputs are parts of one matrix.
+        targets: our layers; several where their outputs are parts of one matrix, one after the other.
     """
 
     module: str
-    layers: int | None
+    leading: tuple[int, ...]
     inputs: int
-    outputs: int
+    outputs: tuple[int, ...]
     targets: tuple[str, ...]
 
     @property
@@ -38,9 +38,20 @@ class Dense(NamedTuple):
         """Of the names of all layers."""
         return re.escape(self.module).replace(re.escape(LAYER), r"\d+")
 
+    @property
+    def number(self) -> int:
+        """How many layers of the checkpoint it is."""
+        return math.prod(self.leading)
+
+    @property
+    def rows(self) -> list[slice]:
+        """The outputs of each of our layers among those of the matrix."""
+        ends = list(itertools.accumulate(self.outputs))
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
     def each(self) -> Iterator[tuple[int, str]]:
         """Number and name of each layer."""
-        return ((i, self.module.replace(LAYER, str(i))) for i in range(1 if self.layers is None else self.layers))
+        return enumerate(self.module.format(*index) for index in np.ndindex(self.leading))
 
 
 class Pair(NamedTuple):
@@ -62,7 +73,7 @@ class Layout(NamedTuple):
 
 def layout_of(pretrained: Pretrained) -> Layout:
     """The layout of a model."""
-    family, leaves = FAMILIES[pretrained.config.model_type], leaves_of(pretrained.module)
+    family, leaves = pretrained.family, leaves_of(pretrained.module)
     rules = rules_of(family, pretrained.config, pretrained.head, prefix_of(family, pretrained.head), leaves)
     head = [rule for rule in rules if rule.target.startswith("head/")]
     return Layout(leaves, _dense_layers([rule for rule in rules if rule not in head], leaves), head)
@@ -76,19 +87,22 @@ def _dense_layers(rules: list[Rule], leaves: Leaves) -> list[Dense]:
     denses = []
     for module, parts in modules.items():
         parts.sort(key=lambda rule: rule.part)
-        layered, shape = parts[0].layered, leaves[parts[0].target].shape
-        inner = shape[1:] if layered else shape
-        inputs = math.prod(inner[: parts[0].inputs])
+        leading, shapes = parts[0].leading, [leaves[rule.target].shape for rule in parts]
+        inner = [shape[leading:] for shape in shapes]
+        inputs = math.prod(inner[0][: parts[0].inputs])
+        outputs = tuple(math.prod(shape) // inputs for shape in inner)
         targets = tuple(rule.target.removesuffix("/kernel") for rule in parts)
-        denses.append(Dense(module, shape[0] if layered else None, inputs, math.prod(inner) // inputs, targets))
+        denses.append(Dense(module, shapes[0][:leading], inputs, outputs, targets))
     return denses
 
 
 def shapes_of(dense: Dense, rank: int) -> dict[str, tuple[int, ...]]:
     """The shapes of our LoRA leaves."""
-    layers = () if dense.layers is None else (dense.layers,)
-    each = {A: (*layers, dense.inputs, rank), B: (*layers, rank, dense.outputs)}
-    return {f"{target}/{name}": shape for target in dense.targets for name, shape in each.items()}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for target, outputs in zip(dense.targets, dense.outputs, strict=True):
+        shapes[f"{target}/{A}"] = (*dense.leading, dense.inputs, rank)
+        shapes[f"{target}/{B}"] = (*dense.leading, rank, outputs)
+    return shapes
 
 
 def stacked(dense: Dense, flat: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +113,7 @@ def stacked(dense: Dense, flat: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarr
 
     def leaf(name: str) -> np.ndarray:
         array = np.asarray(flat[name])
-        return (array[None] if dense.layers is None else array).swapaxes(-1, -2)
+        return array.reshape(dense.number, *array.shape[-2:]).swapaxes(-1, -2)
 
     distinct: list[np.ndarray] = []
     blocks: list[tuple[int, int, np.ndarray]] = []  # part, which of the distinct A, B
@@ -112,9 +126,9 @@ def stacked(dense: Dense, flat: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarr
         distinct += [] if same else [a]
     a = np.concatenate(distinct, axis=1)
     starts = np.cumsum([0, *(each.shape[1] for each in distinct)])
-    b = np.zeros((a.shape[0], len(dense.targets) * dense.outputs, a.shape[1]), a.dtype)
+    b = np.zeros((a.shape[0], sum(dense.outputs), a.shape[1]), a.dtype)
     for part, which, block in blocks:
-        b[:, part * dense.outputs : (part + 1) * dense.outputs, starts[which] : starts[which + 1]] = block
+        b[:, dense.rows[part], starts[which] : starts[which + 1]] = block
     return a, b
 
 
@@ -131,7 +145,7 @@ def taken(
     for layer, name in dense.each():
         rank = _matching(config["rank_pattern"], name, config["r"])
         alpha = _matching(config["alpha_pattern"], name, config["lora_alpha"])
-        shapes = {"A": (rank, dense.inputs), "B": (len(dense.targets) * dense.outputs, rank)}
+        shapes = {"A": (rank, dense.inputs), "B": (sum(dense.outputs), rank)}
         given = {side: found.pop(f"{ROOT}{name}.lora_{side}.weight", None) for side in shapes}
         if all(array is None for array in given.values()):
             continue
@@ -162,14 +176,14 @@ def described(array: np.ndarray) -> str:
 def parts_of(dense: Dense, of_layer: Mapping[int, Pair]) -> dict[str, dict[int, Pair]]:
     """The LoRA of each of our layers: its rows of b, and of a what they multiply and other parts alone do not."""
     parts: dict[str, dict[int, Pair]] = {}
-    whole = [pair.b.reshape(len(dense.targets), dense.outputs, -1) != 0 for pair in of_layer.values()]
-    if len(dense.targets) == 1 or len({each.shape[-1] for each in whole}) > 1:
+    if len(dense.targets) == 1 or len({pair.b.shape[-1] for pair in of_layer.values()}) > 1:
         used = [slice(None)] * len(dense.targets)
     else:
-        by_part = np.any([each.any(1) for each in whole], axis=0)  # [parts, r]
+        filled = [[(pair.b[rows] != 0).any(0) for rows in dense.rows] for pair in of_layer.values()]
+        by_part = np.any(filled, axis=0)  # [parts, r]
         used = [by_part[part] | ~by_part.any(0) for part in range(len(dense.targets))]
     for part, target in enumerate(dense.targets):
-        rows = slice(part * dense.outputs, (part + 1) * dense.outputs)
+        rows = dense.rows[part]
         own = {layer: Pair(a[used[part]], b[rows][:, used[part]], scale) for layer, (a, b, scale) in of_layer.items()}
         if any(len(pair.a) for pair in own.values()):
             parts[target] = own
@@ -180,10 +194,9 @@ def leaves_of_pairs(
     dense: Dense, target: str, of_layer: Mapping[int, Pair], rank: int, scale: float
 ) -> dict[str, np.ndarray]:
     """Our leaves, of one rank and scale: smaller ranks have zeros beside them, another scale goes into ``b``."""
-    layers = 1 if dense.layers is None else dense.layers
-    a = np.zeros((layers, dense.inputs, rank), np.float32)
-    b = np.zeros((layers, rank, dense.outputs), np.float32)
+    a = np.zeros((dense.number, dense.inputs, rank), np.float32)
+    b = np.zeros((dense.number, rank, dense.outputs[dense.targets.index(target)]), np.float32)
     for layer, pair in of_layer.items():
         a[layer, :, : len(pair.a)] = pair.a.T
         b[layer, : len(pair.a)] = pair.b.astype(np.float32).T * (pair.scale / scale if pair.scale != scale else 1)
-    return {f"{target}/{name}": leaf[0] if dense.layers is None else leaf for name, leaf in ((A, a), (B, b))}
+    return {f"{target}/{name}": leaf.reshape(*dense.leading, *leaf.shape[1:]) for name, leaf in ((A, a), (B, b))}

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.family import Config, Family, activation_of, rotary_of
-from fewshot_jax.models.huggingface.mapping import Rule, linear, norm, table
+from fewshot_jax.models.huggingface.mapping import Rule, fused, linear, norm, table
 from fewshot_jax.models.language_head import HeadKind, HeadShape
 from fewshot_jax.models.layer_kinds import LayerKind
 from fewshot_jax.models.layers import BlockShape
@@ -61,15 +61,6 @@ def _head(config: Config, kind: HeadKind | None) -> HeadShape | None:
     )
 
 
-def _fused(name: str, target: str, parts: tuple[str, ...]) -> list[Rule]:
-    """One torch ``Linear`` whose outputs are those of several layers, one after the other."""
-    return [
-        rule
-        for index, part in enumerate(parts)
-        for rule in linear(f"layers.{{}}.{name}", f"{_LAYER}/{target}/{part}", part=(index, len(parts)))
-    ]
-
-
 _DENSE = (*linear("head.dense", "head/dense"), *norm("head.norm", "head/norm"))
 
 MODERNBERT = Family(
@@ -78,10 +69,10 @@ MODERNBERT = Family(
         *table("embeddings.tok_embeddings", "token_embedding"),
         *norm("embeddings.norm", "encoder/embedding_norm"),
         *norm("layers.{}.attn_norm", f"{_LAYER}/attention_norm", first=1),
-        *_fused("attn.Wqkv", "attention", ("query", "key", "value")),
+        *fused("layers.{}.attn.Wqkv", [f"{_LAYER}/attention/{part}" for part in ("query", "key", "value")]),
         *linear("layers.{}.attn.Wo", f"{_LAYER}/attention/out", inputs=2),
         *norm("layers.{}.mlp_norm", f"{_LAYER}/mlp_norm"),
-        *_fused("mlp.Wi", "mlp", ("gate", "up")),
+        *fused("layers.{}.mlp.Wi", [f"{_LAYER}/mlp/{part}" for part in ("gate", "up")]),
         *linear("layers.{}.mlp.Wo", f"{_LAYER}/mlp/down"),
         *norm("final_norm", "encoder/final_norm"),
     ),

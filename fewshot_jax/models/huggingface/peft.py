@@ -15,7 +15,6 @@ from fewshot_jax import strict_json
 from fewshot_jax.atomic_write import cannot_write
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.models.adapters import Adapter, combined, only
-from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.lora_matrices import (
     ROOT,
     Layout,
@@ -52,7 +51,7 @@ def save_adapter(path: str | Path, pretrained: Pretrained, trained: Params, adap
 
     An ``AutoPeftModel`` looks for the base model where ``pretrained`` was read from; for one with a created head
     write that with `save_pretrained` first, and load it. The head is written always: the trained one, or that
-    of ``pretrained``; but for a head of a language model that was not trained and stands in the base
+    of ``pretrained``; but for a head of a language model that was not trained and is in the base
     model's checkpoint. Where the checkpoint has one matrix for several layers of ours (queries, keys and
     values of GPT-2), their changes become one, whose rank is the sum of theirs.
 
@@ -214,7 +213,7 @@ def _head(pretrained: Pretrained, rules: Sequence[Rule], flat: Mapping[str, Any]
 
 def _copies(pretrained: Pretrained, head: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What torch's modules of a head hold beside its tensors: an output layer that is the embedding, a bias twice."""
-    family, kind = FAMILIES[pretrained.config.model_type], pretrained.head
+    family, kind = pretrained.family, pretrained.head
     both = [*family.copies.items(), *((name, copy) for copy, name in family.copies.items())]
     copies = {copy: head[name] for copy, name in both if name in head and copy not in head}
     own = pretrained.module.shape.head
@@ -226,7 +225,7 @@ def _copies(pretrained: Pretrained, head: Mapping[str, np.ndarray]) -> dict[str,
 
 def _module(pretrained: Pretrained, name: str) -> str:
     """The module of a head's tensor that peft copies: the outermost one, or, in the body, the tensor's own."""
-    prefix = prefix_of(FAMILIES[pretrained.config.model_type], pretrained.head)
+    prefix = prefix_of(pretrained.family, pretrained.head)
     return name.rpartition(".")[0] if prefix and name.startswith(prefix) else name.partition(".")[0]
 
 
@@ -263,8 +262,8 @@ def _read_config(file: Path) -> dict[str, Any]:
         kinds = (int,) if whole else (int, float)
         good = type(value) in kinds and math.isfinite(value) and value > 0
         require(good, f"{file}: {name}={value!r}: expected a positive {'integer' if whole else 'number'}")
-    told = {"made_for": raw.get("base_model_name_or_path"), "task": raw.get("task_type")}
-    return {"r": raw["r"], "lora_alpha": raw["lora_alpha"], "rslora": bool(raw.get("use_rslora")), **patterns, **told}
+    source = {"made_for": raw.get("base_model_name_or_path"), "task": raw.get("task_type")}
+    return {"r": raw["r"], "lora_alpha": raw["lora_alpha"], "rslora": bool(raw.get("use_rslora")), **patterns, **source}
 
 
 def _read_head(

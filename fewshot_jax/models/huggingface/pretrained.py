@@ -15,7 +15,7 @@ from fewshot_jax.errors import UserError
 from fewshot_jax.models.adapters import Adapter
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.family import Config, Family
-from fewshot_jax.models.huggingface.mapping import Rule
+from fewshot_jax.models.huggingface.mapping import Rule, placed
 from fewshot_jax.models.huggingface.text_tokenizer import check_rows, has_tokenizer, padding_alone, read_tokenizer
 from fewshot_jax.models.language_head import HeadKind
 from fewshot_jax.models.transformer import Transformer
@@ -40,6 +40,8 @@ class Pretrained:
         ignored: names of tensors in the checkpoint that were not read.
         created: paths of leaves that the checkpoint does not have and that were initialised.
         path: where it was read from; the tokenizer's home.
+        layout: the names of its parameters in a file, where they are not those of the config's family (a text encoder
+            of our own).
     """
 
     config: Config
@@ -49,6 +51,12 @@ class Pretrained:
     ignored: tuple[str, ...] = ()
     created: tuple[str, ...] = ()
     path: Path | None = None
+    layout: Family | None = None
+
+    @property
+    def family(self) -> Family:
+        """The family whose rules read and write it."""
+        return FAMILIES[self.config.model_type] if self.layout is None else self.layout
 
     def __repr__(self) -> str:
         size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
@@ -99,9 +107,9 @@ def misfit(what: str, problems: Sequence[str], unknown: Sequence[str] = (), unre
         unread: parts of the file that were not needed, shown in one line.
     """
     lines = [what]
-    for kind, told in (("", problems), (" that are not a part of the model", unknown)):
-        more = [f"and {len(told) - _SHOWN} more{kind}"] if len(told) > _SHOWN else []
-        lines += [*told[:_SHOWN], *more]
+    for kind, found in (("", problems), (" that are not a part of the model", unknown)):
+        more = [f"and {len(found) - _SHOWN} more{kind}"] if len(found) > _SHOWN else []
+        lines += [*found[:_SHOWN], *more]
     if unread:
         more = [f"and {len(unread) - _SHOWN} more"] if len(unread) > _SHOWN else []
         lines.append(f"not read from the file: {', '.join([*unread[:_SHOWN], *more])}")
@@ -225,9 +233,9 @@ def prefix_of(family: Family, head: HeadKind | None) -> str:
 
 
 def rules_of(family: Family, config: Config, head: HeadKind | None, prefix: str, leaves: Leaves) -> list[Rule]:
-    """The rules of a model's leaves, one for each."""
+    """Return the rules of a model's leaves, one for each, with their places in the stored tensors."""
     body = (rule.under(prefix) for rule in (*family.body, *family.more(config)))
     own = family.heads[head] if head is not None else ()
     rules = [rule for rule in (*body, *own) if rule.target in leaves]
     assert {rule.target for rule in rules} == leaves.keys(), leaves.keys() - {rule.target for rule in rules}
-    return rules
+    return placed(rules, {target: leaf.shape for target, leaf in leaves.items()})

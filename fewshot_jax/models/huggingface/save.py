@@ -1,17 +1,16 @@
 """Write a model as transformers reads it."""
 
 import shutil
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from fewshot_jax.atomic_write import cannot_write
 from fewshot_jax.errors import UserError
-from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.mapping import Rule
 from fewshot_jax.models.huggingface.pretrained import Pretrained, leaves_of, prefix_of, rules_of
 from fewshot_jax.models.huggingface.text_tokenizer import COMPANIONS, TOKENIZER_FILES
@@ -59,7 +58,7 @@ def _tensors(pretrained: Pretrained, dtype: Any) -> list[TensorSource]:
     Raises:
         ValueError: the parameters are not those of the module.
     """
-    family, kind = FAMILIES[pretrained.config.model_type], pretrained.head
+    family, kind = pretrained.family, pretrained.head
     leaves = leaves_of(pretrained.module)
     params = flatten_dict(pretrained.params, sep="/")
     problems = [f"{name} is missing" for name in sorted(leaves.keys() - params.keys())]
@@ -71,17 +70,17 @@ def _tensors(pretrained: Pretrained, dtype: Any) -> list[TensorSource]:
     ]
     if problems:
         raise ValueError("params do not fit the module: " + "; ".join(problems))
-    whole: dict[str, list[tuple[Rule, int | None]]] = {}
-    for rule in rules_of(family, pretrained.config, kind, prefix_of(family, kind), leaves):
-        for name, layer, _ in rule.layers(leaves[rule.target].shape):
-            whole.setdefault(name, []).append((rule, layer))
-    whole |= {copy: whole[name] for copy, name in family.copies.items() if name in whole and copy not in whole}
-    return [_source(name, parts, params, dtype) for name, parts in whole.items()]
+    rules = rules_of(family, pretrained.config, kind, prefix_of(family, kind), leaves)
+    sources = stored_tensors(rules, params, dtype)
+    copies = {copy: sources[name] for copy, name in family.copies.items() if name in sources and copy not in sources}
+    sources |= {copy: source._replace(name=copy) for copy, source in copies.items()}
+    constants = family.constants(pretrained.config)
+    return [*sources.values(), *(_constant(name, array, dtype) for name, array in constants.items())]
 
 
 def _write_texts(partial: Path, path: Path, pretrained: Pretrained, tensors: list[TensorSource]) -> None:
     """Write config and tokenizer to a directory whose files go to ``path``."""
-    family, kind = FAMILIES[pretrained.config.model_type], pretrained.head
+    family, kind = pretrained.family, pretrained.head
     copied = ["generation_config.json"]  # where transformers' generate ends, for one
     try:
         tokenizer = pretrained.tokenizer
@@ -100,18 +99,43 @@ def _write_texts(partial: Path, path: Path, pretrained: Pretrained, tensors: lis
                 shutil.copyfile(pretrained.path / name, partial / name)
 
 
-def _source(name: str, parts: list[tuple[Rule, int | None]], params: dict[str, jax.Array], dtype: Any) -> TensorSource:
-    """A tensor of the file, put together from its parts when it is written."""
-    parts = sorted(parts, key=lambda part: part[0].part)
-    rule, layer = parts[0]
+def stored_tensors(rules: Sequence[Rule], params: Mapping[str, Any], dtype: Any = None) -> dict[str, TensorSource]:
+    """Return the tensors that hold some parameters, by name; each is put together when it is written.
+
+    Args:
+        rules: of all leaves, as `placed` gives them.
+        params: the leaves by path.
+        dtype: of the tensors; None for that of each leaf.
+    """
+    parts: dict[str, list[tuple[Rule, tuple[int, ...]]]] = {}
+    for rule in rules:
+        for name, index, _ in rule.tensors(params[rule.target].shape):
+            parts.setdefault(name, []).append((rule, index))
+    return {name: _source(name, of_name, params, dtype) for name, of_name in parts.items()}
+
+
+def _source(
+    name: str, parts: list[tuple[Rule, tuple[int, ...]]], params: Mapping[str, Any], dtype: Any
+) -> TensorSource:
+    """A tensor of the file; what no leaf fills is zero."""
+    rule, index = parts[0]
     leaf = params[rule.target]
     kept = np.dtype(leaf.dtype if dtype is None else dtype)
+    shape = rule.stored_shape(leaf.shape[len(index) :])
 
     def get() -> np.ndarray:
-        arrays = [
-            rule.to_stored(np.asarray(params[rule.target] if layer is None else params[rule.target][layer]))
-            for rule, layer in parts
-        ]
-        return np.ascontiguousarray(np.concatenate(arrays, rule.axis) if len(arrays) > 1 else arrays[0], kept)
+        leaves = [(rule, np.asarray(params[rule.target][index])) for rule, index in parts]
+        arrays = [(rule.place(leaf.shape), rule.to_stored(leaf)) for rule, leaf in leaves]
+        if len(arrays) == 1 and arrays[0][1].shape == shape:
+            return np.ascontiguousarray(arrays[0][1], kept)
+        whole = np.zeros(shape, kept)
+        for place, array in arrays:
+            whole[place] = array
+        return whole
 
-    return TensorSource(name, kept, rule.stored_shape(leaf.shape if layer is None else leaf.shape[1:]), get)
+    return TensorSource(name, kept, shape, get)
+
+
+def _constant(name: str, array: np.ndarray, dtype: Any) -> TensorSource:
+    array = array.astype(array.dtype if dtype is None else dtype)
+    return TensorSource(name, array.dtype, array.shape, lambda: array)
