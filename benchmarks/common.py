@@ -20,10 +20,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import fewshot_jax as fsj
 from fewshot_jax.algorithms.partition import leaf_path, merge, split
 from fewshot_jax.atomic_write import write_text
-from fewshot_jax.models.decoder import CausalEncoder, Decoder
-from fewshot_jax.models.encoder import Encoder
+from fewshot_jax.config import ModelConfig
+from fewshot_jax.models.language_head import HeadShape
+from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.lora import lora
 from fewshot_jax.models.mlp import MLP
+from fewshot_jax.models.stack import StackShape
+from fewshot_jax.models.text_encoder import text_encoder
+from fewshot_jax.models.transformer import ModelShape, Transformer
 from fewshot_jax.versions import versions
 
 MIB = 2**20
@@ -101,15 +105,20 @@ def _block_flops(tokens: int, length: int, width: int, layers: int) -> float:
 
 def decoder(*, layers: int, width: int, length: int, tasks: int, sequences: int, vocab: int = 256) -> Problem:
     """A causal language model: as many query as support sequences."""
-    module = Decoder(CausalEncoder(vocab, width, layers, max(1, width // 32), 4 * width, length))
+    block = BlockShape(width=width, heads=max(1, width // 32), mlp_width=4 * width)
+    stack = StackShape(
+        block=block, layers=layers, causal=True, max_length=length, embedding_deviation=1.0, final_norm=True
+    )
+    head = HeadShape(kind="causal_lm", tied=False, bias=False)
+    module = Transformer(ModelShape(vocab_size=vocab, decoder=stack, head=head))
     ids = jax.random.randint(jax.random.key(0), (2, tasks, sequences, length), 1, vocab)
 
     def loss_fn(params: Any, batch: Any, rng: Any) -> Any:
-        logits = module.apply({"params": params}, batch["ids"], jnp.ones_like(batch["ids"]))
+        logits = module.apply({"params": params}, batch["ids"]).logits
         nats = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], batch["ids"][:, 1:])
         return nats.mean(), {}
 
-    params = module.init(jax.random.key(1), ids[0, 0], jnp.ones_like(ids[0, 0]))["params"]
+    params = module.init(jax.random.key(1), ids[0, 0])["params"]
     tokens = tasks * sequences * length
     flops = _block_flops(tokens, length, width, layers) + 2.0 * tokens * width * vocab
     return Problem(loss_fn, params, fsj.Episode({"ids": ids[0]}, {"ids": ids[1]}), flops)
@@ -119,7 +128,8 @@ def classifier(
     *, layers: int, width: int, length: int, tasks: int, items: int, ways: int = 5, vocab: int = 1000
 ) -> Problem:
     """A BERT-like encoder (post-LayerNorm), the mean of its hidden states, a linear head; ``items`` texts a side."""
-    module = Encoder(vocab, width, layers, max(1, width // 64), 4 * width, length, norm="post")
+    sizes = ModelConfig(width=width, layers=layers, heads=max(1, width // 64), mlp_width=4 * width, norm="post")
+    module = text_encoder(sizes, vocab_size=vocab, max_length=length)
     rng = np.random.default_rng(0)
 
     def side() -> dict[str, np.ndarray]:

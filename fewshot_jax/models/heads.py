@@ -1,13 +1,10 @@
 """From hidden states to text features, and from features to class logits."""
 
-from typing import ClassVar
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fewshot_jax.models.encoder import Encoder
-from fewshot_jax.models.transformer import Transformer
+from fewshot_jax.models.text_encoder import TextEncoder
 
 
 class AttentionPool(nn.Module):
@@ -39,39 +36,6 @@ class AttentionPool(nn.Module):
         return (x_BLD * weight_BL1).sum(1)
 
 
-class PretrainedEncoder(nn.Module):
-    """A pretrained transformer of one stack in the place of an `Encoder`: hidden states ``[B, L, D]``.
-
-    Attributes:
-        transformer: without a head.
-    """
-
-    transformer: Transformer
-    context_width: ClassVar[int] = 0
-
-    @property
-    def width(self) -> int:
-        """Features of a hidden state, ``D``."""
-        return self.transformer.shape.last.block.width
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids ``V``."""
-        return self.transformer.shape.vocab_size
-
-    def __call__(
-        self,
-        input_ids: jax.Array,
-        attention_mask: jax.Array,
-        *,
-        context: jax.Array | None = None,
-        deterministic: bool = True,
-    ) -> jax.Array:
-        del context  # has no numbers
-        x_BLD = self.transformer(input_ids, attention_mask, deterministic=deterministic).last_hidden_state
-        return x_BLD.astype(jnp.promote_types(x_BLD.dtype, jnp.float32))
-
-
 def _unit(x_BD: jax.Array) -> jax.Array:
     return x_BD * jax.lax.rsqrt(jnp.sum(x_BD**2, -1, keepdims=True) + 1e-6)
 
@@ -98,7 +62,7 @@ class TextFeatures(nn.Module):
             so that they keep pace with Adam's small steps.
     """
 
-    encoder: Encoder | PretrainedEncoder
+    encoder: TextEncoder
     initial_scale: float = 4.0
     ngram_width: int = 0
     initial_gate: float = 0.2
@@ -107,7 +71,12 @@ class TextFeatures(nn.Module):
     @property
     def width(self) -> int:
         """Number of features of a text."""
-        return self.encoder.width + self.ngram_width
+        return self.encoder.shape.last.block.width + self.ngram_width
+
+    @property
+    def context_width(self) -> int:
+        """Numbers in a task's context, 0 for none."""
+        return self.encoder.shape.last.context_width
 
     @nn.compact
     def __call__(
@@ -120,7 +89,7 @@ class TextFeatures(nn.Module):
         deterministic: bool = True,
     ) -> jax.Array:
         x_BLD = self.encoder(input_ids, attention_mask, context=context, deterministic=deterministic)
-        unit_BD = _unit(AttentionPool(self.encoder.vocab_size, name="pool")(x_BLD, input_ids, attention_mask))
+        unit_BD = _unit(AttentionPool(self.encoder.shape.vocab_size, name="pool")(x_BLD, input_ids, attention_mask))
         given = None if ngrams is None else ngrams.shape
         if given != ((input_ids.shape[0], self.ngram_width) if self.ngram_width else None):
             raise ValueError(f"ngrams has shape {given}: expected [B, {self.ngram_width}], or none with ngram_width=0")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax import strict_json
 from fewshot_jax.algorithms.gradient_based import RATES
@@ -24,6 +23,7 @@ from fewshot_jax.models.huggingface.fresh import new_module
 from fewshot_jax.models.huggingface.load import load_pretrained
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, read_config
 from fewshot_jax.models.huggingface.save import write_pretrained
+from fewshot_jax.models.huggingface.text_encoder import exported_text_encoder
 from fewshot_jax.models.language_head import HeadKind
 from fewshot_jax.models.lora import lora, merge_lora
 from fewshot_jax.runs.directory import check_writable
@@ -31,6 +31,8 @@ from fewshot_jax.training.experiment import Experiment
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import MetaParams, Params
 
+# Of a tokenizer of our own, by the names of a config of transformers.
+_TOKENS = {"bos_token_id": SPECIAL_TOKENS.index("[CLS]"), "eos_token_id": SPECIAL_TOKENS.index("[SEP]")}
 EXPORT = "fewshot_jax_export.json"  # in an exported directory: the names of all that was written there
 
 
@@ -181,44 +183,6 @@ def _classifier(run: RunDirectory, model: TextModel) -> Exported:
     if config.model.context_width:
         notes.append("the context of a task is left out; at its start it is zero and changes nothing")
     return Exported(made, [*notes, *_extras(meta_params)])
-
-
-def encoder_config(config: Config, vocab_size: int) -> Any:
-    """The config of transformers for a text encoder of our own (`models.encoder.Encoder`)."""
-    from transformers import CONFIG_MAPPING
-
-    model, pre = config.model, config.model.norm == "pre"
-    fields = {
-        "vocab_size": vocab_size,
-        "hidden_size": model.width,
-        "num_hidden_layers": model.layers,
-        "num_attention_heads": model.heads,
-        "intermediate_size": model.mlp_width,
-        # The first of XLM-RoBERTa's rows is of padding, whose id is 0.
-        "max_position_embeddings": config.tokenizer.max_length + (1 if pre else 0),
-        "type_vocab_size": 1,
-        "hidden_act": "gelu_pytorch_tanh",
-        "layer_norm_eps": 1e-6,
-        "hidden_dropout_prob": model.dropout,
-        "attention_probs_dropout_prob": 0.0,
-        "pad_token_id": SPECIAL_TOKENS.index("[PAD]"),
-        "bos_token_id": SPECIAL_TOKENS.index("[CLS]"),
-        "eos_token_id": SPECIAL_TOKENS.index("[SEP]"),
-    }
-    return CONFIG_MAPPING["xlm-roberta-xl" if pre else "bert"].from_dict(fields)
-
-
-def encoder_params(config: Config, params: Params) -> Params:
-    """The parameters of an `Encoder` as those of a `Transformer` of `encoder_config`."""
-    flat: dict[str, Any] = flatten_dict(params, sep="/")
-    position = flat["position_embedding/embedding"]
-    if config.model.norm == "pre":
-        position = jnp.concatenate([jnp.zeros_like(position[:1]), position])
-    renamed = {name if name.startswith("token_embedding/") else f"encoder/{name}": leaf for name, leaf in flat.items()}
-    kept = {name: leaf for name, leaf in renamed.items() if not name.startswith("encoder/context/")}
-    kept["encoder/position_embedding/embedding"] = position
-    kept["encoder/type_embedding/embedding"] = jnp.zeros((1, config.model.width), position.dtype)
-    return unflatten_dict(kept, sep="/")
 
 
 def _merged(params: Params, config: Config) -> Params:

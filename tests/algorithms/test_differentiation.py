@@ -5,6 +5,7 @@ finite differences and torch in test_maml_exact.
 """
 
 import functools
+from dataclasses import replace
 from typing import get_args
 
 import hypothesis
@@ -22,13 +23,24 @@ from fewshot_jax.algorithms import differentiation
 from fewshot_jax.algorithms.custom_rules import custom_rules
 from fewshot_jax.algorithms.differentiation import Keep, inner_gradient, scan_steps
 from fewshot_jax.block_policy import blocks_keep
-from fewshot_jax.models.decoder import CausalEncoder, Decoder
-from fewshot_jax.models.encoder import Encoder
+from fewshot_jax.models.language_head import HeadShape
+from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.mlp import MLP
+from fewshot_jax.models.stack import StackShape
+from fewshot_jax.models.transformer import ModelShape, Transformer
 
 EXACT_TO = {"float64": 1e-10, "float32": 2e-5}  # relative, in norm
 TASKS, ITEMS, LENGTH, VOCABULARY = 3, 4, 5, 11
-SIZES = {"vocab_size": VOCABULARY, "width": 8, "layers": 2, "heads": 2, "mlp_width": 12, "max_length": LENGTH}
+STACK = StackShape(
+    block=BlockShape(width=8, heads=2, mlp_width=12),
+    layers=2,
+    max_length=LENGTH,
+    embedding_deviation=1.0,
+    final_norm=True,
+)
+ENCODER = Transformer(ModelShape(vocab_size=VOCABULARY, encoder=STACK))
+HEAD = HeadShape(kind="causal_lm", tied=False, bias=False)
+DECODER = Transformer(ModelShape(vocab_size=VOCABULARY, decoder=replace(STACK, causal=True), head=HEAD))
 OPTIMIZERS = {
     "sgd": optax.sgd(0.1),
     "momentum": optax.sgd(0.05, momentum=0.9),
@@ -48,15 +60,17 @@ def dtype_of(params):
     return jax.tree.leaves(params)[0].dtype  # the modules compute in float32 unless told otherwise
 
 
+def applied(module, params, batch):
+    return module.clone(dtype=dtype_of(params)).apply({"params": params}, batch["ids"], batch["ids"] > 0)
+
+
 def encoder_loss(params, batch, rng):
-    hidden = Encoder(**SIZES, dtype=dtype_of(params)).apply({"params": params}, batch["ids"], batch["ids"] > 0)
+    hidden = applied(ENCODER, params, batch).last_hidden_state
     return cross_entropy(hidden.mean(1)[:, :3], batch["label"]), {}
 
 
 def decoder_loss(params, batch, rng):
-    logits = Decoder(CausalEncoder(**SIZES, dtype=dtype_of(params))).apply(
-        {"params": params}, batch["ids"], batch["ids"] > 0
-    )
+    logits = applied(DECODER, params, batch).logits
     return cross_entropy(logits[:, :-1], batch["ids"][:, 1:]), {}
 
 
@@ -66,7 +80,7 @@ LOSSES = {"mlp": mlp_loss, "encoder": encoder_loss, "decoder": decoder_loss}
 def problem(name, dtype, tasks=TASKS, seed=0):
     """Parameters of a model and a meta-batch for it."""
     rng = np.random.default_rng(seed)
-    module = {"mlp": MLP((6, 3)), "encoder": Encoder(**SIZES), "decoder": Decoder(CausalEncoder(**SIZES))}[name]
+    module = {"mlp": MLP((6, 3)), "encoder": ENCODER, "decoder": DECODER}[name]
     ids = jnp.ones((1, 2), jnp.int32)
     arguments = (jnp.ones((1, 4)),) if name == "mlp" else (ids, ids > 0)
     params = jax.tree.map(lambda x: x.astype(dtype), jax.jit(module.init)(jax.random.key(0), *arguments)["params"])

@@ -17,9 +17,11 @@ from fewshot_jax.data.episodes import EpisodeSampler, gather
 from fewshot_jax.evaluation.baselines import baselines_of
 from fewshot_jax.models.encoder import Encoder
 from fewshot_jax.models.heads import TextFeatures
+from fewshot_jax.models.text_encoder import TextEncoder, text_encoder
 
 VOCABULARY, WAYS, LENGTH = 30, 3, 5
-MODEL = TextFeatures(Encoder(VOCABULARY, width=8, layers=1, heads=2, mlp_width=16, max_length=8))
+SIZES = {"width": 8, "layers": 1, "heads": 2, "mlp_width": 16}
+MODEL = TextFeatures(text_encoder(ModelConfig(**SIZES), vocab_size=VOCABULARY, max_length=8))
 
 
 def make(ways=WAYS, steps=3, rate=0.5, deterministic=True, model=MODEL):
@@ -186,7 +188,7 @@ def test_prototypes_use_the_same_features(meta_params):
 
 
 def test_dropout_only_where_it_is_asked_for(meta_params):
-    model = TextFeatures(Encoder(VOCABULARY, width=8, layers=1, heads=2, mlp_width=16, max_length=8, dropout=0.5))
+    model = TextFeatures(text_encoder(ModelConfig(**SIZES, dropout=0.5), vocab_size=VOCABULARY, max_length=8))
     items, (one, two) = batch([0, 1]), jax.random.split(jax.random.key(0))
     calm, noisy = (jax.jit(make(model=model, deterministic=still)[0].embed_fn) for still in (True, False))
     params = meta_params["params"]
@@ -261,7 +263,9 @@ def test_bf16_is_what_the_encoder_computes_in_and_nothing_else_has():
     """Parameters, features, loss and gradients are float32, and near those of float32."""
     results = {}
     for name in ("float32", "bfloat16"):
-        application, learner = make(model=MODEL.clone(encoder=MODEL.encoder.clone(dtype=jnp.dtype(name))))
+        application, learner = make(
+            model=TextFeatures(TextEncoder(MODEL.encoder.transformer.clone(dtype=jnp.dtype(name))))
+        )
         meta_params = learner.init(jax.jit(application.init_params)(jax.random.key(0)), jax.random.key(1))
         episodes = jax.tree.map(lambda leaf: leaf[None], fsj.Episode(batch([0, 1, 2]), batch([0, 1, 2], seed=1)))
         grads, metrics = learner.grad(meta_params, episodes, jax.random.key(2))

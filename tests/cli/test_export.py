@@ -14,11 +14,10 @@ from fewshot_jax.applications.table import build_application
 from fewshot_jax.applications.text_features import text_features
 from fewshot_jax.applications.text_to_text import logits_of_targets
 from fewshot_jax.cli.main import main
-from fewshot_jax.config import Config, ModelConfig, TokenizerConfig
+from fewshot_jax.config import ModelConfig
 from fewshot_jax.data.tokenization import save_tokenizer, train_tokenizer
-from fewshot_jax.models.encoder import Encoder
 from fewshot_jax.models.huggingface.fresh import new_model
-from fewshot_jax.models.huggingface.pretrained import Pretrained, build
+from fewshot_jax.models.huggingface.text_encoder import exported_text_encoder
 from fewshot_jax.models.lora import lora
 from fewshot_jax.training.experiment import Experiment
 from fewshot_jax.training.export import encoder_config, encoder_params
@@ -132,20 +131,21 @@ def test_a_classifier_from_a_pretrained_model_is_exported_as_that_family_with_lo
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_either_order_of_norms_has_its_family(norm, tmp_path):
-    sizes = {"width": 16, "layers": 2, "heads": 2, "mlp_width": 24}
-    config = Config(model=ModelConfig(**sizes, norm=norm), tokenizer=TokenizerConfig(max_length=9, buckets=(9,)))
-    encoder = Encoder(vocab_size=30, **sizes, max_length=9, norm=norm)
+    config = ModelConfig(width=16, layers=2, heads=2, mlp_width=24, norm=norm, context_width=3)
+    encoder = text_encoder(config, vocab_size=30, max_length=9)
     ids = jax.random.randint(jax.random.key(0), (3, 9), 1, 30)
     mask = np.arange(9)[None] < np.array([9, 4, 1])[:, None]
     ids = jnp.where(mask, ids, 0)
     params = encoder.init(jax.random.key(1), ids, mask)["params"]
     params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params)
-    made = encoder_config(config, 30)
-    module = build(made, None, jnp.float32)
-    fsj.save_pretrained(tmp_path, Pretrained(config=made, module=module, params=encoder_params(config, params)))
+    made = exported_text_encoder(encoder.transformer, params, tokens={})
+    assert made.family.shape(made.config, None).last.block == encoder.shape.last.block
+    fsj.save_pretrained(tmp_path, made)
     loaded = fsj.load_pretrained(tmp_path)
     states = loaded.module.apply({"params": loaded.params}, ids, mask).last_hidden_state
     close(np.asarray(states)[mask], np.asarray(encoder.apply({"params": params}, ids, mask))[mask])
+    assert loaded.config.model_type == {"pre": "xlm-roberta-xl", "post": "bert"}[norm]
+    assert not loaded.params["encoder"]["type_embedding"]["embedding"].any()
 
 
 @pytest.mark.parity

@@ -9,21 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fewshot_jax.config import ModelConfig
 from fewshot_jax.models.attention import Attention, AttentionInputs
-from fewshot_jax.models.decoder import CausalEncoder, Decoder
-from fewshot_jax.models.encoder import Encoder
 from fewshot_jax.models.heads import TextFeatures, zero_head
+from fewshot_jax.models.language_head import HeadShape
 from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.mlp import MLP
+from fewshot_jax.models.stack import StackShape
+from fewshot_jax.models.text_encoder import TextEncoder, text_encoder_shape
+from fewshot_jax.models.transformer import ModelShape, Transformer
 
 VOCABULARY, WIDTH, HEADS, MLP_WIDTH, MAX_LENGTH = 20, 8, 2, 12, 10
 SHAPE = BlockShape(width=WIDTH, heads=HEADS, mlp_width=MLP_WIDTH)
 NORMS = pytest.mark.parametrize("norm", ["pre", "post"])
 
 
-def make(norm="pre", layers=2, **keywords):
-    sizes = {"width": WIDTH, "heads": HEADS, "mlp_width": MLP_WIDTH, "max_length": MAX_LENGTH}
-    return Encoder(VOCABULARY, layers=layers, norm=norm, **{**sizes, **keywords})
+def make(norm="pre", layers=2, dtype=jnp.float32, **keywords):
+    sizes = {"width": WIDTH, "heads": HEADS, "mlp_width": MLP_WIDTH, "layers": layers, "norm": norm}
+    shape = text_encoder_shape(ModelConfig(**{**sizes, **keywords}), vocab_size=VOCABULARY, max_length=MAX_LENGTH)
+    return TextEncoder(Transformer(shape, dtype))
 
 
 def batch(length=6, real=(4, 6, 1)):
@@ -80,7 +84,7 @@ def test_every_real_token_attends_to_every_other_one_in_both_directions(norm):
         changed = run(encoder, params, other, mask)
         difference = jnp.abs(changed - hidden).max(-1)
         assert (difference[0, :5] > 1e-5).all()
-        assert not difference[1:].any(), "items of a batch do not see one another"
+        assert not difference[1:].any(), "items of a batch do not attend to one another"
 
 
 @NORMS
@@ -219,7 +223,7 @@ def test_the_program_does_not_grow_with_depth(norm):
 
 def test_too_long_a_batch_is_refused():
     ids, mask = batch(length=11, real=(3,))
-    with pytest.raises(ValueError, match=r"11 tokens is longer than max_length=10"):
+    with pytest.raises(ValueError, match=r"11 tokens are longer than the model's 10 positions"):
         make().init(jax.random.key(0), ids, mask)
 
 
@@ -323,11 +327,13 @@ def test_a_mask_of_another_shape_is_refused():
         Attention(SHAPE).init(jax.random.key(0), x, AttentionInputs(mask))
 
 
-def test_a_decoder_sees_nothing_that_comes_later():
+def test_no_position_of_a_decoder_attends_to_a_later_one():
     ids, mask = batch(real=(6, 6, 6))
-    decoder = Decoder(CausalEncoder(VOCABULARY, WIDTH, 2, HEADS, MLP_WIDTH, MAX_LENGTH))
+    stack = StackShape(block=SHAPE, layers=2, causal=True, max_length=MAX_LENGTH, final_norm=True)
+    head = HeadShape(kind="causal_lm", tied=False, bias=False)
+    decoder = Transformer(ModelShape(vocab_size=VOCABULARY, decoder=stack, head=head))
     params = jax.jit(decoder.init)(jax.random.key(0), ids, mask)["params"]
-    apply = jax.jit(lambda ids: decoder.apply({"params": params}, ids, mask))
+    apply = jax.jit(lambda ids: decoder.apply({"params": params}, ids, mask).logits)
     logits = apply(ids)
     assert logits.shape == (*ids.shape, VOCABULARY)
     for position in range(ids.shape[1]):

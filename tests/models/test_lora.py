@@ -9,11 +9,13 @@ import pytest
 
 import fewshot_jax as fsj
 from fewshot_jax.algorithms.partition import leaf_path, merge, split
+from fewshot_jax.config import ModelConfig
 from fewshot_jax.models.adapters import join
-from fewshot_jax.models.encoder import Encoder
 from fewshot_jax.models.lora import lora, merge_lora
+from fewshot_jax.models.text_encoder import text_encoder
 
-ENCODER = Encoder(vocab_size=20, width=8, layers=3, heads=2, mlp_width=12, max_length=6)
+CONFIG = ModelConfig(width=8, layers=3, heads=2, mlp_width=12)
+ENCODER = text_encoder(CONFIG, vocab_size=20, max_length=6)
 IDS = jnp.array([[2, 5, 7, 9], [2, 11, 4, 0]])
 MASK = IDS > 0
 EVERY = "attention|mlp"

@@ -1,8 +1,4 @@
-"""XLM-RoBERTa-XL (Goyal et al., arXiv:2105.00572): RoBERTa with norms before the layers, read without a head.
-
-It is what the text encoder of our own (`models.encoder`) is, up to names: learned positions, no norm of the
-embeddings, one after the last layer.
-"""
+"""XLM-RoBERTa-XL (Goyal et al., arXiv:2105.00572): RoBERTa with norms before the layers, read without a head."""
 
 from dataclasses import replace
 
