@@ -9,7 +9,7 @@ An `Adapter` says which parameters are trained and what a model computes with th
     print(trainable(trained, frozen))
 
 ``trained`` is what a learner adapts and meta-learns, ``frozen`` goes by ``frozen=``: under a ``vmap``
-over tasks it stays one shared copy, and no optimizer sees it.
+over tasks it stays one shared copy, and no optimizer updates it.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Where a token stands: rotary angles and the relative bias of T5."""
+"""Positions of tokens: rotary angles and the relative bias of T5."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Prefix tuning: learned keys and values that every position sees."""
+"""Prefix tuning: learned keys and values that every position attends to."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -29,7 +29,7 @@ def prefix(*, length: int) -> Adapter:
     """Give each attention of a model learned keys and values before those of its tokens.
 
     They lie beside its projections as ``prefix_key`` and ``prefix_value [length, kv_heads, K]``, with a leading
-    ``layers`` axis. They have no position, and every position sees them. A new one is small and random, and
+    ``layers`` axis. They have no position, and every position attends to them. A new one is small and random, and
     does change what the model computes.
 
     Args:

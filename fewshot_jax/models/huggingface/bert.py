@@ -98,7 +98,7 @@ def _distilbert(config: Config, kind: HeadKind | None) -> ModelShape:
 
 
 def _output(source: str, bias: str) -> list[Rule]:
-    """An output layer that is not tied, whose bias stands once or twice in the file."""
+    """An output layer that is not tied, whose bias is once or twice in the file."""
     weight, own = linear(source, "head/output")
     return [weight, replace(own, others=(bias,))]
 

@@ -34,9 +34,10 @@ def new_module(
     dropout: float = 0.0,
     compute_dtype: Any = jnp.float32,
 ) -> tuple[Config, Transformer, HeadKind]:
-    """The config, module and kind of head of a new model: ModernBERT (encoder), Llama (decoder) or T5 (both).
+    """Return the config, module and kind of head of a new model: ModernBERT (encoder), Llama (decoder) or T5 (both).
 
-    All three have positions without a limit of length, norms before the layers and gated units.
+    All three have positions without a limit of length, norms before the layers and gated units. The sizes are keywords
+    of their own, since the three families' configs have other names for each.
 
     Args:
         architecture: which stacks.
