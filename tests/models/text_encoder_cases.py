@@ -7,15 +7,20 @@ became a `Transformer`: a new run starts as it did then, and a run of that time 
 
 import contextlib
 import json
+import tempfile
+import zlib
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from fewshot_jax.adaptation.classifier import load
+from fewshot_jax.adaptation.saving import save_model
 from fewshot_jax.applications.text_classification import text_features
-from fewshot_jax.config import ModelConfig
+from fewshot_jax.config import Config, ModelConfig, TokenizerConfig
+from fewshot_jax.data.tokenization import save_tokenizer, train_tokenizer
 from fewshot_jax.models.lora import lora
 
 FILE = Path(__file__).with_name("text_encoder_golden.json")
@@ -68,10 +73,33 @@ def described(case):
     }
 
 
+def saved_probabilities(leaves, directory):
+    """What a classifier predicts that is saved with the given names and shapes, and numbers that follow from these."""
+
+    def filled(path, shape):
+        return np.random.default_rng(zlib.crc32(path.encode())).normal(0, 0.4, shape).astype(np.float32)
+
+    features = {path: filled(path, shape) for path, (shape, *_) in leaves.items()}
+    adapted = {
+        "features": unflatten_dict(features, sep="/"),
+        "head": {"kernel": filled("head/kernel", (SIZES["width"], 2)), "bias": filled("head/bias", (2,))},
+    }
+    texts = ["please book two red tickets now", "then cancel my long lunch order", "print this"]
+    tokenizer = train_tokenizer([*texts, "dogs"], kind="word", min_frequency=1)
+    assert tokenizer.get_vocab_size() == VOCABULARY
+    config = Config(
+        model=ModelConfig(**SIZES, norm="pre"),
+        tokenizer=TokenizerConfig(max_length=MAX_LENGTH, buckets=(MAX_LENGTH,)),
+    )
+    record = {"labels": ["one", "other"], "temperature": 1.0}
+    save_model(directory, adapted, config, record, lambda path: save_tokenizer(tokenizer, path))
+    return load(directory).predict_proba(texts).tolist()
+
+
 def written(golden):
     """The numbers as JSON, a leaf a line."""
-    cases = []
-    for case, numbers in golden.items():
+    cases = [f' "probabilities": {json.dumps(golden["probabilities"])}']
+    for case, numbers in ((case, golden[case]) for case in CASES):
         leaves = ",\n".join(f"   {json.dumps(path)}: {json.dumps(leaf)}" for path, leaf in numbers["leaves"].items())
         rest = f'"loss": {numbers["loss"]},\n  "gradient": {numbers["gradient"]}'
         cases.append(f' {json.dumps(case)}: {{\n  "leaves": {{\n{leaves}\n  }},\n  {rest}\n }}')
@@ -79,4 +107,7 @@ def written(golden):
 
 
 if __name__ == "__main__":
-    FILE.write_text(written({case: described(case) for case in CASES}), encoding="utf-8")
+    found = {case: described(case) for case in CASES}
+    with tempfile.TemporaryDirectory() as folder:
+        found["probabilities"] = saved_probabilities(found["pre"]["leaves"], Path(folder) / "model")
+    FILE.write_text(written(found), encoding="utf-8")
