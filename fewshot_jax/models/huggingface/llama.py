@@ -1,6 +1,11 @@
 """Llama (Touvron et al., arXiv:2302.13971) and its relatives: Mistral (arXiv:2310.06825), Qwen2 (arXiv:2407.10671),
-Qwen3 (arXiv:2505.09388), Gemma 2 (arXiv:2408.00118)."""
+Qwen3 (arXiv:2505.09388), Gemma 2 (arXiv:2408.00118).
 
+Another relative is one file: a function that gives `llama_model` the fields of its blocks and of its stack (kinds of
+layers and their pattern among them), and the names of its tensors, by `llama_body`.
+"""
+
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +22,7 @@ from fewshot_jax.models.transformer import ModelShape
 _LAYER = "decoder/blocks"
 
 
-def _model(config: Config, kind: HeadKind | None, *, block: dict[str, Any], stack: dict[str, Any]) -> ModelShape:
+def llama_model(config: Config, kind: HeadKind | None, *, block: dict[str, Any], stack: dict[str, Any]) -> ModelShape:
     """Build the shape that all of them share, with a family's own fields of its blocks and of its stack."""
     shape = BlockShape(
         **{
@@ -51,7 +56,7 @@ def _model(config: Config, kind: HeadKind | None, *, block: dict[str, Any], stac
     )
 
 
-def _windows(config: Config) -> dict[str, Any]:
+def windowed_layers(config: Config) -> dict[str, Any]:
     """The layers of a config whose attention is limited to a window, and the others."""
     types = ("full_attention", "sliding_attention")
     if unknown := set(config.layer_types) - set(types):
@@ -72,19 +77,19 @@ def _llama(config: Config, kind: HeadKind | None) -> ModelShape:
         "mlp_bias": config.mlp_bias,
         "activation": activation_of(config.hidden_act),
     }
-    return _model(config, kind, block=biases, stack={})
+    return llama_model(config, kind, block=biases, stack={})
 
 
 def _mistral(config: Config, kind: HeadKind | None) -> ModelShape:
     expect(config, "layer_types", None)
     block = {"activation": activation_of(config.hidden_act)}
     layers = LayerKind(rotary=rotary_of(config.rope_parameters), window=config.sliding_window)
-    return _model(config, kind, block=block, stack={"kinds": (layers,)})
+    return llama_model(config, kind, block=block, stack={"kinds": (layers,)})
 
 
 def _qwen2(config: Config, kind: HeadKind | None) -> ModelShape:
     block = {"activation": activation_of(config.hidden_act), "attention_bias": True}
-    return _model(config, kind, block=block, stack=_windows(config))
+    return llama_model(config, kind, block=block, stack=windowed_layers(config))
 
 
 def _qwen3(config: Config, kind: HeadKind | None) -> ModelShape:
@@ -94,7 +99,7 @@ def _qwen3(config: Config, kind: HeadKind | None) -> ModelShape:
         "out_bias": config.attention_bias,
         "qk_norm": True,
     }
-    return _model(config, kind, block=block, stack=_windows(config))
+    return llama_model(config, kind, block=block, stack=windowed_layers(config))
 
 
 def _gemma2(config: Config, kind: HeadKind | None) -> ModelShape:
@@ -109,18 +114,32 @@ def _gemma2(config: Config, kind: HeadKind | None) -> ModelShape:
         "score_scale": config.query_pre_attn_scalar**-0.5,
         "score_cap": config.attn_logit_softcapping,
     }
-    return _model(config, kind, block=block, stack={**_windows(config), "embedding_scale": config.hidden_size**0.5})
+    return llama_model(
+        config, kind, block=block, stack={**windowed_layers(config), "embedding_scale": config.hidden_size**0.5}
+    )
 
 
-def _body(norms: dict[str, str]) -> tuple[Rule, ...]:
+# The matrices of a layer, each a tensor of its own; `mapping.fused` gives the rules of those that share one.
+PROJECTIONS = (
+    *attention("layers.{}.self_attn", f"{_LAYER}/attention", ("q_proj", "k_proj", "v_proj", "o_proj")),
+    *linear("layers.{}.mlp.gate_proj", f"{_LAYER}/mlp/gate"),
+    *linear("layers.{}.mlp.up_proj", f"{_LAYER}/mlp/up"),
+    *linear("layers.{}.mlp.down_proj", f"{_LAYER}/mlp/down"),
+)
+
+
+def llama_body(norms: Mapping[str, str], projections: tuple[Rule, ...] = PROJECTIONS) -> tuple[Rule, ...]:
+    """Return the rules of everything but the head.
+
+    Args:
+        norms: of a layer, the name in the checkpoint to ours.
+        projections: rules of the matrices of a layer.
+    """
     return (
         *table("embed_tokens", "token_embedding"),
-        *attention("layers.{}.self_attn", f"{_LAYER}/attention", ("q_proj", "k_proj", "v_proj", "o_proj")),
+        *projections,
         *norm("layers.{}.self_attn.q_norm", f"{_LAYER}/attention/query_norm"),
         *norm("layers.{}.self_attn.k_norm", f"{_LAYER}/attention/key_norm"),
-        *linear("layers.{}.mlp.gate_proj", f"{_LAYER}/mlp/gate"),
-        *linear("layers.{}.mlp.up_proj", f"{_LAYER}/mlp/up"),
-        *linear("layers.{}.mlp.down_proj", f"{_LAYER}/mlp/down"),
         *(rule for name, target in norms.items() for rule in norm(f"layers.{{}}.{name}", f"{_LAYER}/{target}")),
         *norm("norm", "decoder/final_norm"),
     )
@@ -128,7 +147,7 @@ def _body(norms: dict[str, str]) -> tuple[Rule, ...]:
 
 LLAMA = Family(
     shape=_llama,
-    body=_body({"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}),
+    body=llama_body({"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}),
     prefix="model.",
     prefixes={"span": "transformer."},
     heads=DECODER_HEADS,
@@ -153,7 +172,7 @@ QWEN3 = replace(LLAMA, shape=_qwen3, architectures=_named("Qwen3"))
 GEMMA2 = replace(
     LLAMA,
     shape=_gemma2,
-    body=_body(
+    body=llama_body(
         {
             "input_layernorm": "attention_norm",
             "post_attention_layernorm": "attention_out_norm",
