@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from fewshot_jax.models.huggingface.load import read_leaf, sources_of
+from fewshot_jax.models.huggingface.load import sources_of
 from fewshot_jax.models.huggingface.lora_matrices import Dense, Pair, leaves_of_pairs, parts_of, shapes_of, stacked
 from fewshot_jax.models.huggingface.mapping import Rule, fused, linear, placed, table
+from fewshot_jax.models.huggingface.read_leaf import read_leaf
 from fewshot_jax.models.huggingface.save import stored_tensors
 from fewshot_jax.models.huggingface.tensors import Checkpoint
 from fewshot_jax.models.huggingface.writer import write_checkpoint
