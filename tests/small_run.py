@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import jax
 
 from fewshot_jax.applications.table import build_application
-from fewshot_jax.applications.text_features import new_encoder
 from fewshot_jax.applications.text_model import TextModel
 from fewshot_jax.config_file import from_dict
+from fewshot_jax.models.text_encoder import text_encoder
 from fewshot_jax.runs.checkpoints import Checkpoints
 from fewshot_jax.runs.metrics import MetricsFile
 from fewshot_jax.training import loop
@@ -60,7 +60,7 @@ def initial_state(config, functions):
 
 def text_functions(config, *, vocab_size, ways, training=True, joint_classes=0):
     """The functions of a new encoder, which need no tokenizer."""
-    module = new_encoder(config.model, vocab_size=vocab_size, max_length=config.tokenizer.max_length)
+    module = text_encoder(config.model, vocab_size=vocab_size, max_length=config.tokenizer.max_length).transformer
     model = TextModel(config=config, codec=None, module=module, init_params=None, joint_classes=joint_classes)
     return model.functions(ways, training=training)
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from fewshot_jax.applications.classification import Features
 from fewshot_jax.config import ModelConfig
-from fewshot_jax.models.encoder import Encoder
-from fewshot_jax.models.heads import PretrainedEncoder, TextFeatures
+from fewshot_jax.models.heads import TextFeatures
 from fewshot_jax.models.lora import lora
+from fewshot_jax.models.text_encoder import TextEncoder
 from fewshot_jax.models.transformer import Transformer
 from fewshot_jax.types import Batch, Key, Params
 
@@ -39,7 +39,7 @@ def features_of_texts(
         model: texts to feature vectors ``[B, D]``.
         deterministic: no dropout.
         lora_rank: of the low-rank path beside the attention's queries and values; 0 for none.
-        pretrained: ``rng -> parameters`` of a `PretrainedEncoder`'s transformer; None for initial ones.
+        pretrained: ``rng -> parameters`` of a pretrained encoder's transformer; None for initial ones.
     """
     adapted: Callable[[], Any] = lora(rank=lora_rank).active if lora_rank else nullcontext
 
@@ -64,26 +64,9 @@ def features_of_texts(
             )
         return cast(jax.Array, vectors)
 
-    return Features(init, apply, model.width, jnp.zeros(model.encoder.context_width))
+    return Features(init, apply, model.width, jnp.zeros(model.context_width))
 
 
-def text_features(config: ModelConfig, module: Encoder | Transformer) -> TextFeatures:
-    """Put what makes one vector of a text on an encoder."""
-    encoder = PretrainedEncoder(module) if isinstance(module, Transformer) else module
-    return TextFeatures(encoder, initial_scale=config.feature_scale, ngram_width=config.ngram_width)
-
-
-def new_encoder(config: ModelConfig, *, vocab_size: int, max_length: int) -> Encoder:
-    """Return the encoder of a config that starts from no other model."""
-    return Encoder(
-        vocab_size=vocab_size,
-        width=config.width,
-        layers=config.layers,
-        heads=config.heads,
-        mlp_width=config.mlp_width,
-        max_length=max_length,
-        norm=config.norm,
-        dropout=config.dropout,
-        context_width=config.context_width,
-        dtype=jnp.dtype(config.compute_dtype),
-    )
+def text_features(config: ModelConfig, module: Transformer) -> TextFeatures:
+    """Put what makes one vector of a text on a transformer without a head."""
+    return TextFeatures(TextEncoder(module), initial_scale=config.feature_scale, ngram_width=config.ngram_width)

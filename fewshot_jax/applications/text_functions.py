@@ -10,7 +10,7 @@ from fewshot_jax.applications.spans import spans
 from fewshot_jax.applications.text_features import features_of_texts, text_features
 from fewshot_jax.applications.text_to_text import text_to_text
 from fewshot_jax.config import WITHOUT_A_LOOP, Config
-from fewshot_jax.models.transformer import HeadKind
+from fewshot_jax.models.language_head import HeadKind
 from fewshot_jax.types import Key, Params
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from fewshot_jax import strict_json
 from fewshot_jax.applications.application import Functions
 from fewshot_jax.applications.text_codec import CODEC, TOKENIZER, Render, codec_of_model, open_codec
-from fewshot_jax.applications.text_features import new_encoder
 from fewshot_jax.applications.text_functions import use_of
 from fewshot_jax.atomic_write import atomic_files, write_text
 from fewshot_jax.config import Config
@@ -29,6 +28,8 @@ from fewshot_jax.models.huggingface.fresh import new_module, new_params
 from fewshot_jax.models.huggingface.pretrained import build, read_config
 from fewshot_jax.models.huggingface.text_tokenizer import load_text_tokenizer
 from fewshot_jax.models.lora import lora
+from fewshot_jax.models.text_encoder import text_encoder
+from fewshot_jax.models.transformer import Transformer
 from fewshot_jax.types import Key, Params
 
 MODEL_OF_A_RUN = "model"  # where a run keeps the Hugging Face directory of its model
@@ -51,7 +52,7 @@ class TextModel:
 
     config: Config
     codec: Codec
-    module: Any
+    module: Transformer
     init_params: Callable[[Key], Params]
     scratch_params: Callable[[Key], Params] | None = None
     render: Render | None = None
@@ -149,7 +150,7 @@ class TextModel:
 
 
 def _starts(
-    config: Config, module: Any, loaded: Params | None
+    config: Config, module: Transformer, loaded: Params | None
 ) -> tuple[Callable[[Key], Params], Callable[[Key], Params] | None]:
     """Return where training starts, and where it starts from nothing if that is another place."""
     rank = config.model.lora_rank
@@ -166,12 +167,12 @@ def _starts(
     return (scratch, None) if loaded is None else (start, scratch)
 
 
-def _module(config: Config, tokens: int, home: Path | None, weights: bool) -> tuple[Any, Params | None]:
+def _module(config: Config, tokens: int, home: Path | None, weights: bool) -> tuple[Transformer, Params | None]:
     """Return the module of a config, and the checkpoint's parameters where they are read."""
     model, dtype = config.model, jnp.dtype(config.model.compute_dtype)
     classifies, head = config.record.head, use_of(config).head  # classifiers have a head of their own
     if model.pretrained is None and classifies:
-        return new_encoder(model, vocab_size=tokens, max_length=config.tokenizer.max_length), None
+        return text_encoder(model, vocab_size=tokens, max_length=config.tokenizer.max_length).transformer, None
     if model.pretrained is None:
         sizes = {name: getattr(model, name) for name in ("width", "layers", "heads", "mlp_width", "dropout")}
         made = new_module(model.architecture, vocab_size=tokens, head=head, compute_dtype=dtype, **sizes)

@@ -6,7 +6,7 @@ norms before the layers and BERT with norms after them. What stands around it ha
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -24,7 +24,6 @@ from fewshot_jax.models.huggingface.load import load_pretrained
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, read_config
 from fewshot_jax.models.huggingface.save import write_pretrained
 from fewshot_jax.models.huggingface.text_encoder import exported_text_encoder
-from fewshot_jax.models.language_head import HeadKind
 from fewshot_jax.models.lora import lora, merge_lora
 from fewshot_jax.runs.directory import check_writable
 from fewshot_jax.training.experiment import Experiment
@@ -171,15 +170,13 @@ def _classifier(run: RunDirectory, model: TextModel) -> Exported:
         "hidden states are exported; what makes one vector of a text (pooling, scale, n-grams) and labels of "
         "vectors has no counterpart: 'fewshot-jax adapt' keeps all of it"
     ]
-    path = model.home or run.path / TOKENIZER
     if model.home is not None:
         given, params = read_config(model.home), features["encoder"]["transformer"]
+        made = Pretrained(config=given, module=build(given, None, jnp.float32), params=params, path=model.home)
     else:
-        given = encoder_config(config, model.codec.tokenizer.get_vocab_size())
-        params = encoder_params(config, features["encoder"])
-    made = Pretrained(config=given, module=build(given, None, jnp.float32), params=params, path=path)
-    if model.home is None and made.tokenizer is not None:
-        made.tokenizer.model_max_length = config.tokenizer.max_length
+        made = exported_text_encoder(model.module, features["encoder"], tokens=_TOKENS, path=run.path / TOKENIZER)
+        if made.tokenizer is not None:
+            made.tokenizer.model_max_length = config.tokenizer.max_length
     if config.model.context_width:
         notes.append("the context of a task is left out; at its start it is zero and changes nothing")
     return Exported(made, [*notes, *_extras(meta_params)])

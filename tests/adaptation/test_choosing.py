@@ -339,5 +339,5 @@ def test_confusions_are_counted_and_have_an_example(selection):
 def test_the_default_knows_english_words(start):
     from fewshot_jax.adaptation.remarks import known_share
 
-    assert known_share(start.tokenizer, ["where is my parcel", "a refund please"]) == 1
+    assert known_share(start.model.codec.tokenizer, ["where is my parcel", "a refund please"]) == 1
     assert jax.tree.leaves(start.meta_params)[0].dtype == np.float32

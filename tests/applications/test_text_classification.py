@@ -12,10 +12,10 @@ import fewshot_jax as fsj
 from fewshot_jax.applications.classification import classification
 from fewshot_jax.applications.text_classification import TextClassification
 from fewshot_jax.applications.text_features import features_of_texts
+from fewshot_jax.config import ModelConfig
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.episodes import EpisodeSampler, gather
 from fewshot_jax.evaluation.baselines import baselines_of
-from fewshot_jax.models.encoder import Encoder
 from fewshot_jax.models.heads import TextFeatures
 from fewshot_jax.models.text_encoder import TextEncoder, text_encoder
 

@@ -19,8 +19,8 @@ from fewshot_jax.data.tokenization import save_tokenizer, train_tokenizer
 from fewshot_jax.models.huggingface.fresh import new_model
 from fewshot_jax.models.huggingface.text_encoder import exported_text_encoder
 from fewshot_jax.models.lora import lora
+from fewshot_jax.models.text_encoder import text_encoder
 from fewshot_jax.training.experiment import Experiment
-from fewshot_jax.training.export import encoder_config, encoder_params
 from fewshot_jax.training.run_directory import RunDirectory
 from tests.small_run import RUN, merged, saved_run
 

@@ -18,10 +18,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax.adaptation.classifier import load
 from fewshot_jax.adaptation.saving import save_model
-from fewshot_jax.applications.text_classification import text_features
+from fewshot_jax.applications.text_features import text_features
 from fewshot_jax.config import Config, ModelConfig, TokenizerConfig
 from fewshot_jax.data.tokenization import save_tokenizer, train_tokenizer
 from fewshot_jax.models.lora import lora
+from fewshot_jax.models.text_encoder import text_encoder
 
 FILE = Path(__file__).with_name("text_encoder_golden.json")
 VOCABULARY, MAX_LENGTH = 20, 9
@@ -39,7 +40,7 @@ CASES = {
 
 def model_of(config):
     """The module of a case."""
-    return text_features(config, vocab_size=VOCABULARY, max_length=MAX_LENGTH)
+    return text_features(config, text_encoder(config, vocab_size=VOCABULARY, max_length=MAX_LENGTH).transformer)
 
 
 def batch_of(config):
