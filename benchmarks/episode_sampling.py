@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from common import arguments, interleaved, table, write
 
-from fewshot_jax.data.episodes import EpisodeSampler
+from fewshot_jax.data.episodes import EpisodeSampler, EpisodeSize
 from fewshot_jax.data.loader import EncodedTexts, augment, by_frequency, text_episodes
 from fewshot_jax.types import Episode
 
@@ -62,7 +62,7 @@ def measure(options: argparse.Namespace) -> list[dict]:
     label = np.repeat(np.arange(CLASSES, dtype=np.int32), PER_CLASS)
     results = []
     for ways, shots, queries in SHAPES[: 1 if options.quick else None]:
-        sampler = EpisodeSampler(label, ways=ways, shots=shots, queries=queries)
+        sampler = EpisodeSampler(label, EpisodeSize(ways=ways, shots=shots, queries=queries))
         same = {"sampler": sampler, "tasks": options.tasks, "buckets": BUCKETS}
         batches = {
             "drawn": lambda step, sampler=sampler: sampler.batch(step, options.tasks),

@@ -92,7 +92,8 @@ class GradFn(Protocol):
         task_shards: int = 1,
         progress: float | jax.Array = 1.0,
         **overrides: Any,
-    ) -> tuple[MetaParams, dict[str, jax.Array]]: ...
+    ) -> tuple[MetaParams, dict[str, jax.Array]]:
+        """Has more than 8 parameters because every learner takes the same ones, and most callers give three."""
 
 
 class MetaLearner(NamedTuple):

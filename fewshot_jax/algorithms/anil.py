@@ -4,11 +4,11 @@ import re
 from typing import Unpack
 
 from fewshot_jax.algorithms.maml import maml
-from fewshot_jax.algorithms.options import LearnerOptions, decide, none_is_default
+from fewshot_jax.algorithms.options import LearnerOptions, decide, learner_factory
 from fewshot_jax.types import LossFn, MetaLearner
 
 
-@none_is_default
+@learner_factory
 def anil(loss_fn: LossFn, *, head: str = r"\bhead\b", **options: Unpack[LearnerOptions]) -> MetaLearner:
     r"""ANIL, "almost no inner loop": `maml` whose inner loop adapts the head alone.
 
@@ -31,7 +31,7 @@ def anil(loss_fn: LossFn, *, head: str = r"\bhead\b", **options: Unpack[LearnerO
     return maml(loss_fn, **options)
 
 
-@none_is_default
+@learner_factory
 def boil(loss_fn: LossFn, *, head: str = r"\bhead\b", **options: Unpack[LearnerOptions]) -> MetaLearner:
     r"""BOIL, "body only update in inner loop": `maml` whose inner loop adapts all but the head.
 

@@ -4,11 +4,11 @@ import re
 from typing import Any, Unpack
 
 from fewshot_jax.algorithms.maml import maml
-from fewshot_jax.algorithms.options import LearnerOptions, none_is_default
+from fewshot_jax.algorithms.options import LearnerOptions, learner_factory
 from fewshot_jax.types import Batch, Key, LossFn, MetaLearner, Params, PyTree
 
 
-@none_is_default
+@learner_factory
 def cavia(loss_fn: LossFn, *, context: PyTree, name: str = "context", **options: Unpack[LearnerOptions]) -> MetaLearner:
     """CAVIA, fast context adaptation: `maml` whose inner loop adapts an additional input alone.
 

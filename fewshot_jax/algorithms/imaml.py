@@ -13,7 +13,7 @@ from fewshot_jax.algorithms.gradient_based import Adapted, adaptation, after_las
 from fewshot_jax.algorithms.inner_loop import support_key
 from fewshot_jax.algorithms.learned_rates import LearnedRates
 from fewshot_jax.algorithms.meta_batch import mean_gradient
-from fewshot_jax.algorithms.options import InnerLoopOptions, decide, none_is_default
+from fewshot_jax.algorithms.options import InnerLoopOptions, decide, learner_factory
 from fewshot_jax.types import Aux, Batch, Episode, Key, LossFn, MetaLearner, MetaParams, Params, PyTree
 
 
@@ -70,7 +70,7 @@ def _implicit(
     return attach
 
 
-@none_is_default
+@learner_factory
 def imaml(
     loss_fn: LossFn,
     *,

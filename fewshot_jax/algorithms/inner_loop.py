@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fewshot_jax.algorithms.differentiation import Keep, ObjectiveGradient, scan_steps
+from fewshot_jax.algorithms.differentiation import Keep, scan_steps
 from fewshot_jax.types import Batch, Key, Params, PyTree
 
 # Named folds of a task's key: inner step i uses fold_in(fold_in(key, SUPPORT_FOLD), i).
@@ -29,18 +29,30 @@ def start_key(rng: Key) -> Key:
     return jax.random.fold_in(rng, START_FOLD)
 
 
-def _with_rate(state: optax.OptState, rate: Any) -> optax.OptState:
-    """Overwrite the learning rate that `optax.inject_hyperparams` keeps in a state."""
-    try:
-        found = optax.tree_utils.tree_get(state, "learning_rate")
-        if found is None or jnp.ndim(found) != 0:  # absent, or a schedule, whose state stands there
-            raise KeyError
-        return optax.tree_utils.tree_set(state, learning_rate=rate)
-    except (KeyError, TypeError):
-        raise ValueError(
-            "inner_rate= needs an inner optimizer that keeps one constant rate in its state: "
-            "build it as optax.inject_hyperparams(optax.sgd)(learning_rate=0.01)"
-        ) from None
+def with_rate(optimizer: optax.GradientTransformation, rate: Any) -> optax.GradientTransformation:
+    """Return an optimizer whose state starts with another learning rate, that `optax.inject_hyperparams` keeps there.
+
+    Args:
+        optimizer: keeps its rate in its state.
+        rate: traced or not; None for the optimizer as it is.
+    """
+    if rate is None:
+        return optimizer
+
+    def init(params: Params) -> optax.OptState:
+        state = optimizer.init(params)
+        try:
+            found = optax.tree_utils.tree_get(state, "learning_rate")
+            if found is None or jnp.ndim(found) != 0:  # absent, or a schedule, whose state stands there
+                raise KeyError
+            return optax.tree_utils.tree_set(state, learning_rate=rate)
+        except (KeyError, TypeError):
+            raise ValueError(
+                "inner_rate= needs an inner optimizer that keeps one constant rate in its state: "
+                "build it as optax.inject_hyperparams(optax.sgd)(learning_rate=0.01)"
+            ) from None
+
+    return optax.GradientTransformation(init, optimizer.update)
 
 
 def _draw(support: Batch, size: int, key: Key) -> Batch:
@@ -58,6 +70,22 @@ def _draw(support: Batch, size: int, key: Key) -> Batch:
     return jax.tree.map(lambda leaf: leaf[chosen], support)
 
 
+class LoopShape(NamedTuple):
+    """What of an inner loop is fixed when it is compiled.
+
+    Attributes:
+        max_steps: length of the scan.
+        batch_size: support items drawn at each step (those that ``mask`` marks as padded last); None for all.
+        keep: what of each step its backward pass finds, see `differentiation`.
+        share_first: read the first step's parameters as shared under ``vmap``.
+    """
+
+    max_steps: int
+    batch_size: int | None = None
+    keep: Keep = "all"
+    share_first: bool = False
+
+
 class InnerLoopResult(NamedTuple):
     """Attributes: the adapted ``params``, the ``support_loss [steps]`` in nats before each step, and ``each_step``."""
 
@@ -67,38 +95,26 @@ class InnerLoopResult(NamedTuple):
 
 
 def inner_loop(
-    gradient_fn: ObjectiveGradient,
+    gradient_fn: Callable[[Params, Batch, Key], tuple[tuple[jax.Array, Any], Params]],
     optimizer: optax.GradientTransformation,
     params: Params,
-    operands: PyTree,
     support: Batch,
     rng: Key,
     *,
-    max_steps: int,
+    shape: LoopShape,
     steps: int | jax.Array | None = None,
-    rate: float | jax.Array | None = None,
-    batch_size: int | None = None,
-    keep: Keep = "all",
-    share_first: bool = False,
     each_step: Callable[[Params], PyTree] | None = None,
 ) -> InnerLoopResult:
     """Take gradient steps on the support set of one task.
 
     Args:
-        gradient_fn: ``(params, (operands, batch, key)) -> ((loss, aux), grads)``, from
-            `differentiation.inner_gradient`.
+        gradient_fn: ``(params, batch, key) -> ((loss, aux), grads)`` of the inner objective.
         optimizer: any optax transformation; its state starts fresh.
         params: the parameters to adapt.
-        operands: whatever else the objective needs (shared parameters, frozen weights).
         support: the batch ``[S, ...]`` to learn from.
         rng: the task's key; step ``i`` consumes its own fold of it.
-        max_steps: length of the scan, a Python int.
-        steps: how many of the steps are taken, traced or not; None for all.
-        rate: overrides the optimizer's learning rate, traced or not.
-        batch_size: draw this many support items at each step (those that ``mask``
-            marks as padded last); None for all.
-        keep: what of each step its backward pass finds, see `differentiation`.
-        share_first: read the first step's parameters as shared under ``vmap``.
+        shape: of the loop.
+        steps: how many of ``shape.max_steps`` are taken, traced or not; None for all.
         each_step: ``params -> pytree``, called after each step; None for nothing.
 
     Returns:
@@ -106,22 +122,20 @@ def inner_loop(
         each step (after the last one taken it stays where it is), and what
         ``each_step`` returned, stacked.
     """
-    state = optimizer.init(params)
-    if rate is not None:
-        state = _with_rate(state, rate)
+    begin = (params, optimizer.init(params))
     steps_key = support_key(rng)
 
     def step(carry: tuple[Params, optax.OptState], i: jax.Array) -> tuple[tuple[Params, optax.OptState], PyTree]:
         key = jax.random.fold_in(steps_key, i)
         loss_key, draw_key = jax.random.split(key)
-        batch = support if batch_size is None else _draw(support, batch_size, draw_key)
+        batch = support if shape.batch_size is None else _draw(support, shape.batch_size, draw_key)
         params, state = carry
-        (loss, _), grads = gradient_fn(params, (operands, batch, loss_key))
+        (loss, _), grads = gradient_fn(params, batch, loss_key)
         updates, state = optimizer.update(grads, state, params)
         stepped = (optax.apply_updates(params, updates), state)
         if steps is not None:
             stepped = jax.tree.map(lambda new, old: jnp.where(i < steps, new, old), stepped, carry)
         return stepped, (loss, None if each_step is None else each_step(stepped[0]))
 
-    (adapted, _), outputs = scan_steps(step, (params, state), max_steps, keep=keep, share_first=share_first)
+    (adapted, _), outputs = scan_steps(step, begin, shape.max_steps, keep=shape.keep, share_first=shape.share_first)
     return InnerLoopResult(adapted, *outputs)

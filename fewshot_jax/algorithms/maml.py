@@ -4,31 +4,14 @@ from typing import Any, Unpack
 
 import jax
 
-from fewshot_jax.algorithms.differentiation import Gradient, Keep
 from fewshot_jax.algorithms.gradient_based import adaptation, after_last_step
 from fewshot_jax.algorithms.meta_batch import mean_gradient
-from fewshot_jax.algorithms.options import InnerOptimizer, LearnerOptions, decide, none_is_default
-from fewshot_jax.algorithms.partition import Selector
-from fewshot_jax.block_policy import BlockPolicy
-from fewshot_jax.types import Aux, Batch, BatchFn, Episode, Key, LossFn, MetaLearner, MetaParams, PyTree
+from fewshot_jax.algorithms.options import InnerLoopOptions, LearnerOptions, decide, learner_factory
+from fewshot_jax.types import Aux, Batch, Episode, Key, LossFn, MetaLearner, MetaParams, PyTree
 
 
-@none_is_default
-def maml(
-    loss_fn: LossFn,
-    *,
-    inner_optimizer: InnerOptimizer | None = None,
-    inner_steps: int = 1,
-    gradient: Gradient = "auto",
-    keep: Keep | None = None,
-    keep_blocks: BlockPolicy | None = None,
-    share_first_step: bool = False,
-    inner_params: Selector = None,
-    task_init_fn: BatchFn | None = None,
-    output_fn: BatchFn | None = None,
-    inner_batch_size: int | None = None,
-    task_chunk: int | None = None,
-) -> MetaLearner:
+@learner_factory
+def maml(loss_fn: LossFn, *, task_chunk: int | None = None, **options: Unpack[InnerLoopOptions]) -> MetaLearner:
     """MAML: adapt by ``inner_steps`` gradient steps, train what they start from.
 
     With inner rate a and support and query losses L_s, L_q of a task, the inner
@@ -41,13 +24,13 @@ def maml(
         inner_optimizer: any optax transformation, by default SGD with rate 0.01. One from
             ``optax.inject_hyperparams``, as the default is, allows ``inner_rate=`` at each call.
             Or `learned_rates`: rates that are meta-learned.
-        inner_steps: steps taken, unless ``inner_steps=`` at a call says otherwise.
-        gradient: how the inner gradient is differentiated, see `differentiation`. "auto" is "mixed", or
-            "reverse" for a ``loss_fn`` with a custom derivative rule.
+        inner_steps: steps taken, 1 unless given; ``inner_steps=`` at a call overrides it.
+        gradient: how the inner gradient is differentiated, see `differentiation`. "auto", the default, is "mixed",
+            or "reverse" for a ``loss_fn`` with a custom derivative rule.
         keep: what of each step is kept for its backward pass, see `differentiation`;
             None for what suits ``gradient``.
         keep_blocks: what transformer blocks keep, see `block_policy`; None likewise.
-        share_first_step: compile the first inner step apart, where all tasks still
+        share_first_step: whether to compile the first inner step apart, where all tasks still
             have the same parameters: one large matrix product instead of one for each
             task, for a third more compile time. Of use where many small tasks are
             vmapped; leaves that do not adapt are shared in every step anyway.
@@ -88,19 +71,7 @@ def maml(
         Finn, Abbeel, Levine. Model-Agnostic Meta-Learning for Fast Adaptation of
         Deep Networks. ICML 2017. Inner step: section 2.2; meta-objective: equation 1.
     """
-    parts = adaptation(
-        loss_fn,
-        inner_optimizer=inner_optimizer,
-        inner_steps=inner_steps,
-        gradient=gradient,
-        keep=keep,
-        keep_blocks=keep_blocks,
-        share_first_step=share_first_step,
-        inner_params=inner_params,
-        task_init_fn=task_init_fn,
-        output_fn=output_fn,
-        inner_batch_size=inner_batch_size,
-    )
+    parts = adaptation(loss_fn, **options)
 
     def adapt(meta_params: MetaParams, support: Batch, rng: Key, **keywords: Any) -> PyTree:
         return parts.run(meta_params, support, rng, **keywords).params
@@ -114,7 +85,7 @@ def maml(
     return MetaLearner(parts.init, adapt, parts.predict, loss, mean_gradient(loss, task_chunk=task_chunk))
 
 
-@none_is_default
+@learner_factory
 def fomaml(loss_fn: LossFn, **options: Unpack[LearnerOptions]) -> MetaLearner:
     """First-order MAML: `maml` with the inner gradient held constant.
 

@@ -21,7 +21,7 @@ from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.algorithms.learned_rates import learned_rates
 from fewshot_jax.algorithms.maml import maml
 from fewshot_jax.algorithms.meta_batch import mean_gradient, weighted_sum
-from fewshot_jax.algorithms.options import InnerLoopOptions, none_is_default
+from fewshot_jax.algorithms.options import InnerLoopOptions, learner_factory
 from fewshot_jax.types import Aux, Episode, GradFn, Key, LossFn, MetaLearner, MetaParams, Params, PyTree
 
 
@@ -45,7 +45,7 @@ def multi_step_weights(progress: float | jax.Array, steps: int, taken: int | jax
     return jnp.where(index < last, early, jnp.where(index == last, 1 - last * early, 0))
 
 
-@none_is_default
+@learner_factory
 def maml_plus_plus(
     loss_fn: LossFn,
     *,

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 
 from fewshot_jax.algorithms.metric import ABSENT, check_temperature, metric_learner, similarity
-from fewshot_jax.algorithms.options import none_is_default
+from fewshot_jax.algorithms.options import learner_factory
 from fewshot_jax.types import BatchFn, MetaLearner, MetaParams, PyTree
 
 
-@none_is_default
+@learner_factory
 def matching_network(
     embed_fn: BatchFn, *, ways: int | None = None, temperature: float = 1.0, task_chunk: int | None = None
 ) -> MetaLearner:

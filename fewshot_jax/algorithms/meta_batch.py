@@ -152,6 +152,7 @@ def over_tasks(
         progress: float | jax.Array = 1.0,
         **overrides: Any,
     ) -> tuple[MetaParams, dict[str, jax.Array]]:
+        """`GradFn`. Has more than 8 parameters because that contract has them."""
         del progress  # of use to a learner with a schedule, which wraps this function
         tasks = check_task_axis(episodes, task_weight)
         if task_shards < 1 or tasks % task_shards:

@@ -4,11 +4,11 @@ from typing import Unpack
 
 from fewshot_jax.algorithms.learned_rates import learned_rates
 from fewshot_jax.algorithms.maml import maml
-from fewshot_jax.algorithms.options import LearnerOptions, decide, none_is_default
+from fewshot_jax.algorithms.options import LearnerOptions, decide, learner_factory
 from fewshot_jax.types import LossFn, MetaLearner
 
 
-@none_is_default
+@learner_factory
 def meta_sgd(loss_fn: LossFn, *, inner_rate: float = 0.01, **options: Unpack[LearnerOptions]) -> MetaLearner:
     """Meta-SGD: `maml` with SGD whose rates, one for each parameter, are meta-learned.
 

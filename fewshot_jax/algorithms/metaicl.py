@@ -5,14 +5,14 @@ from typing import Any
 
 from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.algorithms.meta_batch import mean_gradient
-from fewshot_jax.algorithms.options import none_is_default
+from fewshot_jax.algorithms.options import learner_factory
 from fewshot_jax.algorithms.partition import check_floating, with_frozen
 from fewshot_jax.types import Aux, Batch, BatchFn, Episode, Key, LossFn, MetaLearner, MetaParams, PyTree
 
 JoinFn = Callable[[Batch, Batch], Batch]  # (support [S, ...], query [Q, ...]) -> batch [Q, ...]
 
 
-@none_is_default
+@learner_factory
 def metaicl(
     loss_fn: LossFn, *, join: JoinFn, output_fn: BatchFn | None = None, task_chunk: int | None = None
 ) -> MetaLearner:

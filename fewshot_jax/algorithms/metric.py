@@ -15,7 +15,7 @@ import optax
 
 from fewshot_jax.algorithms.inner_loop import query_key, support_key
 from fewshot_jax.algorithms.meta_batch import mean_gradient
-from fewshot_jax.algorithms.options import none_is_default
+from fewshot_jax.algorithms.options import learner_factory
 from fewshot_jax.algorithms.partition import check_floating, with_frozen
 from fewshot_jax.types import Aux, Batch, BatchFn, Episode, Key, MetaLearner, MetaParams, PyTree
 
@@ -154,7 +154,7 @@ def check_temperature(temperature: float) -> None:
         raise ValueError(f"temperature={temperature}: expected a positive number")
 
 
-@none_is_default
+@learner_factory
 def protonet(
     embed_fn: BatchFn,
     *,

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.algorithms.maml import maml
 from fewshot_jax.algorithms.meta_batch import mean_gradient
-from fewshot_jax.algorithms.options import LearnerOptions, decide, none_is_default
+from fewshot_jax.algorithms.options import LearnerOptions, decide, learner_factory
 from fewshot_jax.algorithms.partition import with_frozen
 from fewshot_jax.types import Aux, Episode, Key, LossFn, MetaLearner, MetaParams, PyTree
 
 
-@none_is_default
+@learner_factory
 def multi_task(
     loss_fn: LossFn, *, joint_loss_fn: LossFn | None = None, **options: Unpack[LearnerOptions]
 ) -> MetaLearner:

@@ -1,8 +1,13 @@
-"""The keywords of learners: which ones an inner loop takes, which a learner decides itself, and what None means."""
+"""The keywords of learners: which ones an inner loop takes, which a learner decides itself, and what None means.
 
+Names and types stand here alone, `maml` says what they mean, and `gradient_based.adaptation` reads them.
+"""
+
+import difflib
 import functools
+import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeAlias, TypedDict
+from typing import Any, ParamSpec, TypeAlias, TypedDict, get_args
 
 import optax
 
@@ -37,18 +42,36 @@ class LearnerOptions(InnerLoopOptions, total=False):
     task_chunk: int | None
 
 
-def none_is_default(factory: Callable[Keywords, MetaLearner]) -> Callable[Keywords, MetaLearner]:
-    """Make every keyword of a learner's factory that is given as None the same as one that is not given.
+def learner_factory(factory: Callable[Keywords, MetaLearner]) -> Callable[Keywords, MetaLearner]:
+    """Check the keywords of a function that builds a learner, and treat None as not given.
 
     A config passes all of its fields, None where the user said nothing; what a learner chooses in that case
-    must not depend on who calls it.
+    must not depend on who calls it. The signature that ``help`` and notebooks show has every keyword of the
+    options, with None for "the learner's default".
+
+    Raises:
+        TypeError: at a call, a keyword that neither the function nor its options have.
     """
+    signature = inspect.signature(factory)
+    named = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    rest = [one for one in signature.parameters.values() if one.kind is one.VAR_KEYWORD]
+    options = get_args(rest[0].annotation)[0].__annotations__ if rest else {}
+    named += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in options.items()
+    ]
+    known = [one.name for one in named]
 
     @functools.wraps(factory)
     def build(*args: Keywords.args, **keywords: Keywords.kwargs) -> MetaLearner:
+        for name in keywords.keys() - set(known):
+            nearest = difflib.get_close_matches(name, known, 1)
+            hint = f". Did you mean '{nearest[0]}'?" if nearest else ""
+            raise TypeError(f"{factory.__name__}() got an unexpected keyword argument '{name}'{hint}")
         given: dict[str, Any] = {name: value for name, value in keywords.items() if value is not None}
         return factory(*args, **given)
 
+    build.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
     return build
 
 

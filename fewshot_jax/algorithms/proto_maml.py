@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from fewshot_jax.algorithms.maml import maml
 from fewshot_jax.algorithms.metric import ABSENT, item_mask, prototypes
-from fewshot_jax.algorithms.options import LearnerOptions, decide, none_is_default
+from fewshot_jax.algorithms.options import LearnerOptions, decide, learner_factory
 from fewshot_jax.algorithms.partition import with_frozen
 from fewshot_jax.types import Batch, BatchFn, Key, LossFn, MetaLearner, Params
 
@@ -29,7 +29,7 @@ def prototype_head(embeddings: jax.Array, support: Batch, ways: int) -> dict[str
     return {"kernel": 2 * centres.T, "bias": jnp.where(present, -jnp.sum(centres**2, -1), ABSENT)}
 
 
-@none_is_default
+@learner_factory
 def proto_maml(
     loss_fn: LossFn,
     *,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fewshot_jax.algorithms.metric import ABSENT, at_least_float32, metric_learner
-from fewshot_jax.algorithms.options import none_is_default
+from fewshot_jax.algorithms.options import learner_factory
 from fewshot_jax.types import BatchFn, MetaLearner, MetaParams, PyTree
 
 
@@ -27,7 +27,7 @@ def ridge(features: jax.Array, targets: jax.Array, penalty: jax.Array) -> jax.Ar
     return jnp.matmul(features.T, dual, precision=jax.lax.Precision.HIGHEST)
 
 
-@none_is_default
+@learner_factory
 def r2d2(
     embed_fn: BatchFn,
     *,

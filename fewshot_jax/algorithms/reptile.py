@@ -9,12 +9,12 @@ from fewshot_jax.algorithms.gradient_based import adaptation, after_last_step
 from fewshot_jax.algorithms.learned_rates import LearnedRates
 from fewshot_jax.algorithms.maml import maml
 from fewshot_jax.algorithms.meta_batch import over_tasks
-from fewshot_jax.algorithms.options import InnerLoopOptions, decide, none_is_default
+from fewshot_jax.algorithms.options import InnerLoopOptions, decide, learner_factory
 from fewshot_jax.algorithms.partition import leaf_path, merge
 from fewshot_jax.types import Aux, Episode, Key, LossFn, MetaLearner, MetaParams, PyTree
 
 
-@none_is_default
+@learner_factory
 def reptile(loss_fn: LossFn, *, task_chunk: int | None = None, **options: Unpack[InnerLoopOptions]) -> MetaLearner:
     """Reptile: ``grad`` is theta minus the mean over tasks of theta after the inner loop.
 

@@ -21,7 +21,7 @@ from fewshot_jax.algorithms.proto_maml import prototype_head
 from fewshot_jax.applications.application import Functions, Score, Stream, episode_seed
 from fewshot_jax.applications.optional import HeldOut, OptionalParts
 from fewshot_jax.config import Config, DataConfig
-from fewshot_jax.data.episodes import EpisodeSampler
+from fewshot_jax.data.episodes import EpisodeSampler, EpisodeSize, Naming
 from fewshot_jax.data.folds import divide_fold
 from fewshot_jax.data.splits import divide, read_class_split
 from fewshot_jax.models.heads import zero_head
@@ -284,14 +284,12 @@ class ClassApplication(OptionalParts):
         data, episodes, domains = self.splits[split], self.config.episodes, bool(self.config.data.sets)
         return EpisodeSampler(
             data.label,
-            **sizes,
+            EpisodeSize(**sizes),
             seed=episode_seed(self.config, split),
             group=data.group if episodes.within_group or domains else None,
             domain_power=episodes.domain_power if domains else None,
             names_from=len(data.label) if episodes.label_names else None,
-            class_names=data.classes,
-            split=split,
-            section=section,
+            naming=Naming(split, section, data.classes),
         )
 
 

@@ -80,10 +80,12 @@ class LabelScoring(LabelledTexts):
         def episodes(step: int, tasks: int) -> Episode:
             drawn = sampler.batch(step, tasks)
             length = bucket(max(len(sources[i]) for items in drawn for i in items.position.flat), codec.buckets)
-            classes = _classes(drawn.support.label, label[drawn.support.position], drawn.support.mask, sampler.ways)
+            classes = _classes(
+                drawn.support.label, label[drawn.support.position], drawn.support.mask, sampler.size.ways
+            )
             shown = sequence_batch(
                 [[([], names[c]) if c >= 0 else ([], []) for c in row] for row in classes],
-                sampler.ways,
+                sampler.size.ways,
                 1,
                 target_length,
                 codec.pad,

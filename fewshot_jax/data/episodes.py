@@ -5,11 +5,13 @@ order, after any restart.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from fewshot_jax.data.label_arrays import check_lengths, checked_classes
 from fewshot_jax.errors import UserError
 from fewshot_jax.types import Episode
 
@@ -74,53 +76,63 @@ def check_enough(
         )
 
 
-def check_lengths(lengths: Mapping[str, int]) -> None:
-    """Raise a UserError unless arrays have one entry for each of the same items.
+@dataclass(frozen=True, kw_only=True)
+class EpisodeSize:
+    """How many classes and items an episode has.
 
-    Args:
-        lengths: entries of each array, by its name; the first is compared with the others.
-    """
-    (first, items), *others = lengths.items()
-    for name, count in others:
-        if count != items:
-            raise UserError(
-                f"'{name}' has {count} entries, but '{first}' has {items}. Expected one for each item; give arrays of "
-                "equal length."
-            )
-
-
-def _checked_classes(values: np.ndarray, name: str = "label") -> np.ndarray:
-    """The labels or groups of items as an array ``[n]`` of numbers or strings, none of them NaN."""
-    values = np.asarray(values)
-    if values.ndim == 1 and values.dtype.kind in "OT":  # a column of strings from pandas, or of NumPy's StringDType
-        values = _of_one_type(values.tolist(), name)
-    if values.ndim != 1 or values.dtype.kind not in "iufbUS":
-        raise UserError(
-            f"'{name}' has shape {values.shape} and dtype {values.dtype}. Expected one number or string for each item, "
-            "[n]; convert them, for example with np.array(list_of_str)."
-        )
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        item = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise UserError(
-            f"'{name}' of item {item} is {values[item]}. Expected a class for each item; fill it in, or leave it out."
-        )
-    return values
-
-
-def _of_one_type(values: list[Any], name: str) -> np.ndarray:
-    """An array of Python objects that are all strings, or all numbers of one type.
+    Attributes:
+        ways: most classes, ``N``.
+        shots: most support items per class.
+        queries: query items per class.
+        min_ways, min_shots: an episode draws its ways and shots uniformly from
+            ``min_ways..ways`` and ``min_shots..shots``; None for always the most.
+            Smaller episodes are padded, with ``mask`` False.
+        uneven: each class of an episode draws shots of its own.
 
     Raises:
-        UserError: one of them is something else.
+        UserError: a number is out of range.
     """
-    known = next((kind for kind in (str, bool, int, float) if values and isinstance(values[0], kind)), str)
-    for item, value in enumerate(values):
-        if not isinstance(value, known) or isinstance(value, bool) != (known is bool):
+
+    ways: int
+    shots: int
+    queries: int
+    min_ways: int | None = None
+    min_shots: int | None = None
+    uneven: bool = False
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.fewest_ways <= self.ways and 1 <= self.fewest_shots <= self.shots and self.queries >= 1):
             raise UserError(
-                f"'{name}' of item {item} is {value!r}, of the type {type(value).__name__}. Expected strings, or "
-                "numbers of one type, for all items; fill it in, convert it, or leave the item out."
+                f"episodes: expected 1 <= min_ways <= ways, 1 <= min_shots <= shots and queries >= 1, got "
+                f"min_ways={self.fewest_ways}, ways={self.ways}, min_shots={self.fewest_shots}, shots={self.shots}, "
+                f"queries={self.queries}"
             )
-    return np.array(values, known)
+
+    @property
+    def fewest_ways(self) -> int:
+        return self.ways if self.min_ways is None else self.min_ways
+
+    @property
+    def fewest_shots(self) -> int:
+        return self.shots if self.min_shots is None else self.min_shots
+
+
+class Naming(NamedTuple):
+    """How messages name things.
+
+    Attributes:
+        split: the split's name.
+        section: of the config that sets ways, shots and queries.
+        classes: names of the classes; None for their numbers.
+    """
+
+    split: str = "data"
+    section: str = "episodes"
+    classes: Sequence[str] | None = None
+
+    def of(self, label: Any) -> str:
+        """The name of a class."""
+        return str(label) if self.classes is None else self.classes[label]
 
 
 class EpisodeSampler:
@@ -128,25 +140,17 @@ class EpisodeSampler:
 
     Args:
         label: ``[n]`` class of each item: numbers or strings.
-        ways: most classes in an episode, ``N``.
-        shots: most support items per class.
-        queries: query items per class.
+        size: of an episode.
         seed: of the whole stream.
         group: ``[n]`` group of each item; the classes of an episode then
             come from one group. A class belongs to one group; groups with fewer
-            than ``min_ways`` classes are not drawn.
+            than ``size.min_ways`` classes are not drawn.
         domain_power: a group of ``C`` classes is drawn with probability
             proportional to ``C ** domain_power``; None for uniformly.
-        min_ways, min_shots: an episode draws its ways and shots uniformly from
-            ``min_ways..ways`` and ``min_shots..shots``; None for always the most.
-            Smaller episodes are padded, with ``mask`` False.
-        uneven: each class of an episode draws shots of its own.
         names_from: position of the name of class 0 among the items; that of class
             ``c`` is at ``names_from + c``, and is its last support item beside
             ``shots`` others. None for no names.
-        class_names: names for messages; by default the numbers.
-        split: the split's name, for messages.
-        section: of the config that sets ways, shots and queries, for messages.
+        naming: for messages.
 
     Raises:
         UserError: too few classes, or too few items in a class.
@@ -155,65 +159,33 @@ class EpisodeSampler:
     def __init__(
         self,
         label: np.ndarray,
+        size: EpisodeSize,
         *,
-        ways: int,
-        shots: int,
-        queries: int,
         seed: int = 0,
         group: np.ndarray | None = None,
         domain_power: float | None = None,
-        min_ways: int | None = None,
-        min_shots: int | None = None,
-        uneven: bool = False,
         names_from: int | None = None,
-        class_names: Sequence[str] | None = None,
-        split: str = "data",
-        section: str = "episodes",
+        naming: Naming = Naming(),  # noqa: B008
     ):
-        label = _checked_classes(label)
+        label = checked_classes(label)
         if group is not None:
-            group = _checked_classes(group, "group")
+            group = checked_classes(group, "group")
             check_lengths({"label": len(label), "group": len(group)})
-        self.ways, self.shots, self.queries, self.seed = ways, shots, queries, seed
-        self.min_ways = ways if min_ways is None else min_ways
-        self.min_shots = shots if min_shots is None else min_shots
-        self.uneven, self.names_from = uneven, names_from
-        if not (1 <= self.min_ways <= ways and 1 <= self.min_shots <= shots and queries >= 1):
-            raise UserError(
-                f"episodes: expected 1 <= min_ways <= ways, 1 <= min_shots <= shots and queries >= 1, got "
-                f"min_ways={self.min_ways}, ways={ways}, min_shots={self.min_shots}, shots={shots}, queries={queries}"
-            )
+        self.size, self.seed, self.names_from = size, seed, names_from
         classes = np.unique(label)
         self._items = {c: np.flatnonzero(label == c).astype(np.int32) for c in classes.tolist()}
-        name = (lambda c: str(c)) if class_names is None else (lambda c: class_names[c])
-        self._pools = [classes]
-        if group is not None:
-            pools: dict[int, list[int]] = {}
-            for c, items in self._items.items():
-                of_class = np.unique(np.asarray(group)[items]).tolist()
-                if len(of_class) > 1:
-                    remedy = (
-                        "leave data.group_field out"
-                        if domain_power is not None
-                        else "set episodes.within_group to false"
-                    )
-                    raise UserError(
-                        f"{split} split: class '{name(c)}' occurs in {len(of_class)} groups, but episodes stay inside "
-                        f"a group; rename the label by group, or {remedy}"
-                    )
-                pools.setdefault(of_class[0], []).append(c)
-            self._pools = [np.array(pool) for _, pool in sorted(pools.items())]
+        pools = [classes] if group is None else _pools_of_groups(self._items, group, naming, domain_power is not None)
         check_enough(
-            {name(c): len(items) for c, items in self._items.items()},
-            ways=ways,
-            shots=shots,
-            queries=queries,
-            split=split,
-            groups=None if group is None else {str(i): len(pool) for i, pool in enumerate(self._pools)},
-            section=section,
+            {naming.of(c): len(items) for c, items in self._items.items()},
+            ways=size.ways,
+            shots=size.shots,
+            queries=size.queries,
+            split=naming.split,
+            groups=None if group is None else {str(i): len(pool) for i, pool in enumerate(pools)},
+            section=naming.section,
             domains=domain_power is not None,
         )
-        self._pools = [pool for pool in self._pools if len(pool) >= self.min_ways]
+        self._pools = [pool for pool in pools if len(pool) >= size.fewest_ways]
         self._odds = None
         if domain_power is not None:
             sizes = np.array([len(pool) for pool in self._pools]) ** float(domain_power)
@@ -225,17 +197,19 @@ class EpisodeSampler:
         With names the support set is ``[N (K + 1)]``.
         """
         rng = np.random.default_rng((self.seed, step, index))
-        ways = int(rng.integers(self.min_ways, self.ways + 1))
-        shots = int(rng.integers(self.min_shots, self.shots + 1))
+        size = self.size
+        ways = int(rng.integers(size.fewest_ways, size.ways + 1))
+        shots = int(rng.integers(size.fewest_shots, size.shots + 1))
         count = len(self._pools)
         pool = self._pools[int(rng.integers(count) if self._odds is None else rng.choice(count, p=self._odds))]
         ways = min(ways, len(pool))
-        support, query = _blank(self.ways, self.shots + (self.names_from is not None)), _blank(self.ways, self.queries)
+        support = _blank(size.ways, size.shots + (self.names_from is not None))
+        query = _blank(size.ways, size.queries)
         # The order of choice is random, so each class gets a random label.
         for label, chosen in enumerate(rng.choice(pool, ways, replace=False).tolist()):
-            if self.uneven:
-                shots = int(rng.integers(self.min_shots, self.shots + 1))
-            drawn = rng.choice(self._items[chosen], shots + self.queries, replace=False)
+            if size.uneven:
+                shots = int(rng.integers(size.fewest_shots, size.shots + 1))
+            drawn = rng.choice(self._items[chosen], shots + size.queries, replace=False)
             for items, these in ((support, drawn[:shots]), (query, drawn[shots:])):
                 items.position[label, : len(these)] = these
                 items.label[label, : len(these)] = label
@@ -250,6 +224,27 @@ class EpisodeSampler:
         """Tasks ``offset .. offset + tasks - 1`` of a step, with a leading axis ``[T]``."""
         episodes = [self.task(step, offset + index) for index in range(tasks)]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *episodes)
+
+
+def _pools_of_groups(
+    items: Mapping[Any, np.ndarray], group: np.ndarray, naming: Naming, domains: bool
+) -> list[np.ndarray]:
+    """The classes of each group, in the order of the groups.
+
+    Raises:
+        UserError: a class occurs in several groups.
+    """
+    pools: dict[Any, list[Any]] = {}
+    for c, of_class in items.items():
+        groups = np.unique(group[of_class]).tolist()
+        if len(groups) > 1:
+            remedy = "leave data.group_field out" if domains else "set episodes.within_group to false"
+            raise UserError(
+                f"{naming.split} split: class '{naming.of(c)}' occurs in {len(groups)} groups, but episodes stay "
+                f"inside a group; rename the label by group, or {remedy}"
+            )
+        pools.setdefault(groups[0], []).append(c)
+    return [np.array(pool) for _, pool in sorted(pools.items())]
 
 
 def _blank(ways: int, items: int) -> Items:
@@ -276,6 +271,8 @@ def episodes(
 ) -> Episode:
     """Draw a meta-batch of N-way K-shot tasks from arrays.
 
+    Has more than 8 parameters because it is the public call, whose arguments are plain numbers.
+
     Args:
         fields: arrays ``[n, ...]`` that the model reads, by name.
         label: ``[n]`` class of each item: numbers or strings.
@@ -293,6 +290,6 @@ def episodes(
     """
     lengths = {name: len(field) for name, field in fields.items()}
     check_lengths({"label": len(label), **lengths, **({} if group is None else {"group": len(group)})})
-    sampler = EpisodeSampler(label, ways=ways, shots=shots, queries=queries, seed=seed, group=group)
+    sampler = EpisodeSampler(label, EpisodeSize(ways=ways, shots=shots, queries=queries), seed=seed, group=group)
     support, query = sampler.batch(step, tasks)
     return Episode(gather(fields, support), gather(fields, query))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fewshot_jax.data.episodes import check_lengths
+from fewshot_jax.data.label_arrays import check_lengths
 from fewshot_jax.data.names import normal_name
 from fewshot_jax.data.splits import SPLITS, check_disjoint
 from fewshot_jax.errors import UserError, require

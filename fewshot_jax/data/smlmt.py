@@ -28,6 +28,8 @@ def smlmt_records(
 ) -> list[Record]:
     """Sentences in which one word is masked, labelled by that word.
 
+    Has more than 8 parameters because each is a choice of the method with a default; a call sets two or three.
+
     An episode of ``N`` classes over these records asks which of ``N`` words is missing from a sentence: a task
     for every choice of words, without a label written by anyone.
 

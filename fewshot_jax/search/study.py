@@ -33,6 +33,8 @@ def tune(
 ) -> StudyResult:
     """Search hyperparameters by the validation score of training runs; the test classes are not looked at.
 
+    Has more than 8 parameters because it is the public call, and its keywords are the flags of the command.
+
     On the directory of a study of the same config and space it goes on with it. The same call in several processes,
     also on several machines that share the directory, shares the trials.
 

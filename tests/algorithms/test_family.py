@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -114,8 +115,31 @@ def keywords_of(factory):
     """The names of all keywords of a learner's factory that have a default."""
     parameters = inspect.signature(factory).parameters.values()
     named = {one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.default is not one.empty}
-    rest = [one for one in parameters if one.kind is one.VAR_KEYWORD]
-    return named | (set(LearnerOptions.__annotations__ if rest else ()) - REQUIRED.get(factory.__name__, {}).keys())
+    return named - REQUIRED.get(factory.__name__, {}).keys()
+
+
+@pytest.mark.parametrize("name", [*LEARNERS, "metaicl", "multi_task"])
+def test_an_unknown_keyword_is_named_and_so_is_its_nearest(name):
+    factory = getattr(fsj, name)
+    known = sorted(keywords_of(factory))
+    of = embed_fn if name in OF_EMBEDDINGS else loss_fn
+    for right in known:
+        message = rf"^{name}\(\) got an unexpected keyword argument '{right}x'. Did you mean '{right}'"
+        with pytest.raises(TypeError, match=message):
+            factory(of, **REQUIRED.get(name, {}), **{f"{right}x": 1})
+    assert len(known) > 1
+
+
+@pytest.mark.parametrize("name", WITH_A_LOOP)
+def test_every_option_of_an_inner_loop_is_in_the_signature_that_help_shows(name):
+    shown = inspect.signature(getattr(fsj, name)).parameters
+    assert LearnerOptions.__annotations__.keys() <= shown.keys()
+    assert not [one for one in shown.values() if one.kind is one.VAR_KEYWORD]
+
+
+@pytest.mark.parametrize("option", LearnerOptions.__annotations__)
+def test_maml_says_what_every_option_means(option):
+    assert re.search(rf"^    {option}: ", inspect.getdoc(fsj.maml), re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", [*LEARNERS, "metaicl", "multi_task"])

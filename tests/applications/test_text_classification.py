@@ -14,7 +14,7 @@ from fewshot_jax.applications.text_classification import TextClassification
 from fewshot_jax.applications.text_features import features_of_texts
 from fewshot_jax.config import ModelConfig
 from fewshot_jax.config_file import from_dict
-from fewshot_jax.data.episodes import EpisodeSampler, gather
+from fewshot_jax.data.episodes import EpisodeSampler, EpisodeSize, gather
 from fewshot_jax.evaluation.baselines import baselines_of
 from fewshot_jax.models.heads import TextFeatures
 from fewshot_jax.models.text_encoder import TextEncoder, text_encoder
@@ -125,7 +125,8 @@ def test_the_padding_of_uneven_classes_changes_nothing(meta_params, name):
     """Neither its content nor its presence: the loss is that of the real items alone."""
     learner, key = learners()[name], jax.random.key(0)
     label = np.repeat(np.arange(8), 6)
-    sampler = EpisodeSampler(label, ways=WAYS, shots=3, queries=2, min_shots=1, uneven=True, names_from=len(label))
+    size = EpisodeSize(ways=WAYS, shots=3, queries=2, min_shots=1, uneven=True)
+    sampler = EpisodeSampler(label, size, names_from=len(label))
     texts = batch(np.append(label, np.arange(8)), seed=3)
     fields = {field: np.asarray(texts[field]) for field in ("input_ids", "attention_mask")}
     padded = 0

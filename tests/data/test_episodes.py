@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 import fewshot_jax as fsj
-from fewshot_jax.data.episodes import EpisodeSampler, Items, check_enough, gather
+from fewshot_jax.data.episodes import EpisodeSampler, EpisodeSize, Items, Naming, check_enough, gather
 
 CLASSES, PER_CLASS = 12, 9
 LABEL = np.random.default_rng(0).permutation(np.repeat(np.arange(CLASSES), PER_CLASS))
@@ -17,7 +17,8 @@ SIZES = {"ways": 3, "shots": 2, "queries": 4}
 
 
 def sampler(**keywords):
-    return EpisodeSampler(LABEL, **{**SIZES, "seed": 5, **keywords})
+    sizes = {name: keywords.pop(name) for name in list(keywords) if name in EpisodeSize.__dataclass_fields__}
+    return EpisodeSampler(LABEL, EpisodeSize(**{**SIZES, **sizes}), **{"seed": 5, **keywords})
 
 
 def same(one, other):
@@ -179,7 +180,7 @@ def test_each_class_has_its_name_in_the_support_set_and_nothing_else_changes(key
     for step in range(30):
         without, (support, query) = plain.task(step, 1), named.task(step, 1)
         assert same(query, without.query)
-        rows = Items(*(field.reshape(plain.ways, plain.shots + 1) for field in support))
+        rows = Items(*(field.reshape(plain.size.ways, plain.size.shots + 1) for field in support))
         assert same(Items(*(field[:, :-1].reshape(-1) for field in rows)), without.support)
         name = Items(*(field[:, -1] for field in rows))
         np.testing.assert_array_equal(name.mask, rows.mask[:, 0], "a class has a name where it has a text")
@@ -208,19 +209,19 @@ def test_a_data_set_is_drawn_in_proportion_to_a_power_of_its_classes(power):
 
 def test_data_sets_too_small_for_an_episode_are_refused():
     with pytest.raises(fsj.UserError, match=r"train split: no data set has 9 classes \(the largest has 8\); lower"):
-        sampler(ways=9, group=DOMAIN, domain_power=0.5, split="train")
+        sampler(ways=9, group=DOMAIN, domain_power=0.5, naming=Naming("train"))
 
 
 def test_fewer_classes_than_ways_names_split_counts_and_remedy():
     with pytest.raises(fsj.UserError, match=r"^validation split: 12 classes.*13 ways.*lower episodes\.ways"):
-        sampler(ways=13, split="validation")
+        sampler(ways=13, naming=Naming("validation"))
 
 
 def test_a_class_with_too_few_items_is_named():
     names = [f"intent {i}" for i in range(CLASSES)]
     label = np.concatenate([LABEL, [CLASSES] * 3])
     with pytest.raises(fsj.UserError) as error:
-        EpisodeSampler(label, ways=3, shots=2, queries=4, class_names=[*names, "rare"], split="train")
+        EpisodeSampler(label, EpisodeSize(**SIZES), naming=Naming("train", classes=[*names, "rare"]))
     message = str(error.value)
     assert message.startswith("train split: class 'rare' has 3 examples,")
     assert "2 shots + 4 queries = 6" in message
@@ -234,7 +235,7 @@ def test_the_smallest_class_is_named_and_the_others_counted():
 
 def test_no_group_with_enough_classes():
     with pytest.raises(fsj.UserError, match=r"test split: no group has 5 classes \(the largest has 4\).*within_group"):
-        sampler(ways=5, group=GROUP, split="test")
+        sampler(ways=5, group=GROUP, naming=Naming("test"))
 
 
 @pytest.mark.parametrize(
@@ -324,4 +325,4 @@ def test_a_column_of_objects_gives_the_episodes_of_an_array_of_its_type(kind):
 )
 def test_an_item_of_another_type_is_named(column, words):
     with pytest.raises(fsj.UserError, match=words):
-        EpisodeSampler(np.array(column, object), **SIZES)
+        EpisodeSampler(np.array(column, object), EpisodeSize(**SIZES))

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from fewshot_jax.data.episodes import EpisodeSampler
+from fewshot_jax.data.episodes import EpisodeSampler, EpisodeSize
 from fewshot_jax.data.loader import (
     EncodedTexts,
     augment,
@@ -95,7 +95,7 @@ def test_by_frequency_orders_the_words_that_occur():
 
 def draw(encoded, **keywords):
     label = np.repeat(np.arange(4), len(encoded.lengths) // 4)
-    sampler = EpisodeSampler(label, ways=3, shots=2, queries=2, seed=1)
+    sampler = EpisodeSampler(label, EpisodeSize(ways=3, shots=2, queries=2), seed=1)
     return text_episodes(encoded, sampler, **{"step": 0, "tasks": 3, "buckets": (4, 8, 16), **keywords}), sampler
 
 

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from fewshot_jax.applications.image_classification import ImageClassification
 from fewshot_jax.applications.regression import Regression
 from fewshot_jax.config_file import from_dict
-from fewshot_jax.data.episodes import EpisodeSampler, Items
+from fewshot_jax.data.episodes import EpisodeSampler, EpisodeSize, Items
 from fewshot_jax.data.images import ImageSplit
 from fewshot_jax.data.tfidf import tfidf
 from fewshot_jax.evaluation.baselines import NearestCentroid, baselines_of
@@ -65,7 +65,7 @@ def test_accuracy_is_that_of_a_dense_implementation():
     fit_texts, texts = make_texts(30, 0), make_texts(60, 1)
     centroid = NearestCentroid(tfidf(fit_texts, texts))
     vectors = np.hstack([dense_tfidf(fit_texts, texts, ngrams) for ngrams in (word_ngrams, char_ngrams)])
-    sampler = EpisodeSampler(np.repeat(np.arange(6), 10), ways=3, shots=2, queries=5, seed=0)
+    sampler = EpisodeSampler(np.repeat(np.arange(6), 10), EpisodeSize(ways=3, shots=2, queries=5))
     episodes = [sampler.task(step, 0) for step in range(30)]
     ours = [accuracy(centroid, episode) for episode in episodes]
     assert ours == pytest.approx([nearest_centroid(vectors, *episode) for episode in episodes])
@@ -99,7 +99,7 @@ def test_padded_items_do_not_count():
 def test_scores_follow_the_stream_and_are_those_of_scikit_learn():
     texts = make_texts(60, 1)
     centroid = NearestCentroid(tfidf(make_texts(30, 0), texts))
-    sampler = EpisodeSampler(np.repeat(np.arange(6), 10), ways=3, shots=2, queries=5, seed=0)
+    sampler = EpisodeSampler(np.repeat(np.arange(6), 10), EpisodeSize(ways=3, shots=2, queries=5))
     values = centroid.scores(sampler, episodes=10, tasks=4)
     one_by_one = [centroid.predict(sampler.task(i // 4, i % 4)) for i in range(10)]
     assert values["accuracy"].tolist() == [accuracy_score(*judged[:2]) for judged in one_by_one]
