@@ -64,18 +64,18 @@ from fewshot_jax.types import Aux, Params, PyTree
 
 Gradient = Literal["auto", "mixed", "reverse", "first_order"]
 Keep = Literal["all", "gradients", "carry", "sqrt"]
-Objective = Callable[[Params, PyTree], tuple[jax.Array, Aux]]
+InnerObjective = Callable[[Params, PyTree], tuple[jax.Array, Aux]]
 ObjectiveGradient = Callable[[Params, PyTree], tuple[tuple[jax.Array, Aux], Params]]
 Carry = TypeVar("Carry")
 
 _INNER_GRADIENT = "inner_gradient"
 
 
-def _reverse(objective: Objective) -> ObjectiveGradient:
+def _reverse(objective: InnerObjective) -> ObjectiveGradient:
     return jax.value_and_grad(objective, has_aux=True)
 
 
-def _first_order(objective: Objective) -> ObjectiveGradient:
+def _first_order(objective: InnerObjective) -> ObjectiveGradient:
     def value_and_grad(params: Params, operands: PyTree) -> tuple[tuple[jax.Array, Aux], Params]:
         value, grads = jax.value_and_grad(objective, has_aux=True)(params, operands)
         return value, jax.lax.stop_gradient(grads)
@@ -114,7 +114,7 @@ def _first(leaf: jax.Array) -> jax.Array:
     return jax.random.key_data(one).ravel()[0] if jnp.issubdtype(one.dtype, jax.dtypes.prng_key) else one
 
 
-def _mixed(objective: Objective) -> ObjectiveGradient:
+def _mixed(objective: InnerObjective) -> ObjectiveGradient:
     reverse = _reverse(objective)
 
     def plain(params: Params, operands: PyTree) -> tuple[tuple[jax.Array, Aux], Params]:
@@ -154,7 +154,7 @@ def _mixed(objective: Objective) -> ObjectiveGradient:
     return value_and_grad
 
 
-def _only_true_derivatives(objective: Objective) -> ObjectiveGradient:
+def _only_true_derivatives(objective: InnerObjective) -> ObjectiveGradient:
     """`_mixed`, which refuses an objective with a custom derivative rule."""
     mixed = _mixed(objective)
 
@@ -167,7 +167,7 @@ def _only_true_derivatives(objective: Objective) -> ObjectiveGradient:
     return value_and_grad
 
 
-def _auto(objective: Objective) -> ObjectiveGradient:
+def _auto(objective: InnerObjective) -> ObjectiveGradient:
     mixed, reverse = _mixed(objective), _reverse(objective)
 
     def value_and_grad(params: Params, operands: PyTree) -> tuple[tuple[jax.Array, Aux], Params]:
@@ -182,7 +182,7 @@ def _differentiated(leaf: Any) -> bool:
 
 
 # The rule, and what is kept of steps and of blocks where nobody says.
-_RULES: dict[str, tuple[Callable[[Objective], ObjectiveGradient], Keep, BlockPolicy]] = {
+_RULES: dict[str, tuple[Callable[[InnerObjective], ObjectiveGradient], Keep, BlockPolicy]] = {
     "auto": (_auto, "gradients", "matmul"),
     "mixed": (_only_true_derivatives, "gradients", "matmul"),
     "reverse": (_reverse, "all", "all"),
@@ -190,13 +190,13 @@ _RULES: dict[str, tuple[Callable[[Objective], ObjectiveGradient], Keep, BlockPol
 }
 
 
-def _rule(gradient: Gradient) -> tuple[Callable[[Objective], ObjectiveGradient], Keep, BlockPolicy]:
+def _rule(gradient: Gradient) -> tuple[Callable[[InnerObjective], ObjectiveGradient], Keep, BlockPolicy]:
     if gradient not in _RULES:
         raise ValueError(f"gradient={gradient!r} is not one of {', '.join(map(repr, get_args(Gradient)))}")
     return _RULES[gradient]
 
 
-def inner_gradient(objective: Objective, gradient: Gradient) -> ObjectiveGradient:
+def inner_gradient(objective: InnerObjective, gradient: Gradient) -> ObjectiveGradient:
     """Build ``G(params, operands) -> ((loss, aux), grads)`` for an inner objective.
 
     Args:

@@ -148,7 +148,7 @@ def _print_study(result: "StudyResult") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fewshot_jax.search.trial_loop import shown
+    from fewshot_jax.search.trial_loop import short_value
 
     score, ranked, console = result.score, result.ranked(), Console(width=120, soft_wrap=True)
     fields = list(result.trials[0].values) if result.trials else []
@@ -159,7 +159,7 @@ def _print_study(result: "StudyResult") -> None:
     for name in (f"{score.name}{' (%)' if score.percent else ''}", "steps", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in ranked[:_SHOWN]:
-        values = [shown(row.values.get(name)) for name in fields]
+        values = [short_value(row.values.get(name)) for name in fields]
         table.add_row(str(row.number), *values, _score(row.score, score), str(row.steps), f"{row.seconds:.0f}")
     console.print(table)
     states = [row.state for row in result.trials]

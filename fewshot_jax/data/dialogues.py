@@ -38,7 +38,7 @@ class Turn(NamedTuple):
     task: str = ""
 
 
-class Dialogue(NamedTuple):
+class Conversation(NamedTuple):
     """A dialogue.
 
     Attributes:
@@ -58,7 +58,7 @@ def read_dialogues(
     speakers: Mapping[str, str] = SPEAKERS,
     task: str = "task",
     problems: Problems | None = None,
-) -> list[Dialogue]:
+) -> list[Conversation]:
     """Read dialogues from a `.jsonl` file, or a `.gz` of one: one a line, in one of two shapes.
 
     Plain: ``{"turns": [{"speaker": "user", "text": "..."}], "task": "..."}``; a turn may
@@ -91,7 +91,7 @@ def read_dialogues(
 
 
 def replies(
-    dialogues: Iterable[Dialogue],
+    dialogues: Iterable[Conversation],
     *,
     history: int | None = None,
     render: Callable[[Sequence[Turn]], str] | None = None,
@@ -131,7 +131,7 @@ def marked(turns: Sequence[Turn], markers: Mapping[str, str] = MARKERS) -> str:
     return " ".join(f"{markers[turn.speaker]} {turn.text}" for turn in turns)
 
 
-def _dialogue(path: Path, line: int, row: Mapping[str, Any], speakers: Mapping[str, str], field: str) -> Dialogue:
+def _dialogue(path: Path, line: int, row: Mapping[str, Any], speakers: Mapping[str, str], field: str) -> Conversation:
     place = f"{path}, line {line}"
     entries = objects(place, "turns", required(place, row, "turns"))
     if not entries:
@@ -145,7 +145,7 @@ def _dialogue(path: Path, line: int, row: Mapping[str, Any], speakers: Mapping[s
     key = "dialogue_id" if "dialogue_id" in row else "id"
     identity = name(place, key, row[key]) if key in row else f"line {line}"
     turns = (_turn(f"{place}, turn {number}", entry, task, speakers) for number, entry in enumerate(entries, start=1))
-    return Dialogue(tuple(turns), task, f"{path.resolve()}: {identity}")
+    return Conversation(tuple(turns), task, f"{path.resolve()}: {identity}")
 
 
 def _turn(place: str, entry: Mapping[str, Any], task: str, speakers: Mapping[str, str]) -> Turn:

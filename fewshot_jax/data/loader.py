@@ -15,7 +15,7 @@ from fewshot_jax.types import Episode
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Made = TypeVar("Made")
+Prepared = TypeVar("Prepared")
 
 
 class EncodedTexts(NamedTuple):
@@ -140,7 +140,7 @@ def text_episodes(
     return episodes
 
 
-def prefetch(make: Callable[[int], Made], steps: range, *, depth: int = 2) -> Generator[Made, None, None]:
+def prefetch(make: Callable[[int], Prepared], steps: range, *, depth: int = 2) -> Generator[Prepared, None, None]:
     """Yield ``make(step)`` for each step in order, made ahead on one thread by grain.
 
     The thread ends with the generator: after the last step, at `close`, or when `make` raises.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _TOGETHER = 1024  # examples tokenised at once
 Ids = Sequence[int] | np.ndarray
-Item = TypeVar("Item", bound=Hashable)
+Encodable = TypeVar("Encodable", bound=Hashable)
 Encoded = TypeVar("Encoded")
 
 
@@ -68,7 +68,7 @@ class Codec:
         """
         return self.once(examples, self._encode)
 
-    def once(self, items: Sequence[Item], encode: Callable[[Sequence[Item]], list[Encoded]]) -> list[Encoded]:
+    def once(self, items: Sequence[Encodable], encode: Callable[[Sequence[Encodable]], list[Encoded]]) -> list[Encoded]:
         """What ``encode`` makes of each item, called for those alone that are not `known`."""
         if self.known is None:
             return encode(items)

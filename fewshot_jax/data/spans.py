@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NOWHERE, UNJUDGED = 0, -1  # labels of a window without the answer, and of one that says nothing about it
 
 
-class Windows(NamedTuple):
+class QuestionWindows(NamedTuple):
     """A question before each part of its context, ``begin question middle part end``.
 
     Attributes:
@@ -38,7 +38,7 @@ class Windows(NamedTuple):
     answerable: bool
 
 
-def encode_windows(codec: Codec, questions: Sequence[Question]) -> list[Windows]:
+def encode_windows(codec: Codec, questions: Sequence[Question]) -> list[QuestionWindows]:
     """The windows of each question, up to ``codec.windows``, ``codec.stride`` tokens of the context apart.
 
     A question has at most half of the room, the context the rest. The first of several answers is the one to find.
@@ -49,13 +49,13 @@ def encode_windows(codec: Codec, questions: Sequence[Question]) -> list[Windows]
     return codec.once(questions, lambda new: _encode(codec, new))
 
 
-def _encode(codec: Codec, questions: Sequence[Question]) -> list[Windows]:
+def _encode(codec: Codec, questions: Sequence[Question]) -> list[QuestionWindows]:
     asked = codec.tokenizer.encode_batch([one.question for one in questions], add_special_tokens=False)
     texts = codec.tokenizer.encode_batch([one.context for one in questions], add_special_tokens=False)
     return [_windows(codec, *each) for each in zip(questions, asked, texts, strict=True)]
 
 
-def _windows(codec: Codec, question: Question, asked: "Encoding", text: "Encoding") -> Windows:
+def _windows(codec: Codec, question: Question, asked: "Encoding", text: "Encoding") -> QuestionWindows:
     free = codec.max_length - len(codec.begin) - len(codec.middle) - 1
     if free < 2:
         raise UserError(f"tokenizer.max_length={codec.max_length}: leaves no room for a question and its context")
@@ -71,7 +71,7 @@ def _windows(codec: Codec, question: Question, asked: "Encoding", text: "Encodin
     last = -(-max(min(len(text.ids), reached) - room, 0) // step)
     parts = [(begin, min(begin + room, len(text.ids))) for begin in range(0, last * step + 1, step)]
     before, read = [*codec.begin, *ids, *codec.middle], codec.within(text.ids)
-    return Windows(
+    return QuestionWindows(
         ids=[np.array([*before, *read[begin:stop], codec.end], np.int32) for begin, stop in parts],
         first=len(before),
         parts=parts,
@@ -114,12 +114,14 @@ def _too_long(codec: Codec, what: str, length: int, room: int, question: Questio
     codec.cut[what == "answer"] += 1
 
 
-def window_batch(codec: Codec, rows: Sequence[Sequence[Windows]], items: int, length: int) -> dict[str, np.ndarray]:
+def window_batch(
+    codec: Codec, rows: Sequence[Sequence[QuestionWindows]], items: int, length: int
+) -> dict[str, np.ndarray]:
     """The windows of ``T`` tasks as arrays, with ``items`` slots a task and ``W = codec.windows`` a question.
 
     Returns:
         ``input_ids, attention_mask, context_mask [T, items, W, length]``, the last True at tokens of the context;
-        ``start, end [T, items, W]``, see `Windows`, ``UNJUDGED`` where there is no window; ``answerable`` and
+        ``start, end [T, items, W]``, see `QuestionWindows`, ``UNJUDGED`` where there is no window; ``answerable`` and
         ``mask [T, items]``, the latter False where a task has no such item.
     """
     shape = (len(rows), items, codec.windows)
@@ -144,13 +146,13 @@ def window_batch(codec: Codec, rows: Sequence[Sequence[Windows]], items: int, le
     return batch
 
 
-def window_length(codec: Codec, rows: Sequence[Sequence[Windows]]) -> int:
+def window_length(codec: Codec, rows: Sequence[Sequence[QuestionWindows]]) -> int:
     """The bucket of the longest window."""
     longest = max((len(ids) for task in rows for question in task for ids in question.ids), default=1)
     return bucket(longest, codec.buckets)
 
 
-def span_text(context: str, windows: Windows, window: int, start: int, end: int) -> str:
+def span_text(context: str, windows: QuestionWindows, window: int, start: int, end: int) -> str:
     """The part of the context under a span of a window's positions, without white space at its sides; "" at 0."""
     if start == NOWHERE:
         return ""

@@ -4,8 +4,8 @@ from os import PathLike
 from typing import Any
 
 from fewshot_jax.data.records import Record
-from fewshot_jax.data.tfds_source import check_features, decoder, first_line, open_builder, open_source
-from fewshot_jax.errors import UserError
+from fewshot_jax.data.tfds_source import check_features, decoder, open_builder, open_source
+from fewshot_jax.errors import UserError, first_line
 
 
 def read_tfds(

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from fewshot_jax.data.images import LabelledImages
-from fewshot_jax.data.tfds_source import check_features, decoder, first_line, open_builder, open_source
-from fewshot_jax.errors import UserError, require
+from fewshot_jax.data.tfds_source import check_features, decoder, open_builder, open_source
+from fewshot_jax.errors import UserError, first_line, require
 
 
 def read_tfds_images(

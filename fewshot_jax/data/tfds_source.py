@@ -9,7 +9,7 @@ from collections.abc import Callable
 from os import PathLike
 from typing import Any
 
-from fewshot_jax.errors import UserError
+from fewshot_jax.errors import UserError, first_line
 
 # Preparing a data set imports importlib_resources, which tfds 4.9.10 does not require.
 INSTALL = "pip install tensorflow-datasets array_record importlib_resources"
@@ -110,7 +110,3 @@ def _prepare(name: str, data_dir: object) -> str:
         f"tfds.builder({name!r}{folder}, file_format='array_record').download_and_prepare()\"`, "
         f"after `{INSTALL}`."
     )
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

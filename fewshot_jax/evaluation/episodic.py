@@ -25,7 +25,7 @@ from fewshot_jax.parallel.rules import gathered
 from fewshot_jax.types import Episode, Key, MetaLearner, MetaParams, PyTree
 
 TaskScores = Callable[[MetaParams, Episode, Key], PyTree]
-Judge = Callable[[PyTree, Episode], PyTree]  # (outputs, episode) -> scores of one task
+EpisodeJudge = Callable[[PyTree, Episode], PyTree]  # (outputs, episode) -> scores of one task
 BatchScores = Callable[[MetaParams, Episode, Key, int], PyTree]
 WHOLE, DIVIDED = PartitionSpec(), PartitionSpec(TASK)  # on each device; by the task axis
 
@@ -116,7 +116,7 @@ def over_episodes(of_task: Callable[..., PyTree], *, task_chunk: int | None = No
     return OverEpisodes(of_task, task_chunk=task_chunk)
 
 
-def judge_by(scores: Sequence[Score]) -> Judge:
+def judge_by(scores: Sequence[Score]) -> EpisodeJudge:
     """The judge that gives each score by name, and what was written as ``ids`` where something was."""
 
     def judge(outputs: PyTree, episode: Episode) -> dict[str, jax.Array]:
@@ -128,7 +128,7 @@ def judge_by(scores: Sequence[Score]) -> Judge:
 
 
 def episode_scores(
-    learner: MetaLearner, judge: Judge, *, task_chunk: int | None = None, inner_steps: int | None = None
+    learner: MetaLearner, judge: EpisodeJudge, *, task_chunk: int | None = None, inner_steps: int | None = None
 ) -> BatchScores:
     """Compile ``(meta_params, episodes, rng, first) -> scores``, with a leading axis ``[T]``, for a learner.
 

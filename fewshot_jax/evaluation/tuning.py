@@ -15,7 +15,7 @@ import optax
 from fewshot_jax.algorithms.gradient_based import RATES, Adaptation, adaptation
 from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.applications.application import Functions, Score, Stream
-from fewshot_jax.evaluation.episodic import Judge, evaluate_episodes, over_episodes
+from fewshot_jax.evaluation.episodic import EpisodeJudge, evaluate_episodes, over_episodes
 from fewshot_jax.types import Episode, Key, MetaLearner, MetaParams, Params, PyTree
 
 # Numbers of steps -> ``(meta_params, episode, key, rate) -> scores [numbers]``, of one task.
@@ -29,7 +29,7 @@ class Choice(NamedTuple):
     steps: int
 
 
-def fine_tuned(functions: Functions, judge: Judge) -> AfterSteps:
+def fine_tuned(functions: Functions, judge: EpisodeJudge) -> AfterSteps:
     """Fine-tuning: Adam with a rate on all parameters.
 
     Args:
@@ -76,7 +76,7 @@ def with_rates(
     return meta_params, {"inner_rate": jnp.asarray(factor * rate)}
 
 
-def adapted(learner: MetaLearner, judge: Judge, *, rate: float) -> AfterSteps:
+def adapted(learner: MetaLearner, judge: EpisodeJudge, *, rate: float) -> AfterSteps:
     """A learner's own inner loop, its rates multiplied by a factor.
 
     Args:
@@ -118,9 +118,9 @@ class Tuning:
 
     def __init__(
         self,
-        loop: Callable[[Judge], AfterSteps],
+        loop: Callable[[EpisodeJudge], AfterSteps],
         score: Score,
-        judge: Judge,
+        judge: EpisodeJudge,
         *,
         rates: Sequence[float],
         steps: Sequence[int],

@@ -9,7 +9,7 @@ import numpy as np
 
 from fewshot_jax.atomic_write import atomic_files
 from fewshot_jax.config.pretraining import PretrainConfig
-from fewshot_jax.data.pretraining.documents import divide, read_documents
+from fewshot_jax.data.pretraining.documents import divide_documents, read_documents
 from fewshot_jax.data.pretraining.objectives import SENTINELS, Questions, without_special_tokens
 from fewshot_jax.data.pretraining.packing import Windows, pack, read_windows
 from fewshot_jax.data.tokenization import save_tokenizer, train_tokenizer
@@ -42,10 +42,10 @@ def documents_of(config: PretrainConfig) -> Documents:
     """Read the documents and hold some out.
 
     Raises:
-        UserError: as `read_documents` and `divide`.
+        UserError: as `read_documents` and `divide_documents`.
     """
     texts = read_documents(config.corpus)
-    return Documents(*([texts[i] for i in positions] for positions in divide(len(texts), config.corpus)))
+    return Documents(*([texts[i] for i in positions] for positions in divide_documents(len(texts), config.corpus)))
 
 
 def make_tokenizer(config: PretrainConfig, documents: Documents, run: PretrainingDirectory) -> None:

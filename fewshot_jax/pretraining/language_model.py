@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from fewshot_jax.config.pretraining import Objective, PretrainConfig
-from fewshot_jax.data.pretraining.masking import Batch
+from fewshot_jax.data.pretraining.masking import TokenBatch
 from fewshot_jax.data.pretraining.objectives import Vocabulary
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.models.huggingface.fresh import LANGUAGE_MODEL, new_model
@@ -130,7 +130,7 @@ def perplexity(loss: float) -> float:
 
 
 def held_out_loss(
-    module: Transformer, batches: Sequence[Batch], mesh: Mesh
+    module: Transformer, batches: Sequence[TokenBatch], mesh: Mesh
 ) -> Callable[[MetaParams], dict[str, float]]:
     """``meta_params -> validation_loss`` (nats per predicted token, all tokens alike) ``and validation_perplexity``."""
     loss_of = token_loss(module)

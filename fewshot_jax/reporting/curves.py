@@ -191,7 +191,7 @@ def over_inner_steps(record: RunRecord, curve: StepCurve) -> Picture:
     return Picture("inner_steps", png(made, axes), f"{record.unit} against inner steps. {told}.")
 
 
-def over_episodes(record: RunRecord, values: Mapping[str, np.ndarray], shots: int) -> Picture:
+def spread_over_episodes(record: RunRecord, values: Mapping[str, np.ndarray], shots: int) -> Picture:
     """The spread of the score over test episodes, of the learner and of a floor.
 
     Args:

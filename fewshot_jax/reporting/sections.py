@@ -11,11 +11,11 @@ from fewshot_jax.evaluation.statistics import Estimate, estimate, finite, plain
 from fewshot_jax.reporting.curves import (
     LOSS,
     VALIDATION,
-    over_episodes,
     over_inner_steps,
     over_shots,
     over_steps,
     points_of,
+    spread_over_episodes,
 )
 from fewshot_jax.reporting.page import Section, gallery, missing, paragraph, table
 from fewshot_jax.reporting.probe import Probe, fewest_and_most
@@ -189,7 +189,7 @@ def episodes(record: RunRecord, probe: Probe) -> Section:
         values = {name: of for name, of in values.items() if np.isfinite(of).any()}
         if record.learner not in values:
             continue
-        pictures.append(over_episodes(record, values, k))
+        pictures.append(spread_over_episodes(record, values, k))
         for name, of in values.items():
             those = of[np.isfinite(of)]
             spread = record.scale * np.quantile(those, [0, 0.25, 0.5, 0.75, 1])

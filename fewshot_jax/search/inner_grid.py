@@ -18,7 +18,7 @@ from fewshot_jax.applications.application import Score, evaluation_steps
 from fewshot_jax.atomic_write import write_text
 from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError, require
-from fewshot_jax.evaluation.episodic import Judge, evaluate_episodes, over_episodes
+from fewshot_jax.evaluation.episodic import EpisodeJudge, evaluate_episodes, over_episodes
 from fewshot_jax.evaluation.statistics import Estimate, estimate, finite, plain
 from fewshot_jax.evaluation.tuning import with_rates
 from fewshot_jax.training.experiment import evaluation_mesh, experiment_of_run
@@ -93,7 +93,7 @@ def _best(scores: np.ndarray, score: Score) -> int:
 
 def grid_scores(
     learner: MetaLearner,
-    judge: Judge,
+    judge: EpisodeJudge,
     *,
     rates: Sequence[float],
     steps: Sequence[int],
@@ -122,7 +122,7 @@ def grid_scores(
 
 def point_scores(
     learner: MetaLearner,
-    judge: Judge,
+    judge: EpisodeJudge,
     points: Sequence[Point],
     *,
     grid_chunk: int = GRID_CHUNK,

@@ -16,7 +16,7 @@ from fewshot_jax.training.loop import ReportScore
 from fewshot_jax.training.run_directory import RunDirectory
 
 # ``(config, run directory, report) -> score``; ``report(step, score)`` ends a hopeless trial by an exception.
-Objective = Callable[[Config, Path, ReportScore], float]
+TrialObjective = Callable[[Config, Path, ReportScore], float]
 
 
 class Spent(NamedTuple):

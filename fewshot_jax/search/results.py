@@ -86,7 +86,7 @@ class StudyResult(NamedTuple):
         }
 
 
-def rows_of(study: "optuna.Study", score: Score) -> tuple[TrialRow, ...]:
+def trial_rows(study: "optuna.Study", score: Score) -> tuple[TrialRow, ...]:
     """The trials of a study."""
     best = max if score.larger_is_better else min
 

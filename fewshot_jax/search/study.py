@@ -8,8 +8,8 @@ from fewshot_jax.atomic_write import full_disk
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import read_config, write_config
 from fewshot_jax.errors import UserError, require
-from fewshot_jax.search.objective import Objective, train_trial
-from fewshot_jax.search.results import COMPLETE, StudyResult, importance_of, rows_of, write_trials
+from fewshot_jax.search.objective import TrialObjective, train_trial
+from fewshot_jax.search.results import COMPLETE, StudyResult, importance_of, trial_rows, write_trials
 from fewshot_jax.search.samplers import Pruner, Sampler, check_sampler
 from fewshot_jax.search.space import Space, parse_space, read_space, with_values
 from fewshot_jax.search.study_files import StudyFiles
@@ -29,7 +29,7 @@ def tune(
     workers: int = 1,
     evaluate: bool = False,
     quiet: bool = False,
-    objective: Objective = train_trial,
+    objective: TrialObjective = train_trial,
 ) -> StudyResult:
     """Search hyperparameters by the validation score of training runs; the test classes are not looked at.
 
@@ -98,7 +98,7 @@ def _finished(search: Search, *, evaluate: bool) -> StudyResult:
     from fewshot_jax.search import pictures
 
     study, files = search.study(), StudyFiles(search.directory)
-    rows, score = rows_of(study, search.score), search.score
+    rows, score = trial_rows(study, search.score), search.score
     complete = any(row.state == COMPLETE for row in rows)
     best = rows[study.best_trial.number] if complete else None
     if best is None and not any(row.state == "running" for row in rows):

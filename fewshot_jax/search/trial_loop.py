@@ -12,8 +12,8 @@ from fewshot_jax.applications.application import Score
 from fewshot_jax.applications.table import score_of
 from fewshot_jax.config import Config
 from fewshot_jax.errors import Terminated, UserError, WriteError
-from fewshot_jax.search.objective import Objective, spent
-from fewshot_jax.search.results import COMPLETE, rows_of, write_trials
+from fewshot_jax.search.objective import TrialObjective, spent
+from fewshot_jax.search.results import COMPLETE, trial_rows, write_trials
 from fewshot_jax.search.samplers import Pruner, Sampler, pruner_of
 from fewshot_jax.search.space import Space, with_values
 from fewshot_jax.search.study_files import StudyFiles
@@ -43,7 +43,7 @@ class Search(NamedTuple):
     trials: int
     sampler: Sampler
     pruner: Pruner
-    objective: Objective
+    objective: TrialObjective
     quiet: bool
 
     @property
@@ -86,7 +86,7 @@ def work(search: Search) -> None:
             raise
         finally:
             claim.held.release()
-        rows = rows_of(study, search.score)
+        rows = trial_rows(study, search.score)
         with files.alone():
             write_trials(rows, list(search.space.fields), search.score, search.directory / "trials.csv")
         failed = failed + 1 if why else 0
@@ -134,9 +134,9 @@ def _run(search: Search, study: "optuna.Study", claim: Claim) -> str:
 
 def _print(search: Search, study: "optuna.Study", trial: "optuna.Trial", value: float | None, why: str) -> None:
     """Say how a trial ended, and what is the best so far."""
-    rows = rows_of(study, search.score)
+    rows = trial_rows(study, search.score)
     row = rows[trial.number]
-    values = ", ".join(f"{name} {shown(one)}" for name, one in row.values.items())
+    values = ", ".join(f"{name} {short_value(one)}" for name, one in row.values.items())
     how = f"{search.score.name} {value:.4g}" if value is not None else f"{row.state}{f': {why}' if why else ''}"
     print(f"trial {trial.number}: {values}: {how} ({row.seconds:.0f} s)", file=sys.stderr, flush=True)
     left = search.trials - sum(row.state not in ("interrupted", "running", "waiting") for row in rows)
@@ -146,6 +146,6 @@ def _print(search: Search, study: "optuna.Study", trial: "optuna.Trial", value: 
         print(f"  best: {best.value:.4g}, trial {best.number}; {left} to go", file=sys.stderr, flush=True)
 
 
-def shown(value: Any) -> str:
+def short_value(value: Any) -> str:
     """A value of a field, short."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

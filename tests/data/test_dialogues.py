@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from fewshot_jax.data.dialogues import ASSISTANT, USER, Dialogue, Turn, marked, read_dialogues, replies, reply
+from fewshot_jax.data.dialogues import ASSISTANT, USER, Conversation, Turn, marked, read_dialogues, replies, reply
 from fewshot_jax.data.examples import Example
 from fewshot_jax.errors import UserError
 
@@ -67,19 +67,19 @@ def write(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
 def test_a_turn_has_its_service_and_the_values_it_names(write, name, tmp_path):
-    assert read_dialogues(write(name, SGD)) == [Dialogue(TURNS, "Hotels_1+Taxis_2", f"{tmp_path / name}: 1_00000")]
+    assert read_dialogues(write(name, SGD)) == [Conversation(TURNS, "Hotels_1+Taxis_2", f"{tmp_path / name}: 1_00000")]
 
 
 def test_the_plain_shape_needs_no_task_and_no_id(write, tmp_path):
     turns = [{**PLAIN["turns"][0], "speaker": "User"}, {**PLAIN["turns"][1], "values": ["2", "3"]}]
     dialogues = read_dialogues(write("a.jsonl", PLAIN, "", {"turns": turns, "id": 7}))
     assert dialogues == [
-        Dialogue(
+        Conversation(
             (Turn(USER, "Hi", (), "chat"), Turn(ASSISTANT, "Hello 2", (), "chat")),
             "chat",
             f"{tmp_path / 'a.jsonl'}: line 1",
         ),
-        Dialogue(
+        Conversation(
             (Turn(USER, "Hi", (), "a"), Turn(ASSISTANT, "Hello 2", ("2",), "a")), "a", f"{tmp_path / 'a.jsonl'}: 7"
         ),
     ]
@@ -117,7 +117,7 @@ def test_every_reply_reads_the_turns_before_it(write, tmp_path):
 
 
 def test_the_history_is_cut_at_its_beginning():
-    dialogue = Dialogue(TURNS, "", "x")
+    dialogue = Conversation(TURNS, "", "x")
     assert replies([dialogue], history=2)[1].source == f"[SYSTEM] {TURNS[1].text} [USER] And a cab."
     assert replies([dialogue], history=1)[1].source == "[USER] And a cab."
     assert replies([dialogue], history=99) == replies([dialogue])
@@ -127,14 +127,14 @@ def test_the_history_is_cut_at_its_beginning():
 
 def test_a_dialogue_that_the_assistant_opens_gives_no_example_of_it():
     turns = (Turn(ASSISTANT, "Welcome"), Turn(ASSISTANT, "How can I help?"), Turn(USER, "Bye"))
-    assert replies([Dialogue(turns, "", "x")]) == [Example("[SYSTEM] Welcome", "How can I help?", key="x")]
+    assert replies([Conversation(turns, "", "x")]) == [Example("[SYSTEM] Welcome", "How can I help?", key="x")]
 
 
 def test_turns_can_be_written_in_another_way():
     def render(turns):
         return json.dumps([{"role": turn.speaker, "content": turn.text} for turn in turns])
 
-    assert replies([Dialogue(TURNS, "", "x")], history=1, render=render)[1] == reply(
+    assert replies([Conversation(TURNS, "", "x")], history=1, render=render)[1] == reply(
         TURNS[2:3], TURNS[3], key="x", render=render
     )
     assert marked(TURNS[2:], {USER: "U:", ASSISTANT: "A:"}) == "U: And a cab. A: How many seats?"

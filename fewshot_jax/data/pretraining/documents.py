@@ -11,9 +11,9 @@ from fewshot_jax.config.pretraining import CorpusConfig
 from fewshot_jax.data.fields import string
 from fewshot_jax.data.files import read_rows, read_text, suffix_of
 from fewshot_jax.data.generated import generated_intents
-from fewshot_jax.data.tfds_source import check_features, decoder, first_line, open_builder, open_source
+from fewshot_jax.data.tfds_source import check_features, decoder, open_builder, open_source
 from fewshot_jax.data.worlds import WORLDS
-from fewshot_jax.errors import UserError, require
+from fewshot_jax.errors import UserError, first_line, require
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv")
 INTENTS = "text_classification"
@@ -116,7 +116,7 @@ def _tfds_documents(corpus: CorpusConfig) -> list[str]:
     return texts
 
 
-def divide(count: int, corpus: CorpusConfig) -> tuple[np.ndarray, np.ndarray]:
+def divide_documents(count: int, corpus: CorpusConfig) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the documents to train on, and of those that are held out, each in order.
 
     Raises:

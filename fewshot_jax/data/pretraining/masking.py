@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 # int32 or bool arrays [B, L]: see each function.
-Batch = dict[str, np.ndarray]
+TokenBatch = dict[str, np.ndarray]
 
 
-def next_tokens(rows: Batch) -> Batch:
+def next_tokens(rows: TokenBatch) -> TokenBatch:
     """Every token but a document's first is predicted from those before it.
 
     Args:
@@ -44,7 +44,7 @@ def most_masked(length: int, rate: float) -> int:
     return max(round(rate * length), 1)
 
 
-def mask_tokens(rows: Batch, rng: np.random.Generator, tokens: MaskTokens, rate: float) -> Batch:
+def mask_tokens(rows: TokenBatch, rng: np.random.Generator, tokens: MaskTokens, rate: float) -> TokenBatch:
     """Hide a share of the tokens: 80% become the mask token, 10% another token, 10% stay; all are predicted.
 
     Args:
@@ -159,7 +159,7 @@ def _replaced(ids: np.ndarray, hidden: np.ndarray, sentinels: np.ndarray) -> np.
     return out[~hidden | first]
 
 
-def corrupt_spans(ids: np.ndarray, rng: np.random.Generator, lengths: SpanLengths, tokens: SpanTokens) -> Batch:
+def corrupt_spans(ids: np.ndarray, rng: np.random.Generator, lengths: SpanLengths, tokens: SpanTokens) -> TokenBatch:
     """Replace spans of windows by sentinels; the target is the sentinels, each with what it stands for.
 
     Args:

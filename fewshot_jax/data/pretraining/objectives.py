@@ -8,10 +8,10 @@ import numpy as np
 
 from fewshot_jax.config.pretraining import PretrainConfig
 from fewshot_jax.data.pretraining.masking import (
-    Batch,
     MaskTokens,
     SpanLengths,
     SpanTokens,
+    TokenBatch,
     corrupt_spans,
     mask_tokens,
     most_masked,
@@ -142,15 +142,15 @@ def questions(config: PretrainConfig, vocabulary: Vocabulary, *, decoder_start: 
     )
 
 
-def _ask_next(rows: Batch, rng: np.random.Generator) -> Batch:
+def _ask_next(rows: TokenBatch, rng: np.random.Generator) -> TokenBatch:
     return next_tokens(rows)
 
 
-def _ask_masked(rows: Batch, rng: np.random.Generator, *, tokens: MaskTokens, rate: float) -> Batch:
+def _ask_masked(rows: TokenBatch, rng: np.random.Generator, *, tokens: MaskTokens, rate: float) -> TokenBatch:
     return mask_tokens(rows, rng, tokens, rate)
 
 
-def _ask_spans(rows: Batch, rng: np.random.Generator, *, lengths: SpanLengths, tokens: SpanTokens) -> Batch:
+def _ask_spans(rows: TokenBatch, rng: np.random.Generator, *, lengths: SpanLengths, tokens: SpanTokens) -> TokenBatch:
     batch = corrupt_spans(rows["input_ids"], rng, lengths, tokens)
     # The last window of a validation may end in padding: it cannot be cut, so it does not count.
     batch["weight"] = batch["weight"] & np.all(rows["segment"] > 0, axis=1)[:, None]

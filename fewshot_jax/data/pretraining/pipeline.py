@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fewshot_jax.data.pretraining.masking import Batch
+from fewshot_jax.data.pretraining.masking import TokenBatch
 from fewshot_jax.data.pretraining.packing import Windows
 
 if TYPE_CHECKING:
     import grain
 
 # ``(windows [B, L] as rows, rng) -> batch``; picklable where workers are processes.
-Ask = Callable[[Batch, np.random.Generator], Batch]
+Ask = Callable[[TokenBatch, np.random.Generator], TokenBatch]
 _AHEAD = 16  # batches prepared before they are wanted
 
 
@@ -32,7 +32,7 @@ def training_batches(windows: Windows, ask: Ask, *, sequences: int, seed: int) -
     return index.map(windows.rows).random_map(ask)
 
 
-def read_ahead(batches: "grain.MapDataset", steps: range, *, workers: int = 0) -> Generator[Batch, None, None]:
+def read_ahead(batches: "grain.MapDataset", steps: range, *, workers: int = 0) -> Generator[TokenBatch, None, None]:
     """Yield the batches of some steps, prepared ahead by threads or processes.
 
     Args:
@@ -57,7 +57,7 @@ def read_ahead(batches: "grain.MapDataset", steps: range, *, workers: int = 0) -
     yield from rows.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead))
 
 
-def held_out_batches(windows: Windows, ask: Ask, *, sequences: int, batches: int, seed: int) -> list[Batch]:
+def held_out_batches(windows: Windows, ask: Ask, *, sequences: int, batches: int, seed: int) -> list[TokenBatch]:
     """The batches of a validation, the same at every call; the last one is filled up with windows of weight zero.
 
     Args:

@@ -8,7 +8,7 @@ import pytest
 
 from fewshot_jax.config.pretraining import CorpusConfig
 from fewshot_jax.data.generated import generated_intents
-from fewshot_jax.data.pretraining.documents import divide, read_documents
+from fewshot_jax.data.pretraining.documents import divide_documents, read_documents
 from fewshot_jax.data.worlds.languages import FOREIGN_NOUNS, FOREIGN_VERBS
 from fewshot_jax.errors import UserError
 
@@ -116,23 +116,23 @@ def test_a_tfds_data_set_is_a_corpus(tmp_path):
 
 
 def test_the_documents_are_divided_by_a_seed():
-    train, held_out = divide(100, CorpusConfig(validation_share=0.1))
+    train, held_out = divide_documents(100, CorpusConfig(validation_share=0.1))
     assert len(held_out) == 10
     assert sorted([*train, *held_out]) == list(range(100))
-    again = divide(100, CorpusConfig(validation_share=0.1))
-    other = divide(100, CorpusConfig(validation_share=0.1, split_seed=1))
+    again = divide_documents(100, CorpusConfig(validation_share=0.1))
+    other = divide_documents(100, CorpusConfig(validation_share=0.1, split_seed=1))
     assert np.array_equal(held_out, again[1])
     assert not np.array_equal(held_out, other[1])
 
 
 @pytest.mark.parametrize(("share", "held_out"), [(0.01, 1), (0.99, 2)])
 def test_neither_part_is_empty(share, held_out):
-    assert [len(part) for part in divide(3, CorpusConfig(validation_share=share))] == [3 - held_out, held_out]
+    assert [len(part) for part in divide_documents(3, CorpusConfig(validation_share=share))] == [3 - held_out, held_out]
 
 
 def test_one_document_cannot_be_divided():
     with pytest.raises(UserError, match=r"one document.*blank lines"):
-        divide(1, CorpusConfig())
+        divide_documents(1, CorpusConfig())
 
 
 def test_an_integer_is_no_text(tmp_path):
