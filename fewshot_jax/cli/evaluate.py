@@ -22,7 +22,7 @@ _OF_CONFIGS = ("--folds", "--by", "--seeds", "--run-dir")  # what only the evalu
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Evaluate the best checkpoint of a run on unseen classes, beside the floors.
+    """Evaluate the best checkpoint of a run on unseen classes, beside the baselines.
 
     Several runs go into one table if their test episodes are the same. With a config in their place, 'evaluate
     CONFIG --folds K --run-dir DIR' trains and tests on several divisions of its data; for its options see 'evaluate

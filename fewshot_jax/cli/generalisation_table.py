@@ -38,8 +38,8 @@ def print_generalisation(result: "Generalisation") -> None:
     if result.ways:
         of_all.add_row("chance", *(f"{100 / result.ways:.1f}" for _ in shots))
     of_all.add_section()
-    for floor, row in result.gains.items():
-        of_all.add_row(f"{result.learner} - {floor}", *(row[k].text(percent=percent, sign=True) for k in shots))
+    for baseline, row in result.gains.items():
+        of_all.add_row(f"{result.learner} - {baseline}", *(row[k].text(percent=percent, sign=True) for k in shots))
     of_parts.add_column("held out")
     for tested in result.parts:
         cells = [one.text(percent=percent) for one in result.of_part(tested).values()]

@@ -9,22 +9,22 @@ from fewshot_jax.evaluation.statistics import Estimate
 from fewshot_jax.training.results import Evaluation, Measured
 from fewshot_jax.training.rows import MULTI_TASK, PRETRAINED, UNTRAINED
 
-_OF_A_RUN = (UNTRAINED, PRETRAINED, MULTI_TASK)  # what the floors start from that depend on the run's model
+_OF_A_RUN = (UNTRAINED, PRETRAINED, MULTI_TASK)  # what the baselines start from that depend on the run's model
 
 
 def table_rows(evaluations: Sequence[Evaluation]) -> dict[str, dict[int, Estimate]]:
-    """The rows of one or several runs on the same episodes: learners first, then the floors, shared ones once."""
+    """The rows of one or several runs on the same episodes: learners first, then the baselines, shared ones once."""
     own: dict[str, dict[int, Estimate]] = {}
-    floors: dict[str, dict[int, Estimate]] = {}
+    baselines: dict[str, dict[int, Estimate]] = {}
     for evaluation in evaluations:
         of_run = f" ({evaluation.run})" if len(evaluations) > 1 else ""
         for name, row in evaluation.scores.items():
             if name.split(",")[0] == evaluation.learner:
                 own[f"{name}{of_run}"] = row
             else:
-                floors[f"{name}{of_run}" if name.split(",")[0] in _OF_A_RUN else name] = row
-    last = {name: floors.pop(name) for name in [CHANCE] if name in floors}
-    return {**own, **floors, **last}
+                baselines[f"{name}{of_run}" if name.split(",")[0] in _OF_A_RUN else name] = row
+    last = {name: baselines.pop(name) for name in [CHANCE] if name in baselines}
+    return {**own, **baselines, **last}
 
 
 def _more(evaluations: Sequence[Evaluation], number: int, first: Measured, shots: Sequence[int], classes: bool) -> Any:
@@ -45,7 +45,7 @@ def _more(evaluations: Sequence[Evaluation], number: int, first: Measured, shots
 
 
 def print_evaluation(evaluations: Sequence[Evaluation]) -> None:
-    """Print scores with 95% intervals, a row for each learner and for each floor."""
+    """Print scores with 95% intervals, a row for each learner and for each baseline."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -65,8 +65,8 @@ def print_evaluation(evaluations: Sequence[Evaluation]) -> None:
     table.add_section()
     for evaluation in evaluations:
         of_run = f" ({evaluation.run})" if len(evaluations) > 1 else ""
-        for floor, gains in evaluation.gains.items():
-            name = f"{evaluation.learner}{of_run} - {floor}"
+        for baseline, gains in evaluation.gains.items():
+            name = f"{evaluation.learner}{of_run} - {baseline}"
             table.add_row(name, *(gains[k].text(percent=percent, sign=True) for k in shots))
     console = Console()
     console.print(table)
@@ -79,8 +79,8 @@ def print_evaluation(evaluations: Sequence[Evaluation]) -> None:
             pairs = [f"{label} as {other} {share:.1%}" for label, other, share in confusion.worst()]
             if pairs:
                 of_run = f", {evaluation.run}" if len(evaluations) > 1 else ""
-                told = "; ".join(pairs)
-                console.print(f"most often confused, {k}-shot{of_run}: {told}", highlight=False, markup=False)
+                listed = "; ".join(pairs)
+                console.print(f"most often confused, {k}-shot{of_run}: {listed}", highlight=False, markup=False)
     for name, text in first.signatures().items():
         console.print(f"{name}: {text}", highlight=False)
     console.print(f"{first.episodes} episodes of {what}\ncheckpoints: {steps}", highlight=False)

@@ -13,7 +13,7 @@ from fewshot_jax.config import Config
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(ProcessArguments):
-    """Meta-train from a config, then evaluate on unseen classes beside the floors.
+    """Meta-train from a config, then evaluate on unseen classes beside the baselines.
 
     On an existing run directory of the same config, the run goes on where it stopped.
 

@@ -31,7 +31,7 @@ class Arguments:
         study: directory of the study.
         sampler: how values are chosen; gp needs the package torch.
         trials: of the study in all.
-        pruner: how hopeless trials are told, which end early.
+        pruner: how hopeless trials are recognised, which end early.
         workers: processes of this command.
         evaluate: evaluate the best trial on the test tasks.
         quiet: print the result alone, no progress and no notes.
@@ -163,10 +163,10 @@ def _print_study(result: "StudyResult") -> None:
         table.add_row(str(row.number), *values, _score(row.score, score), str(row.steps), f"{row.seconds:.0f}")
     console.print(table)
     states = [row.state for row in result.trials]
-    told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     console.print(
         f"{counted(len(ranked), 'complete trial')}, the best first{'' if len(ranked) <= _SHOWN else f' {_SHOWN}'}; "
-        f"scores of validation tasks, {'more' if score.larger_is_better else 'less'} is better\nall trials: {told}",
+        f"scores of validation tasks, {'more' if score.larger_is_better else 'less'} is better\nall trials: {counts}",
         highlight=False,
     )
     for name, share in sorted(result.importance.items(), key=lambda item: -item[1]):

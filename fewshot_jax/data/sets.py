@@ -57,9 +57,9 @@ def read_sets(
     records = []
     for name, these in found.items():
         given = [one for file in these for one in read_records(file, text=text, label=label, group=group)]
-        own, told = tidy_records(given, str(Path(path) / name))
+        own, own_notes = tidy_records(given, str(Path(path) / name))
         if notes is not None:
-            notes += [f"{name}: {note}" for note in told]
+            notes += [f"{name}: {note}" for note in own_notes]
         records += [
             Record(one.text, f"{name}/{one.label}", name if group is None else f"{name}/{one.group}") for one in own
         ]

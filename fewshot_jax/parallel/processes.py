@@ -120,8 +120,8 @@ def check_agreement(values: Mapping[str, Any], what: str) -> None:
     first, *others = gather_json(dict(values))
     for number, other in enumerate(others, start=1):
         if changed := [name for name in {**first, **other} if first.get(name) != other.get(name)]:
-            told = "; ".join(f"{name}: {first.get(name)} and {other.get(name)}" for name in changed)
-            raise UserError(f"processes 0 and {number} have different {what} ({told}); start all from the same")
+            reported = "; ".join(f"{name}: {first.get(name)} and {other.get(name)}" for name in changed)
+            raise UserError(f"processes 0 and {number} have different {what} ({reported}); start all from the same")
 
 
 @contextlib.contextmanager
@@ -136,8 +136,8 @@ def first_alone() -> Iterator[bool]:
         yield is_first()
     except Exception as error:
         wrong = error
-    told = gather_json(None if wrong is None else str(wrong) or type(wrong).__name__)
+    reported = gather_json(None if wrong is None else str(wrong) or type(wrong).__name__)
     if wrong is not None:
         raise wrong
-    if message := next((one for one in told if one is not None), None):
+    if message := next((one for one in reported if one is not None), None):
         raise UserError(message)

@@ -64,8 +64,8 @@ def confusion(record: RunRecord, probe: Probe) -> Section:
     whence = "The queries of the evaluation" if stored else f"The queries of {probe.episodes} test episodes"
     cut = f" The pictures show the {MOST_CLASSES} most confused of {classes} classes." if classes > MOST_CLASSES else ""
     few = "An episode has a few of the classes, so that shares are of those."
-    told = f"{whence}, labelled by {record.learner}. {few}{cut}"
-    blocks = [paragraph(told), gallery(pictures)]
+    summary = f"{whence}, labelled by {record.learner}. {few}{cut}"
+    blocks = [paragraph(summary), gallery(pictures)]
     for k, one in looked_at.items():
         pairs = confused_pairs(one)
         rows = [[name, other, str(count), f"{share:.1%}"] for name, other, count, share in pairs]
@@ -84,7 +84,7 @@ def calibration(record: RunRecord, probe: Probe) -> Section:
         return Section(title, [missing(probe.missing)])
     pictures = [reliability(one, k, record.chance()) for k, one in probe.calibration.items()]
     bins = len(next(iter(probe.calibration.values())).items)
-    told = (
+    summary = (
         f"The queries of {probe.episodes} test episodes at each number of shots, in {bins} bins of equal width by the "
         "probability of the predicted class; the expected calibration error is the mean distance of a bin's accuracy "
         "from its mean confidence, weighted by its queries (Guo et al., ICML 2017)."
@@ -100,7 +100,7 @@ def calibration(record: RunRecord, probe: Probe) -> Section:
         for k, one in probe.calibration.items()
     ]
     heads = ["episodes", "queries", "expected calibration error", "mean confidence", "accuracy"]
-    blocks = [paragraph(told), gallery(pictures), table("Calibration", heads, rows)]
+    blocks = [paragraph(summary), gallery(pictures), table("Calibration", heads, rows)]
     return Section(title, blocks, pictures, {str(k): one.to_json() for k, one in probe.calibration.items()})
 
 
@@ -119,10 +119,12 @@ def features(record: RunRecord, probe: Probe) -> Section:
         return Section(title, [paragraph("This application's model has no features of whole items to show.")])
     pictures = planes(embedding)
     if embedding.after is not None:
-        told = "Before: the meta-learned parameters. After: those adapted to the support set of the episode."
+        summary = "Before: the meta-learned parameters. After: those adapted to the support set of the episode."
     elif embedding.prototypes:
-        told = f"{record.learner} compares these features; adapting reads the support set and leaves them as they are."
+        summary = (
+            f"{record.learner} compares these features; adapting reads the support set and leaves them as they are."
+        )
     else:
-        told = f"Adapting by {record.learner} leaves the features as they are: what adapts lies above them."
+        summary = f"Adapting by {record.learner} leaves the features as they are: what adapts lies above them."
     where = "Each picture is the plane of the two largest principal components of what it shows."
-    return Section(title, [paragraph(f"{told} {where}"), gallery(pictures)], pictures, embedding.to_json())
+    return Section(title, [paragraph(f"{summary} {where}"), gallery(pictures)], pictures, embedding.to_json())

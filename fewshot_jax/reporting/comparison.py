@@ -11,7 +11,7 @@ from fewshot_jax.reporting.record import Rows, RunRecord, is_chance
 from fewshot_jax.reporting.sections import score_table
 from fewshot_jax.training.rows import MULTI_TASK, PRETRAINED, UNTRAINED
 
-_OF_A_RUN = (UNTRAINED, PRETRAINED, MULTI_TASK)  # what the floors start from that depend on the run's model
+_OF_A_RUN = (UNTRAINED, PRETRAINED, MULTI_TASK)  # what the baselines start from that depend on the run's model
 
 
 def comparison(records: Sequence[RunRecord]) -> dict[str, Section]:
@@ -38,33 +38,35 @@ def test_episodes(record: RunRecord) -> tuple[Any, ...]:
 
 
 def table_of_runs(records: Sequence[RunRecord]) -> tuple[Rows, list[str], dict[str, int]]:
-    """The rows of several runs: learners first, then the floors, once where they are the same for all.
+    """The rows of several runs: learners first, then the baselines, once where they are the same for all.
 
     Returns:
         The rows, which of them are learners', and the number of the run that a row belongs to.
     """
     shared = len({test_episodes(record) for record in records}) == 1
     own: Rows = {}
-    floors: Rows = {}
+    baselines: Rows = {}
     run_of: dict[str, int] = {}
     for number, record in enumerate(records):
         for name, row in record.rows().items():
             of_run = record.is_own(name) or name.split(",")[0] in _OF_A_RUN or not shared
             shown = f"{name} ({record.name})" if of_run else name
-            table = own if record.is_own(name) else floors
+            table = own if record.is_own(name) else baselines
             table[shown] = {**row, **table.get(shown, {})}  # runs may have been judged at other numbers of shots
             if of_run:
                 run_of[shown] = number
-    last = {name: floors.pop(name) for name in list(floors) if is_chance(name)}
-    return {**own, **floors, **last}, list(own), run_of
+    last = {name: baselines.pop(name) for name in list(baselines) if is_chance(name)}
+    return {**own, **baselines, **last}, list(own), run_of
 
 
 def _of_score(records: Sequence[RunRecord], number: int) -> Section:
     first = records[0]
     rows, own, run_of = table_of_runs(records)
     picture = _picture(records, rows, own, run_of, "shots_of_all_runs" + (f"_{number + 1}" if number else ""))
-    told = "The learner of each run, solid, beside its best floor of the same colour and those that all runs share."
-    blocks = [paragraph(f"{told} {'More' if first.score.larger_is_better else 'Less'} is better.")]
+    summary = (
+        "The learner of each run, solid, beside its best baseline of the same colour and those that all runs share."
+    )
+    blocks = [paragraph(f"{summary} {'More' if first.score.larger_is_better else 'Less'} is better.")]
     if len({test_episodes(record) for record in records}) > 1:
         blocks.append(
             missing(
@@ -80,19 +82,19 @@ def _of_score(records: Sequence[RunRecord], number: int) -> Section:
 def _picture(
     records: Sequence[RunRecord], rows: Rows, own: Sequence[str], run_of: dict[str, int], name: str
 ) -> Picture:
-    """Of each run the learner itself and its best floor, and the shared floors."""
+    """Of each run the learner itself and its best baseline, and the shared baselines."""
     first, drawn = records[0], {}
     for record in records:
         learner = f"{record.learner} ({record.name})"
         if learner in rows:
             drawn[learner] = rows[learner]
     for number in range(len(records)):
-        floors = {
+        baselines = {
             row: rows[row] for row, of in run_of.items() if of == number and row not in own and not is_chance(row)
         }
-        if floors:
-            best = (max if first.score.larger_is_better else min)(floors, key=lambda row: _level(floors[row]))
-            drawn[best] = floors[best]
+        if baselines:
+            best = (max if first.score.larger_is_better else min)(baselines, key=lambda row: _level(baselines[row]))
+            drawn[best] = baselines[best]
     drawn |= {row: of for row, of in rows.items() if row not in own and (row not in run_of or is_chance(row))}
     return over_shots(
         drawn,

@@ -48,7 +48,7 @@ def over_steps(
     Args:
         record: of the run.
         lines: by what they are; the first is the one that counts.
-        references: the floors.
+        references: the baselines.
         name: of the picture.
         unit: of the curves, named.
         scale: what the values are multiplied by.
@@ -65,9 +65,9 @@ def over_steps(
     _from_zero(axes, percent=scale == 100)
     _seconds(axes, record)
     legend(made, axes)
-    told = "; ".join(f"{what}: {_course(points, scale)}" for what, points in lines.items() if points)
-    floors = "".join(f"; {what} at {scale * value:.4g}" for what, value in references.items())
-    return Picture(name, png(made, axes), f"Curve of {unit} against outer steps. {told}{floors}.")
+    summary = "; ".join(f"{what}: {_course(points, scale)}" for what, points in lines.items() if points)
+    baselines = "".join(f"; {what} at {scale * value:.4g}" for what, value in references.items())
+    return Picture(name, png(made, axes), f"Curve of {unit} against outer steps. {summary}{baselines}.")
 
 
 def _course(points: Points, scale: float) -> str:
@@ -148,8 +148,8 @@ def over_shots(
     label(axes, "shots (support items of each class)" if classes else "support items", unit)
     _from_zero(axes, percent=scale == 100)
     legend(made, axes)
-    told = "; ".join(f"{row}: {_at_shots(of, scale)}" for row, of in rows.items())
-    return Picture(name, png(made, axes), f"{unit} against shots with 95% intervals. {told}.")
+    summary = "; ".join(f"{row}: {_at_shots(of, scale)}" for row, of in rows.items())
+    return Picture(name, png(made, axes), f"{unit} against shots with 95% intervals. {summary}.")
 
 
 def _at_shots(row: Mapping[int, Estimate], scale: float) -> str:
@@ -183,16 +183,16 @@ def over_inner_steps(record: RunRecord, curve: StepCurve) -> Picture:
     label(axes, "inner steps", f"{record.unit}, validation episodes")
     _from_zero(axes, percent=record.score.percent)
     legend(made, axes)
-    told = "; ".join(
+    summary = "; ".join(
         f"{record.at(shots)}: "
         + ", ".join(f"{record.scale * of.mean:.4g} after {n}" for n, of in zip(curve.steps, scores, strict=True))
         for shots, scores in curve.scores.items()
     )
-    return Picture("inner_steps", png(made, axes), f"{record.unit} against inner steps. {told}.")
+    return Picture("inner_steps", png(made, axes), f"{record.unit} against inner steps. {summary}.")
 
 
 def spread_over_episodes(record: RunRecord, values: Mapping[str, np.ndarray], shots: int) -> Picture:
-    """The spread of the score over test episodes, of the learner and of a floor.
+    """The spread of the score over test episodes, of the learner and of a baseline.
 
     Args:
         record: of the run.
@@ -213,9 +213,9 @@ def spread_over_episodes(record: RunRecord, values: Mapping[str, np.ndarray], sh
     axes.yaxis.get_major_locator().set_params(integer=True)
     label(axes, record.unit, f"test episodes, {record.at(shots)}")
     legend(made, axes)
-    told = "; ".join(
+    summary = "; ".join(
         f"{row}: median {np.median(of):.4g}, from {of.min():.4g} to {of.max():.4g}" for row, of in finite.items()
     )
     return Picture(
-        f"episode_scores_{shots}_shot", png(made, axes), f"Histogram over test episodes, {record.at(shots)}. {told}."
+        f"episode_scores_{shots}_shot", png(made, axes), f"Histogram over test episodes, {record.at(shots)}. {summary}."
     )

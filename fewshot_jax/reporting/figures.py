@@ -63,7 +63,7 @@ def marker(number: int) -> str:
 
 
 def reference(axes: Any, name: str, value: float, number: int, *, vertical: bool = False) -> None:
-    """Draw a floor as a line across the axes."""
+    """Draw a baseline as a line across the axes."""
     line = axes.axvline if vertical else axes.axhline
     style: Any = (":", "--", "-.")[number % 3]
     line(value, color=GREY, linestyle=style, linewidth=1.4, label=shown(name, 44), zorder=1)
@@ -72,7 +72,7 @@ def reference(axes: Any, name: str, value: float, number: int, *, vertical: bool
 def legend(made: Any, axes: Any) -> None:
     """Put the legend below the axes, in a figure that grows by it."""
     found = list(zip(*axes.get_legend_handles_labels(), strict=True))
-    found.sort(key=lambda one: getattr(one[0], "get_color", str)() == GREY)  # floors and marks come last
+    found.sort(key=lambda one: getattr(one[0], "get_color", str)() == GREY)  # baselines and marks come last
     if not found:
         return
     handles, names = zip(*found, strict=True)

@@ -76,13 +76,13 @@ class RunRecord:
         return f"{shots}-shot" if self.of_classes else f"{shots} example{'' if shots == 1 else 's'}"
 
     def rows(self) -> Rows:
-        """The table of the evaluation: the learner's rows first, then the floors; empty where there is none."""
+        """The table of the evaluation: the learner's rows first, then the baselines; empty where there is none."""
         found = rows_of((self.evaluation or {}).get(self.score.name.replace(" ", "_")))
         own = {name: row for name, row in found.items() if self.is_own(name)}
         return {**own, **{name: row for name, row in found.items() if name not in own}}
 
     def is_own(self, row: str) -> bool:
-        """Whether a row is the learner's, not a floor's."""
+        """Whether a row is the learner's, not a baseline's."""
         return row.split(",")[0] == self.learner
 
     def unit_of(self, score: str) -> tuple[str, bool]:
@@ -98,9 +98,9 @@ class RunRecord:
         return 1 / self.config.evaluation.ways if self.of_classes else None
 
     def references(self, shots: Sequence[int]) -> dict[str, float]:
-        """The floors that a curve is drawn beside: chance and the best other floor, means over some numbers of shots.
+        """The baselines that a curve is drawn beside: chance and the best other one, means over some numbers of shots.
 
-        The other floor is that of the test episodes, and only there if the evaluation has all of these shots.
+        The other baseline is that of the test episodes, and only there if the evaluation has all of these shots.
         """
         guess = self.chance()
         lines = {} if guess is None else {CHANCE: guess}
@@ -112,7 +112,7 @@ class RunRecord:
         finite = {name: mean for name, mean in means.items() if math.isfinite(mean)}
         if finite:
             best = (max if self.score.larger_is_better else min)(finite, key=lambda name: finite[name])
-            lines[f"best floor in test: {best}"] = finite[best]
+            lines[f"best baseline in test: {best}"] = finite[best]
         return lines
 
 

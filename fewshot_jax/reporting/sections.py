@@ -52,21 +52,21 @@ def learning(record: RunRecord) -> Section:
     if any(scores.values()):
         pictures.append(over_steps(record, scores, references, name=VALIDATION, unit=record.unit, scale=record.scale))
     seconds = [value for _, value in points_of(record, "seconds")]
-    told = f"{max(seconds):.0f} seconds of training and validation, compilation included." if seconds else ""
+    summary = f"{max(seconds):.0f} seconds of training and validation, compilation included." if seconds else ""
     if record.result is None:
-        told = f"The run is unfinished. {told}"
+        summary = f"The run is unfinished. {summary}"
     elif "best_step" in record.result:
-        told = f"The best checkpoint is that of step {record.result['best_step']}. {told}"
+        summary = f"The best checkpoint is that of step {record.result['best_step']}. {summary}"
     numbers = {
         "loss": [list(point) for point in losses["training tasks, query loss"]],
         record.score.metric: [list(point) for point in points_of(record, record.score.metric)],
         "seconds": [list(point) for point in points_of(record, "seconds")],
     }
-    return Section("Learning curves", [paragraph(told.strip()), gallery(pictures)], pictures, numbers)
+    return Section("Learning curves", [paragraph(summary.strip()), gallery(pictures)], pictures, numbers)
 
 
 def _loss_of_guessing(record: RunRecord, references: Mapping[str, float]) -> dict[str, float]:
-    """The floor of a training loss: a uniform guess of the classes; where the loss is the score, the score's."""
+    """The baseline of a training loss: a uniform guess of the classes; where the loss is the score, the score's."""
     config = record.config
     if not record.of_classes:
         return {} if record.score.percent or record.score.larger_is_better else dict(references)
@@ -93,19 +93,19 @@ def shots(record: RunRecord) -> Section:
         classes=record.of_classes,
     )
     ways = record.evaluation.get("ways")
-    told = (
+    summary = (
         f"{record.evaluation.get('episodes', '?')} test episodes{f' of {ways} ways' if ways else ''}, checkpoint of "
         f"step {record.evaluation.get('checkpoint_step', '?')}; 95% intervals over episodes, of one run. "
         f"{'More' if record.score.larger_is_better else 'Less'} is better."
     )
     measured = score_table(record, f"{record.unit}, test episodes", rows, record.score.percent, own)
-    blocks = [paragraph(told), gallery([picture]), measured]
+    blocks = [paragraph(summary), gallery([picture]), measured]
     gains = rows_of(record.evaluation.get("gain"))
     if gains:
         blocks.append(
             score_table(
                 record,
-                f"{record.unit}: {record.learner} minus each floor, paired by episode",
+                f"{record.unit}: {record.learner} minus each baseline, paired by episode",
                 gains,
                 record.score.percent,
                 sign=True,
@@ -156,7 +156,7 @@ def inner_steps(record: RunRecord, probe: Probe) -> Section:
     if curve is None:
         return Section(title, [paragraph(f"{record.learner} has no inner loop.")])
     picture = over_inner_steps(record, curve)
-    told = (
+    summary = (
         f"The best checkpoint on {probe.episodes} validation episodes at each number of shots, with other numbers of "
         f"inner steps: training took {curve.trained}, evaluation takes {curve.evaluated}. Bands are 95% intervals."
     )
@@ -171,7 +171,7 @@ def inner_steps(record: RunRecord, probe: Probe) -> Section:
         "steps": list(curve.steps),
         "scores": {str(k): [plain(value) for value in scores] for k, scores in curve.scores.items()},
     }
-    return Section(title, [paragraph(told), gallery([picture]), table(record.unit, heads, rows)], [picture], numbers)
+    return Section(title, [paragraph(summary), gallery([picture]), table(record.unit, heads, rows)], [picture], numbers)
 
 
 def episodes(record: RunRecord, probe: Probe) -> Section:
@@ -184,8 +184,8 @@ def episodes(record: RunRecord, probe: Probe) -> Section:
         return Section(title, [missing(probe.missing or "No episodes were measured.")])
     for k in fewest_and_most(tuple(own)):
         values = {record.learner: own[k]}
-        if stored is not None and (floor := _best_floor(record, k)):
-            values[floor] = stored[floor][k]
+        if stored is not None and (baseline := _best_baseline(record, k)):
+            values[baseline] = stored[baseline][k]
         values = {name: of for name, of in values.items() if np.isfinite(of).any()}
         if record.learner not in values:
             continue
@@ -210,8 +210,8 @@ def episodes(record: RunRecord, probe: Probe) -> Section:
     return Section(title, blocks, pictures, numbers)
 
 
-def _best_floor(record: RunRecord, k: int) -> str | None:
-    """The floor with the best mean at a number of shots, of those whose episodes are kept."""
+def _best_baseline(record: RunRecord, k: int) -> str | None:
+    """The baseline with the best mean at a number of shots, of those whose episodes are kept."""
     means = {
         name: float(np.nanmean(of[k]))
         for name, of in (record.episode_scores or {}).items()
