@@ -34,7 +34,13 @@ def main() -> None:
     episodes = dataclasses.replace(start.config.episodes, domain_power=EpisodeConfig().domain_power)
     config = dataclasses.replace(start.config, data=DataConfig(), episodes=episodes)
     shutil.rmtree(PACKAGED, ignore_errors=True)
-    save_model(PACKAGED, halved, config, {"trained on": SOURCES}, lambda where: save_tokenizer(start.model.codec.tokenizer, where))
+    save_model(
+        PACKAGED,
+        halved,
+        config,
+        {"trained on": SOURCES},
+        lambda where: save_tokenizer(start.model.codec.tokenizer, where),
+    )
     for path in sorted(PACKAGED.iterdir()):
         print(f"{path.name:24s} {path.stat().st_size / 1024:8.0f} KiB")
 

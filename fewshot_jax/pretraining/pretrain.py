@@ -13,7 +13,7 @@ import numpy as np
 from fewshot_jax.applications.text_model import directory_of
 from fewshot_jax.config.pretraining import PretrainConfig
 from fewshot_jax.config_file import read_config, to_dict
-from fewshot_jax.data.pretraining.masking import Batch
+from fewshot_jax.data.pretraining.masking import TokenBatch
 from fewshot_jax.data.pretraining.objectives import Questions, questions, vocabulary_of
 from fewshot_jax.data.pretraining.pipeline import held_out_batches, read_ahead, training_batches
 from fewshot_jax.errors import require
@@ -129,7 +129,7 @@ class _Job(NamedTuple):
         """Return the parameters before training, a copy: the first step donates them."""
         return {"params": jax.tree.map(jnp.array, self.pretrained.params)}
 
-    def held_out(self) -> Sequence[Batch]:
+    def held_out(self) -> Sequence[TokenBatch]:
         """Return the batches of held-out documents.
 
         Raises:
