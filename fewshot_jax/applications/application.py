@@ -8,7 +8,7 @@ import jax
 
 from fewshot_jax.applications.optional import OptionalParts
 from fewshot_jax.config import Config
-from fewshot_jax.types import Batch, BatchFn, Episode, Key, LossFn, MetaLearner, MetaParams, Params, PyTree
+from fewshot_jax.types import Batch, BatchFn, Episode, Key, LossFn, Params, PyTree
 
 Stream = Callable[[int, int], Episode]  # (step, tasks) -> the meta-batch of that step, as arrays
 
@@ -121,9 +121,6 @@ class Application(OptionalParts, Protocol):
 
     def fingerprint(self) -> dict[str, str]:
         """A hash of each split's data; with `READING` where files of texts are read."""
-
-    def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
-        """Add the pictures of a trained learner to its run directory."""
 
 
 def episode_seed(config: Config, split: str) -> int:

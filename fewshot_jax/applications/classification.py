@@ -7,9 +7,8 @@ with five ways adapts to any number of classes.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
@@ -20,12 +19,10 @@ from fewshot_jax.algorithms.metric import ABSENT, masked_cross_entropy
 from fewshot_jax.algorithms.proto_maml import prototype_head
 from fewshot_jax.applications.application import Functions, Score, Stream, episode_seed
 from fewshot_jax.applications.optional import HeldOut, OptionalParts
-from fewshot_jax.config import Config, DataConfig
+from fewshot_jax.config import Config
 from fewshot_jax.data.episodes import EpisodeSampler, EpisodeSize, Naming
-from fewshot_jax.data.folds import divide_fold
-from fewshot_jax.data.splits import divide, read_class_split
 from fewshot_jax.models.heads import zero_head
-from fewshot_jax.types import Aux, Batch, BatchFn, Episode, Key, MetaLearner, MetaParams, Params, PyTree
+from fewshot_jax.types import Aux, Batch, BatchFn, Episode, Key, Params, PyTree
 
 JOINT = "joint_head"  # classifies among all training classes (multi_task)
 
@@ -277,9 +274,6 @@ class ClassApplication(OptionalParts):
             asked[here] += found.sum(1, keepdims=True)
         return total, asked
 
-    def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
-        """No pictures."""
-
     def _sampler(self, split: str, section: str, **sizes: Any) -> EpisodeSampler:
         data, episodes, domains = self.splits[split], self.config.episodes, bool(self.config.data.sets)
         return EpisodeSampler(
@@ -291,12 +285,3 @@ class ClassApplication(OptionalParts):
             names_from=len(data.label) if episodes.label_names else None,
             naming=Naming(split, section, data.classes),
         )
-
-
-def class_members(names: Sequence[str], config: DataConfig) -> dict[str, list[str]]:
-    """The classes (or groups) of each split: as a file says, or divided by fractions or into folds."""
-    if config.folds is not None:
-        return divide_fold(names, config.folds, config.fold, config.fractions, config.split_seed)
-    if config.class_split is None:
-        return divide(names, config.fractions, config.split_seed)
-    return read_class_split(Path(config.path or ".") / config.class_split, config.class_split_name)

@@ -11,12 +11,13 @@ import numpy as np
 
 from fewshot_jax import strict_json
 from fewshot_jax.applications.application import Functions, Stream
-from fewshot_jax.applications.classification import ClassApplication, Features, class_members, classification
+from fewshot_jax.applications.classification import ClassApplication, Features, classification
 from fewshot_jax.applications.optional import By
 from fewshot_jax.config import Config, DataConfig
 from fewshot_jax.data.episodes import EpisodeSampler, gather
 from fewshot_jax.data.images import ImageSplit, image_splits, read_npz, read_vinyals_split
 from fewshot_jax.data.sources import data_files
+from fewshot_jax.data.splits import class_members
 from fewshot_jax.data.tfds_images import read_tfds_images
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.models.conv import ConvFeatures

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from fewshot_jax import strict_json
 from fewshot_jax.applications.application import READING
-from fewshot_jax.applications.classification import ClassApplication, class_members
+from fewshot_jax.applications.classification import ClassApplication
 from fewshot_jax.applications.optional import PARTS, By, Shown, SplitTexts
 from fewshot_jax.config import Config, DataConfig
 from fewshot_jax.data.files import Problems, read_records
@@ -17,7 +17,7 @@ from fewshot_jax.data.labels import tidy_records
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.sets import label_text
 from fewshot_jax.data.sources import Request, read_source
-from fewshot_jax.data.splits import TextSplit, split_records
+from fewshot_jax.data.splits import TextSplit, class_members, split_records
 from fewshot_jax.data.tfidf import tfidf
 from fewshot_jax.data.validate import FileFormat, Item
 from fewshot_jax.errors import UserError, require

@@ -5,12 +5,13 @@ An application inherits `OptionalParts` and overrides what it has; holdout, the 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from fewshot_jax.config import Config, DataConfig
 from fewshot_jax.data.validate import FileFormat
 from fewshot_jax.errors import UserError
-from fewshot_jax.types import Episode, PyTree
+from fewshot_jax.types import Episode, MetaLearner, MetaParams, PyTree
 
 By = Literal["class", "domain", "file"]
 PARTS = ("support", "query")
@@ -108,6 +109,10 @@ class OptionalParts(Protocol):
             UserError: there are no texts to show.
         """
         raise UserError("this application has no texts to show; preview a file of examples instead")
+
+    def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
+        """Add the pictures of a trained learner to its run directory; none by default."""
+        del learner, meta_params, directory
 
     def chance(self) -> float | None:
         """Return the expected value of the first score of guessing; None where there is no guess."""

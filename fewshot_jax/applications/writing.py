@@ -14,7 +14,6 @@ import numpy as np
 
 from fewshot_jax import strict_json
 from fewshot_jax.applications.application import READING, Functions, Score, Stream, episode_seed
-from fewshot_jax.applications.classification import class_members
 from fewshot_jax.applications.optional import PARTS, By, HeldOut, OptionalParts, Shown, SplitTexts
 from fewshot_jax.applications.text_codec import TOKENIZER
 from fewshot_jax.applications.text_model import TextModel, fingerprint_of_model
@@ -24,10 +23,10 @@ from fewshot_jax.data.examples import Example
 from fewshot_jax.data.parallel import without_sources
 from fewshot_jax.data.sequences import Codec, lengths, sequence_batch
 from fewshot_jax.data.sources import data_files, read_examples
-from fewshot_jax.data.splits import SPLITS
+from fewshot_jax.data.splits import SPLITS, class_members
 from fewshot_jax.data.tasks import Drawn, NewTasks, PooledTasks, TaskSampler, World
 from fewshot_jax.errors import UserError, require
-from fewshot_jax.types import Episode, MetaLearner, MetaParams
+from fewshot_jax.types import Episode
 
 _TASKS_READ = 400  # generated tasks that a tokenizer is trained on: far more than name every word
 
@@ -279,20 +278,14 @@ class Writing(OptionalParts):
 
     def fingerprint(self) -> dict[str, str]:
         pools = self.pools or {"train": self._generated(self.config, 4)}
-        return {**READING, **{split: _hash(pool) for split, pool in pools.items()}, **fingerprint_of_model(self.config)}
-
-    def draw(self, learner: MetaLearner, meta_params: MetaParams, directory: Path) -> None:
-        """No pictures."""
+        hashes = {split: hashlib.sha256(strict_json.dumps(pool).encode()).hexdigest() for split, pool in pools.items()}
+        return {**READING, **hashes, **fingerprint_of_model(self.config)}
 
 
 def _repetitions(pools: Mapping[str, Sequence[Example]]) -> tuple[str, ...]:
     """How many examples `PooledTasks` skips, in words; nothing where there are none."""
     count = sum(len(pool) - len({(one.task, one.source, one.target) for one in pool}) for pool in pools.values())
     return (f"skipped {count:,} duplicate example{'' if count == 1 else 's'}",) if count else ()
-
-
-def _hash(pool: Sequence[Example]) -> str:
-    return hashlib.sha256(strict_json.dumps(pool).encode()).hexdigest()
 
 
 def batch_of(drawn: Sequence[Drawn], codec: Codec, shots: int, queries: int) -> Episode:

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fewshot_jax.config import DataConfig
 from fewshot_jax.data.duplicates import distinct, notes_of
+from fewshot_jax.data.folds import divide_fold
 from fewshot_jax.data.names import normal_name
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
@@ -92,6 +94,15 @@ def read_class_split(path: Path, name: str | None = None) -> dict[str, list[str]
     }
     check_disjoint(members, path)
     return members
+
+
+def class_members(names: Sequence[str], config: DataConfig) -> dict[str, list[str]]:
+    """The classes (or groups) of each split: as a file says, or divided by fractions or into folds."""
+    if config.folds is not None:
+        return divide_fold(names, config.folds, config.fold, config.fractions, config.split_seed)
+    if config.class_split is None:
+        return divide(names, config.fractions, config.split_seed)
+    return read_class_split(Path(config.path or ".") / config.class_split, config.class_split_name)
 
 
 def check_disjoint(members: Mapping[str, Sequence[str]], where: object) -> None:

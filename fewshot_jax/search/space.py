@@ -8,6 +8,7 @@ A space is a YAML file of dotted fields::
 """
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from fewshot_jax.config import WRITES, Config
+from fewshot_jax.config.names import is_function
 from fewshot_jax.config_file import flat, from_dict, nearest, read_yaml, to_dict
 from fewshot_jax.errors import UserError, require
 
@@ -138,11 +140,12 @@ def parse_space(values: Any, config: Config, *, source: str = "space") -> Space:
             isinstance(given, Mapping) and ("choices" in given) != bool({"low", "high"} & given.keys()),
             f"{where}: expected {{low: ..., high: ...}} or {{choices: [...]}}, got {given!r}",
         )
-        section, field = name.split(".")
-        kind = _kind_of(type(getattr(config, section)), field, where)
+        section, _, field = name.partition(".")
+        own_option = field.startswith("options.")  # of a learner of the user's own, whose value says its type
+        kind = type(known[name]) if own_option else _kind_of(type(getattr(config, section)), field, where)
         fields[name] = _choices(given, kind, where) if "choices" in given else _range(given, kind, where)
         one = fields[name]
-        for value in one.values if isinstance(one, Choices) else (one.low, one.high):
+        for value in () if own_option else one.values if isinstance(one, Choices) else (one.low, one.high):
             _check_value(config, section, field, value, where)
     return Space(source, fields)
 
@@ -155,8 +158,8 @@ def with_values(config: Config, values: Mapping[str, Scalar]) -> Config:
     """
     nested = to_dict(config)
     for name, value in values.items():
-        section, field = name.split(".")
-        nested[section][field] = value
+        *path, field = name.split(".")
+        functools.reduce(lambda place, part: place[part], path, nested)[field] = value
     return from_dict(nested, source=", ".join(f"{name}={value}" for name, value in values.items()))
 
 
@@ -238,6 +241,8 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
     """A value as the field holds it: whole numbers become floats where the field is one."""
     if value is None and type(None) in typing.get_args(kind):
         return None
+    if str in typing.get_args(kind) and isinstance(value, str) and is_function(value):
+        return value
     kind = _without_none(kind)
     if typing.get_origin(kind) is Literal:
         options = typing.get_args(kind)

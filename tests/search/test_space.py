@@ -105,3 +105,16 @@ def test_a_range_may_need_another_searched_field():
     with pytest.raises(UserError, match=r"episodes.shots=2: .*episodes.min_shots=3"):
         with_values(config, {"episodes.shots": 2})
     assert space.fields["episodes.shots"].points() == (1, 2, 3, 4, 5)
+
+
+def test_the_options_of_a_learner_of_ones_own_are_searched():
+    config = from_dict({"learner": {"name": "my_module:build", "options": {"rate": 0.1, "deep": {"norm": "l2"}}}})
+    values = {"learner.options.rate": {"low": 0.01, "high": 1, "log": True}}
+    space = parse_space({**values, "learner.options.deep.norm": {"choices": ["l1", "l2"]}}, config)
+    assert space.fields["learner.options.rate"].high == 1.0
+    assert parse_space({"learner.name": {"choices": ["maml", "my_module:build"]}}, Config())
+    changed = with_values(config, {"learner.options.rate": 0.5, "learner.options.deep.norm": "l1"})
+    assert changed.learner.options == {"rate": 0.5, "deep": {"norm": "l1"}}
+    assert config.learner.options["rate"] == 0.1
+    with pytest.raises(UserError, match=r"unknown field 'learner\.options\.rte'"):
+        parse_space({"learner.options.rte": {"choices": [1]}}, config)
