@@ -9,7 +9,7 @@ import yaml
 
 import fewshot_jax as fsj
 from fewshot_jax.config import APPLIES, ApplicationName, Config, EpisodeConfig, OuterConfig
-from fewshot_jax.config.learners import LEARNERS
+from fewshot_jax.config.learners import LEARNER_RECORDS
 from fewshot_jax.config_file import differences, from_dict, to_dict, write_config
 
 CONFIGS = sorted(
@@ -407,7 +407,7 @@ def test_every_config_of_the_repository_reads(path):
     assert from_dict(to_dict(config)) == config
 
 
-@pytest.mark.parametrize("name", [name for name in LEARNERS if name not in ("cavia", "metaicl")])
+@pytest.mark.parametrize("name", [name for name in LEARNER_RECORDS if name not in ("cavia", "metaicl")])
 def test_one_word_of_the_first_config_changes_the_learner(name):
     """cavia alone needs more, the size of its context; and metaicl a model that writes."""
     config = fsj.read_config(Path(__file__).parents[1] / "configs" / "quickstart.yaml")

@@ -2,7 +2,7 @@
 
 from fewshot_jax.applications.optional import Shown
 from fewshot_jax.applications.table import build_application
-from fewshot_jax.config import APPLICATIONS, NAMES, Config
+from fewshot_jax.config import APPLICATION_NAMES, APPLICATION_RECORDS, Config
 from fewshot_jax.errors import require
 
 
@@ -17,7 +17,7 @@ def training_episode(config: Config) -> list[Shown]:
     Raises:
         UserError: the application has no texts, or its data cannot be used.
     """
-    served = [name for name in NAMES if APPLICATIONS[name].texts]
+    served = [name for name in APPLICATION_NAMES if APPLICATION_RECORDS[name].texts]
     require(
         config.record.texts,
         f"application={config.application}: has no texts to show; preview serves {', '.join(served)}",

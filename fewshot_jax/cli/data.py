@@ -11,7 +11,7 @@ import tyro
 
 from fewshot_jax.cli.arguments import counted, parse, print_json
 from fewshot_jax.cli.examples import example_of
-from fewshot_jax.config.applications import APPLICATIONS, columns_of_files
+from fewshot_jax.config.applications import APPLICATION_RECORDS, columns_of_files
 from fewshot_jax.config_file import nearest, read_config
 from fewshot_jax.errors import UserError, require
 
@@ -99,7 +99,7 @@ def usage() -> str:
 def _ls(arguments: Ls) -> None:
     from fewshot_jax.data.at_hand import applications, generated, prepared
 
-    known = APPLICATIONS
+    known = APPLICATION_RECORDS
     found = {"applications": applications(known), "generated": generated(known), "tfds": prepared(arguments.data_dir)}
     if arguments.json:
         print_json(found)
@@ -136,7 +136,7 @@ def _verdict(report: "FileReport", *, shown: bool) -> str:
 
 
 def _print_report(report: "FileReport") -> None:
-    writes = not APPLICATIONS[report.application].labelled
+    writes = not APPLICATION_RECORDS[report.application].labelled
     print(f"{report.path}: {report.application}, {report.encoding}")
     print(f"  {counted(report.rows, 'example')}, {counted(report.duplicates, 'exact duplicate')}, {report.empty} empty")
     if report.groups:
@@ -211,9 +211,9 @@ def _application(arguments: Validate | Preview) -> str:
 
 def _format_of(application: str) -> "FileFormat":
     """How an application reads a file of its examples."""
-    from fewshot_jax.applications.table import APPLICATIONS as CLASSES
+    from fewshot_jax.applications.table import APPLICATIONS
 
-    return CLASSES[application].file_format
+    return APPLICATIONS[application].file_format
 
 
 # The parts of the command: their arguments and what they do.

@@ -7,9 +7,9 @@ overrides any of them as ``--section.field value``.
 from dataclasses import dataclass, field
 
 from fewshot_jax.config.applications import (
-    APPLICATIONS,
+    APPLICATION_NAMES,
+    APPLICATION_RECORDS,
     APPLIES,
-    NAMES,
     WRITES,
     ApplicationName,
     ApplicationRecord,
@@ -28,9 +28,9 @@ from fewshot_jax.config.running import ParallelConfig, RecoveryConfig
 from fewshot_jax.errors import require
 
 __all__ = [
-    "APPLICATIONS",
+    "APPLICATION_NAMES",
+    "APPLICATION_RECORDS",
     "APPLIES",
-    "NAMES",
     "SECOND_ORDER",
     "WITHOUT_A_LOOP",
     "WRITES",
@@ -71,8 +71,8 @@ class Config:
 
     def __post_init__(self) -> None:
         require(
-            self.application in NAMES,
-            f"application: {self.application!r} is unknown; {nearest(self.application, NAMES)}",
+            self.application in APPLICATION_NAMES,
+            f"application: {self.application!r} is unknown; {nearest(self.application, APPLICATION_NAMES)}",
         )
         require(self.seed >= 0, f"seed={self.seed}: expected zero or more")
         check_fields(self)
@@ -90,4 +90,4 @@ class Config:
     @property
     def record(self) -> ApplicationRecord:
         """What is known of the application without building it."""
-        return APPLICATIONS[self.kind]
+        return APPLICATION_RECORDS[self.kind]

@@ -109,7 +109,7 @@ _HEAD: Fields = {
 _QUESTIONS = _together(_PAIRS, {"tokenizer": ("windows", "stride"), "evaluation": ("null_threshold",)})
 _NO_CONTEXT = "a language model takes no context"
 
-APPLICATIONS: dict[str, ApplicationRecord] = {
+APPLICATION_RECORDS: dict[str, ApplicationRecord] = {
     "text_classification": ApplicationRecord(
         fields=_together(_DATA, _CLASSES, _TEXTS, _LABELLED_TEXTS, _HEAD),
         checks=(check_transformer, check_pretrained_encoder),
@@ -195,7 +195,7 @@ APPLICATIONS: dict[str, ApplicationRecord] = {
 
 def kind_of(application: str, config: "Config") -> str:
     """Return the name of the record that describes a config: its application, or a kind of that."""
-    for name, record in APPLICATIONS.items():
+    for name, record in APPLICATION_RECORDS.items():
         section, field, value = record.when
         if record.variant_of == application and getattr(getattr(config, section), field) == value:
             return name
@@ -204,11 +204,11 @@ def kind_of(application: str, config: "Config") -> str:
 
 def kinds(flag: str) -> tuple[str, ...]:
     """Return the names of the records of which a flag is set."""
-    return tuple(name for name, record in APPLICATIONS.items() if getattr(record, flag))
+    return tuple(name for name, record in APPLICATION_RECORDS.items() if getattr(record, flag))
 
 
 def columns_of_files(
-    applications: Mapping[str, ApplicationRecord] = APPLICATIONS, *, text: str = "text", label: str = "label"
+    applications: Mapping[str, ApplicationRecord] = APPLICATION_RECORDS, *, text: str = "text", label: str = "label"
 ) -> dict[str, tuple[tuple[str, ...], ...]]:
     """Return the columns by which files of each application are detected, see `ApplicationRecord.columns`.
 
@@ -227,22 +227,22 @@ def columns_of_files(
     }
 
 
-NAMES = tuple(name for name, record in APPLICATIONS.items() if not record.variant_of)
+APPLICATION_NAMES = tuple(name for name, record in APPLICATION_RECORDS.items() if not record.variant_of)
 if TYPE_CHECKING:
     ApplicationName = str
 else:
-    ApplicationName = Literal[NAMES]
+    ApplicationName = Literal[APPLICATION_NAMES]
 
 HEADS, WRITERS, TEXTS = kinds("head"), kinds("tokens"), kinds("texts")
-WRITES = tuple(name for name in kinds("pairs") if name in NAMES)  # read a text and write another
+WRITES = tuple(name for name in kinds("pairs") if name in APPLICATION_NAMES)  # read a text and write another
 # Of the fields that say something about some applications only: which those are.
 APPLIES: dict[str, dict[str, tuple[str, ...]]] = {
     section: {
-        name: tuple(kind for kind, record in APPLICATIONS.items() if name in record.fields.get(section, ()))
-        for record in APPLICATIONS.values()
+        name: tuple(kind for kind, record in APPLICATION_RECORDS.items() if name in record.fields.get(section, ()))
+        for record in APPLICATION_RECORDS.values()
         for name in record.fields.get(section, ())
     }
-    for section in dict.fromkeys(section for record in APPLICATIONS.values() for section in record.fields)
+    for section in dict.fromkeys(section for record in APPLICATION_RECORDS.values() for section in record.fields)
 }
 
 

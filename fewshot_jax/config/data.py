@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from fewshot_jax.config.names import check_name
-from fewshot_jax.config.sources import SOURCES, SourceRecord, source_record
+from fewshot_jax.config.sources import SOURCE_RECORDS, SourceRecord, source_record
 from fewshot_jax.errors import require
 
 if TYPE_CHECKING:
     SourceName = str
 else:
-    SourceName = Literal[tuple(SOURCES)] | str  # the help of the command line lists the names
+    SourceName = Literal[tuple(SOURCE_RECORDS)] | str  # the help of the command line lists the names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class DataConfig:
         return source_record(self.source)
 
     def __post_init__(self) -> None:
-        check_name("data.source", self.source, SOURCES)
+        check_name("data.source", self.source, SOURCE_RECORDS)
         require(
             not self.options or self.record.takes_options,
             f"data.options={self.options}: are of a source of your own; leave them out with {self.source}",

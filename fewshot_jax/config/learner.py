@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from fewshot_jax.config.learners import LEARNERS, LearnerRecord, learner_record
+from fewshot_jax.config.learners import LEARNER_RECORDS, LearnerRecord, learner_record
 from fewshot_jax.config.names import check_name, is_function
 from fewshot_jax.errors import UserError, require
 
@@ -22,7 +22,7 @@ def check_pattern(field: str, pattern: str | None) -> None:
 if TYPE_CHECKING:
     LearnerName = str
 else:
-    LearnerName = Literal[tuple(LEARNERS)] | str  # the help of the command line lists the names
+    LearnerName = Literal[tuple(LEARNER_RECORDS)] | str  # the help of the command line lists the names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class LearnerConfig:
         return learner_record(self.name)
 
     def __post_init__(self) -> None:
-        check_name("learner.name", self.name, LEARNERS)
+        check_name("learner.name", self.name, LEARNER_RECORDS)
         require(
             not self.options or is_function(self.name),
             f"learner.options={self.options}: are of a learner of your own; leave them out with {self.name}",

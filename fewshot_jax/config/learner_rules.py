@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from fewshot_jax.config.applications import WRITES
-from fewshot_jax.config.learners import LEARNERS
+from fewshot_jax.config.learners import LEARNER_RECORDS
 from fewshot_jax.errors import require
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def check_learner(config: "Config") -> None:
         f"learner.name={name}: reads its examples before it writes; take an application that writes "
         f"({', '.join(WRITES)}), or model.classifier=label_names, with model.architecture=decoder",
     )
-    for other, its in LEARNERS.items():
+    for other, its in LEARNER_RECORDS.items():
         for field in its.only:
             value = getattr(config.learner, field)
             require(

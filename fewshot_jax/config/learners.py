@@ -39,7 +39,7 @@ class LearnerRecord:
 
 
 _CHOOSES_ITSELF = "{name} chooses itself what adapts; leave it out, or take maml"
-LEARNERS: dict[str, LearnerRecord] = {
+LEARNER_RECORDS: dict[str, LearnerRecord] = {
     "maml": LearnerRecord(second_order=True),
     "fomaml": LearnerRecord(),
     "anil": LearnerRecord(second_order=True, chooses_params=True, refuses={"inner.params": _CHOOSES_ITSELF}),
@@ -67,13 +67,13 @@ LEARNERS: dict[str, LearnerRecord] = {
     # The baseline of cavia has its model, whose context stays at zero.
     "multi_task": LearnerRecord(joint=True, context=None),
 }
-OWN = LearnerRecord(has_loop=False, context=None)  # of a function of the user's own, of which nothing is known
+_OWN = LearnerRecord(has_loop=False, context=None)  # of a function of the user's own, of which nothing is known
 
-WITHOUT_A_LOOP = tuple(name for name, one in LEARNERS.items() if not one.has_loop)
-METRIC = tuple(name for name, one in LEARNERS.items() if one.compares_classes and not one.has_loop)
-SECOND_ORDER = tuple(name for name, one in LEARNERS.items() if one.second_order)
+WITHOUT_A_LOOP = tuple(name for name, one in LEARNER_RECORDS.items() if not one.has_loop)
+METRIC = tuple(name for name, one in LEARNER_RECORDS.items() if one.compares_classes and not one.has_loop)
+SECOND_ORDER = tuple(name for name, one in LEARNER_RECORDS.items() if one.second_order)
 
 
 def learner_record(name: str) -> LearnerRecord:
     """Return what a config knows of a learner, by its name."""
-    return OWN if is_function(name) else LEARNERS[name]
+    return _OWN if is_function(name) else LEARNER_RECORDS[name]

@@ -23,15 +23,15 @@ class SourceRecord:
     takes_options: bool = False
 
 
-SOURCES: dict[str, SourceRecord] = {
+SOURCE_RECORDS: dict[str, SourceRecord] = {
     "generated": SourceRecord(),  # from the package; it ignores a path, which another source of the same config reads
     "files": SourceRecord(),
     "tfds": SourceRecord(),
     "smlmt": SourceRecord(labelled_only=True),
 }
-OWN = SourceRecord(has_paths=False, takes_options=True)  # a function of the user's own
+_OWN = SourceRecord(has_paths=False, takes_options=True)  # a function of the user's own
 
 
 def source_record(name: str) -> SourceRecord:
     """Return what a config knows of a source, by its name."""
-    return OWN if is_function(name) else SOURCES[name]
+    return _OWN if is_function(name) else SOURCE_RECORDS[name]

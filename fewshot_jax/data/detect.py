@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 
 from fewshot_jax import strict_json
-from fewshot_jax.config.applications import APPLICATIONS, ApplicationRecord, columns_of_files
+from fewshot_jax.config.applications import APPLICATION_RECORDS, ApplicationRecord, columns_of_files
 from fewshot_jax.data.fields import kind, listed
 from fewshot_jax.data.files import jsonl_rows, read_rows, read_text, suffix_of
 from fewshot_jax.data.spreadsheet import start_of_cells, without_separator
@@ -24,7 +24,7 @@ def detect_application(
     label: str = "label",
     prefer: str | None = None,
     flag: str | None = None,
-    applications: Mapping[str, ApplicationRecord] = APPLICATIONS,
+    applications: Mapping[str, ApplicationRecord] = APPLICATION_RECORDS,
 ) -> str:
     """Return the name of the application whose columns a file has, or the field at the top of its JSON.
 

@@ -15,7 +15,7 @@ from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
 from fewshot_jax.named_function import call_function
 
-Item = TypeVar("Item", Record, Example)
+AnyItem = TypeVar("AnyItem", Record, Example)
 
 
 class Request(NamedTuple):
@@ -85,7 +85,7 @@ SOURCES: dict[str, Callable[[Request], list[Record] | list[Example]]] = {
 }
 
 
-def read_source(request: Request, kind: type[Item]) -> list[Item]:
+def read_source(request: Request, kind: type[AnyItem]) -> list[AnyItem]:
     """Read what a config names as its source.
 
     Args:

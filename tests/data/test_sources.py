@@ -10,7 +10,7 @@ from fewshot_jax.applications.table import build_application
 from fewshot_jax.cli.arguments import parse_run
 from fewshot_jax.cli.train import Arguments
 from fewshot_jax.config import DataConfig
-from fewshot_jax.config.sources import SOURCES as RECORDS
+from fewshot_jax.config.sources import SOURCE_RECORDS
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.sources import SOURCES, read_examples
 
@@ -61,7 +61,7 @@ def own_sources(tmp_path, monkeypatch):
 
 
 def test_the_table_and_the_config_have_the_same_sources():
-    assert SOURCES.keys() == RECORDS.keys()
+    assert SOURCES.keys() == SOURCE_RECORDS.keys()
 
 
 def test_its_options_reach_it_and_its_records_are_read_as_those_of_files():

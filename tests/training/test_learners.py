@@ -13,7 +13,7 @@ import fewshot_jax as fsj
 from fewshot_jax.algorithms.partition import leaf_path
 from fewshot_jax.applications.regression import Regression
 from fewshot_jax.config import SECOND_ORDER, WITHOUT_A_LOOP
-from fewshot_jax.config.learners import LEARNERS as RECORDS
+from fewshot_jax.config.learners import LEARNER_RECORDS
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.runs.optimizer import decays
 from fewshot_jax.training.learners import LEARNERS, build_learner
@@ -51,7 +51,7 @@ def state_of(config):
 
 
 def test_the_table_the_config_and_the_public_functions_have_the_same_learners():
-    assert RECORDS.keys() == LEARNERS.keys()
+    assert LEARNER_RECORDS.keys() == LEARNERS.keys()
     assert LEARNERS.keys() <= set(fsj.__all__)
     assert {*SECOND_ORDER, *WITHOUT_A_LOOP} < LEARNERS.keys()
 
