@@ -81,7 +81,7 @@ from fewshot_jax.training.holdout import parts_of
 from transformers import CamembertConfig
 
 labelled, written = map(from_dict, json.load(open("configs.json")))
-fsj.train(labelled, "labelled", quiet=True)
+assert sum(map(len, build_application(labelled).labels().values())) == 16
 
 assert main(["data", "validate", "articles.csv"]) == 0
 fsj.train(written, "written", quiet=True)
@@ -103,8 +103,7 @@ print("all four")
 
 
 def test_the_recipes_inside_the_package_work(extended, tmp_path):
-    learner = {"learner": {"name": "fo_anil"}, "outer": {"steps": 2, "tasks": 2}}
-    labelled = {**RUN, **learner, "data": {"source": "commands", "options": {"verbs": 16}}}
+    labelled = {**RUN, "data": {"source": "commands", "options": {"verbs": 16}}}
     labelled["episodes"] = {**RUN["episodes"], "within_group": False}
     articles = [f"{paper},{paper} says w{i} w{i + 1},w{i}" for paper in "abc" for i in range(6)]
     (tmp_path / "articles.csv").write_text("\n".join(["task,article,summary", *articles]) + "\n", encoding="utf-8")
