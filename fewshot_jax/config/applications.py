@@ -233,7 +233,6 @@ if TYPE_CHECKING:
 else:
     ApplicationName = Literal[APPLICATION_NAMES]
 
-HEADS, WRITERS, TEXTS = kinds("head"), kinds("tokens"), kinds("texts")
 WRITES = tuple(name for name in kinds("pairs") if name in APPLICATION_NAMES)  # read a text and write another
 # Of the fields that say something about some applications only: which those are.
 APPLIES: dict[str, dict[str, tuple[str, ...]]] = {

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fewshot_jax.algorithms.partition import leaf_path
 from fewshot_jax.applications.table import build_application
-from fewshot_jax.config.learners import LEARNERS
+from fewshot_jax.config.learners import LEARNER_RECORDS
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.errors import UserError
 from fewshot_jax.parallel.mesh import batch_shards, host_values, local_copy, make_mesh, place, replicate, shard_tasks
@@ -25,7 +25,7 @@ from fewshot_jax.training.optimizer import outer_optimizer
 from tests.small_run import DATA, initial_state
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices, simulated or real")
-NAMES = tuple(LEARNERS)
+NAMES = tuple(LEARNER_RECORDS)
 KEY = jax.random.key(3)
 
 
