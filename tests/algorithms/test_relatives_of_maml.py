@@ -43,17 +43,23 @@ def make_episodes(seed=1):
 
 
 def gradient_of(learner, meta_params=None, **keywords):
+    """The direction of the outer optimizer, compiled as a whole unless there are keywords, which stay plain values."""
     meta_params = learner.init(make_params(), jax.random.key(0)) if meta_params is None else meta_params
-    return learner.grad(meta_params, make_episodes(), jax.random.key(1), **keywords)[0]
+    grad = learner.grad if keywords else jax.jit(learner.grad)
+    return grad(meta_params, make_episodes(), jax.random.key(1), **keywords)[0]
+
+
+def raveled(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def close(given, expected, tolerance=1e-10):
-    a, b = ravel_pytree(given)[0], ravel_pytree(expected)[0]
+    a, b = raveled(given), raveled(expected)
     assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b), np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 def distant(given, expected):
-    a, b = ravel_pytree(given)[0], ravel_pytree(expected)[0]
+    a, b = raveled(given), raveled(expected)
     return bool(np.linalg.norm(a - b) > 1e-3 * np.linalg.norm(b))
 
 
@@ -63,11 +69,14 @@ def by_finite_differences(learner, meta_params, step=1e-6):
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(1), jnp.arange(TASKS))
 
     @jax.jit
-    def mean_loss(flat):
-        return jax.vmap(lambda e, k: learner.loss(unravel(flat), e, k)[0])(make_episodes(), keys).mean()
+    def mean_losses(points):
+        def mean_loss(point):
+            return jax.vmap(lambda e, k: learner.loss(unravel(point), e, k)[0])(make_episodes(), keys).mean()
 
-    moves = step * jnp.eye(flat.size)
-    rise = jax.vmap(lambda move: mean_loss(flat + move) - mean_loss(flat - move))(moves)
+        return jax.vmap(mean_loss)(points)
+
+    flat, moves = np.asarray(flat), step * np.eye(flat.size)
+    rise = mean_losses(flat + moves) - mean_losses(flat - moves)
     return unravel(rise / (2 * step))
 
 
@@ -83,7 +92,7 @@ def test_first_order_is_second_order_where_the_hessian_vanishes(float64):
     episodes = fsj.Episode({"slope": slopes}, {"slope": [2 * leaf for leaf in slopes]})
     meta_params = {"params": make_params()}
     grads = [
-        build(linear, inner_optimizer=SGD, inner_steps=3).grad(meta_params, episodes, jax.random.key(0))[0]
+        jax.jit(build(linear, inner_optimizer=SGD, inner_steps=3).grad)(meta_params, episodes, jax.random.key(0))[0]
         for build in (fsj.fomaml, fsj.maml)
     ]
     close(*grads)
@@ -91,11 +100,14 @@ def test_first_order_is_second_order_where_the_hessian_vanishes(float64):
 
 def test_first_order_is_the_query_gradient_at_the_adapted_parameters(float64):
     learner = fsj.fomaml(loss_fn, inner_optimizer=SGD, inner_steps=3)
-    episodes, total = make_episodes(), 0
-    for task in range(TASKS):
-        support, query = jax.tree.map(lambda leaf, t=task: leaf[t], episodes)
-        adapted = learner.adapt({"params": make_params()}, support, jax.random.key(0))
-        total += ravel_pytree(jax.grad(lambda p, q=query: loss_fn(p, q, None)[0])(adapted))[0] / TASKS
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(None, 0, 0))
+    def query_gradient(meta_params, support, query):
+        adapted = learner.adapt(meta_params, support, jax.random.key(0))
+        return jax.grad(lambda params: loss_fn(params, query, None)[0])(adapted)
+
+    total = jax.tree.map(lambda leaf: leaf.mean(0), query_gradient({"params": make_params()}, *make_episodes()))
     close(gradient_of(learner), total)
     assert distant(gradient_of(fsj.maml(loss_fn, inner_optimizer=SGD, inner_steps=3)), total)
 
@@ -111,7 +123,8 @@ def test_anil_that_adapts_all_is_maml(float64):
 def test_the_inner_loop_moves_one_part_and_the_outer_loop_both(float64, build, moves):
     learner = build(loss_fn, inner_optimizer=SGD, inner_steps=2)
     meta_params = learner.init(make_params(), jax.random.key(0))
-    adapted = learner.adapt(meta_params, jax.tree.map(lambda leaf: leaf[0], make_episodes().support), jax.random.key(1))
+    support = jax.tree.map(lambda leaf: leaf[0], make_episodes().support)
+    adapted = jax.jit(learner.adapt)(meta_params, support, jax.random.key(1))
     moved = {name for name in adapted if distant(adapted[name], meta_params["params"][name])}
     assert moved == {moves}
     close(gradient_of(learner), by_finite_differences(learner, meta_params), 1e-6)
@@ -155,12 +168,14 @@ def test_reptile_leaves_what_does_not_adapt_where_it_is(float64):
 
 def test_reptile_of_equal_tasks_is_that_of_one_also_in_half_precision():
     """The weights 1/T are no numbers of bfloat16: rounded to them, they would not sum to one."""
-    tasks, move = 15, jax.random.normal(jax.random.key(0), (1, 200), jnp.bfloat16)
+    tasks, move = 15, np.random.default_rng(0).normal(size=(1, 200)).astype(jnp.bfloat16)
     learner = fsj.reptile(lambda p, batch, rng: (jnp.mean(batch @ p), {}), inner_optimizer=optax.sgd(1.0))
-    episodes = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], tasks, 0), fsj.Episode(move, move))
+    episodes = jax.tree.map(lambda leaf: np.repeat(leaf[None], tasks, 0), fsj.Episode(move, move))
     meta_params = learner.init(jnp.zeros(200, jnp.bfloat16), jax.random.key(0))
     together, alone = (
-        learner.grad(meta_params, jax.tree.map(lambda leaf, n=n: leaf[:n], episodes), jax.random.key(0))[0]["params"]
+        jax.jit(learner.grad)(meta_params, jax.tree.map(lambda leaf, n=n: leaf[:n], episodes), jax.random.key(0))[0][
+            "params"
+        ]
         for n in (tasks, 1)
     )
     np.testing.assert_array_equal(together.astype(float), alone.astype(float))
@@ -178,14 +193,16 @@ def test_meta_sgd_with_equal_rates_is_maml(float64):
 def test_the_rates_of_one_step_have_the_gradient_of_the_paper(float64):
     """d L_q(theta - alpha g) / d alpha = -g L_q'(theta - alpha g), elementwise."""
     learner = fsj.meta_sgd(loss_fn, inner_rate=RATE, inner_steps=1)
-    episodes, expected = make_episodes(), 0
-    for task in range(TASKS):
-        support, query = jax.tree.map(lambda leaf, t=task: leaf[t], episodes)
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(None, 0, 0))
+    def by_hand(params, support, query):
         value = lambda params, batch: loss_fn(params, batch, None)[0]  # noqa: E731
-        inner = jax.grad(value)(make_params(), support)
-        adapted = jax.tree.map(lambda p, g: p - RATE * g, make_params(), inner)
-        outer = jax.grad(value)(adapted, query)
-        expected += ravel_pytree(jax.tree.map(lambda g, o: -g * o / TASKS, inner, outer))[0]
+        inner = jax.grad(value)(params, support)
+        adapted = jax.tree.map(lambda p, g: p - RATE * g, params, inner)
+        return jax.tree.map(lambda g, o: -g * o, inner, jax.grad(value)(adapted, query))
+
+    expected = jax.tree.map(lambda leaf: leaf.mean(0), by_hand(make_params(), *make_episodes()))
     close(gradient_of(learner)["inner_rates"], expected)
 
 
@@ -214,8 +231,9 @@ def test_each_step_has_its_rates_and_later_ones_the_last(float64):
     meta_params["inner_rates"] = {path: jnp.array([0.3, 0.1]) for path in meta_params["inner_rates"]}
     support = jax.tree.map(lambda leaf: leaf[0], make_episodes().support)
     by_hand = make_params()
+    slope = jax.jit(jax.grad(lambda p: loss_fn(p, support, None)[0]))
     for rate in (0.3, 0.1, 0.1, 0.1):
-        grads = jax.grad(lambda p: loss_fn(p, support, None)[0])(by_hand)
+        grads = slope(by_hand)
         by_hand = jax.tree.map(lambda p, g, r=rate: p - r * g, by_hand, grads)
     close(learner.adapt(meta_params, support, jax.random.key(0), inner_steps=4), by_hand)
 
@@ -308,6 +326,17 @@ def plus_plus():
     return fsj.maml_plus_plus(loss_fn, inner_rate=RATE, inner_steps=3, multi_step_share=0.4, first_order_share=0.6)
 
 
+@functools.cache
+def grad_plus_plus():
+    """One program for every progress."""
+    return jax.jit(lambda meta_params, progress: gradient_of(plus_plus(), meta_params, progress=progress))
+
+
+@functools.cache
+def maml_after(steps, gradient):
+    return raveled(gradient_of(maml_with_rates(inner_steps=steps, gradient=gradient), with_rates()))
+
+
 @pytest.mark.parametrize("traced", [False, True])
 @pytest.mark.parametrize("progress", [0.0, 0.1, 0.3, 0.4, 0.5, 0.6, 0.9])
 def test_maml_plus_plus_is_a_weighted_sum_of_mamls(float64, progress, traced):
@@ -315,12 +344,9 @@ def test_maml_plus_plus_is_a_weighted_sum_of_mamls(float64, progress, traced):
     weights = multi_step_weights(progress / 0.4, 3)
     expected = 0
     for steps, weight in enumerate(weights, start=1):
-        expected += (
-            weight * ravel_pytree(gradient_of(maml_with_rates(inner_steps=steps, gradient=gradient), with_rates()))[0]
-        )
+        expected += weight * maml_after(steps, gradient)
     if traced:
-        meta_params = with_rates()
-        given = jax.jit(lambda p: gradient_of(plus_plus(), meta_params, progress=p))(progress)
+        given = grad_plus_plus()(with_rates(), progress)
     else:
         given = gradient_of(plus_plus(), progress=progress)
     close(given, expected)
@@ -356,7 +382,7 @@ def test_without_progress_training_counts_as_done(float64):
 
 def test_other_learners_take_progress_and_ignore_it(float64):
     learner = fsj.maml(loss_fn, inner_optimizer=SGD)
-    close(gradient_of(learner, progress=0.1), gradient_of(learner), 0)
+    close(gradient_of(learner, progress=0.1), gradient_of(learner, progress=None), 0)
 
 
 @pytest.mark.parametrize("name", ["multi_step_share", "first_order_share"])
@@ -436,20 +462,18 @@ def test_imaml_converges_to_the_unrolled_gradient_of_the_same_inner_problem(floa
 
         return jax.vmap(one)(*episodes).mean()
 
-    given = implicit.grad({"params": start}, episodes, jax.random.key(0))[0]["params"]
-    close(given, jax.grad(query_after)(start), 1e-8)
+    given = jax.jit(implicit.grad)({"params": start}, episodes, jax.random.key(0))[0]["params"]
+    close(given, jax.jit(jax.grad(query_after))(start), 1e-8)
 
 
 def test_imaml_does_not_depend_on_the_path_of_the_inner_loop(float64):
     episodes = jax.tree.map(jnp.asarray, quadratic_episodes())
     meta_params = {"params": {"theta": jnp.linspace(-1, 1, 4), "shared": jnp.zeros(4)}}
-    grads = [
-        fsj.imaml(quadratic, cg_steps=20, inner_optimizer=optimizer, inner_steps=1500, inner_params="theta").grad(
-            meta_params, episodes, jax.random.key(0)
-        )[0]
+    learners = [
+        fsj.imaml(quadratic, cg_steps=20, inner_optimizer=optimizer, inner_steps=1500, inner_params="theta")
         for optimizer in (optax.sgd(0.2), optax.sgd(0.05, momentum=0.8))
     ]
-    close(*grads, 1e-8)
+    close(*(jax.jit(learner.grad)(meta_params, episodes, jax.random.key(0))[0] for learner in learners), 1e-8)
 
 
 @pytest.mark.parametrize("inner", ["bfloat16", "float32"])
@@ -468,7 +492,7 @@ def test_imaml_solves_for_leaves_of_several_and_of_half_precision(inner):
 
     learner = fsj.imaml(query, cg_steps=42, inner_optimizer=optax.sgd(0.01))
     episodes = fsj.Episode(jnp.zeros((1, 1)), jnp.ones((1, 1)))
-    grads = learner.grad(learner.init(params, jax.random.key(0)), episodes, jax.random.key(0))[0]["params"]
+    grads = jax.jit(learner.grad)(learner.init(params, jax.random.key(0)), episodes, jax.random.key(0))[0]["params"]
     for name, leaf in grads.items():
         assert leaf.dtype == params[name].dtype
         np.testing.assert_allclose(leaf.astype(float), 1 / (h[name] + 1), rtol=0.02)
