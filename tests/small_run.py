@@ -74,13 +74,19 @@ def saved_run(folder, values):
     config = config_of(values)
     run, application = RunDirectory(folder / "run"), build_application(config)
     run.start(application, application.fingerprint())
-    state = Experiment(application).initial_state()
+    experiment = Experiment(application)
 
     def moved(path, leaf):
         key = jax.random.fold_in(jax.random.key(1), zlib.crc32(jax.tree_util.keystr(path).encode()))
         return leaf + 0.2 * jax.random.normal(key, leaf.shape, leaf.dtype)
 
-    state = state._replace(step=state.step + 1, meta_params=jax.tree_util.tree_map_with_path(moved, state.meta_params))
+    @jax.jit
+    def moved_state():
+        state = experiment.initial_state()
+        meta_params = jax.tree_util.tree_map_with_path(moved, state.meta_params)
+        return state._replace(step=state.step + 1, meta_params=meta_params)
+
+    state = moved_state()
     checkpoints = Checkpoints(run.checkpoints, application.score)
     checkpoints.save(state, {}, {application.score.metric: 0.5})
     checkpoints.close()

@@ -1,6 +1,5 @@
 """From a run to a classifier: saved and loaded without loss, and few compilations."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -12,26 +11,25 @@ from fewshot_jax.applications import text_features
 from fewshot_jax.config_file import from_dict, write_config
 from fewshot_jax.data.files import read_records
 from fewshot_jax.data.records import Record
+from tests.small_run import merged, saved_run
 
-CONFIG = from_dict(
-    {
-        "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
-        "episodes": {"ways": 3, "shots": 1, "queries": 2, "within_group": True},
-        "tokenizer": {"kind": "word", "max_length": 12, "buckets": [6, 12]},
-        "model": {"width": 16, "layers": 1, "heads": 2, "mlp_width": 16},
-        "inner": {"steps": 1, "rate": 0.4, "test_steps": 3},
-        "outer": {"steps": 1, "tasks": 1},
-        "evaluation": {
-            "every": 1,
-            "validation_episodes": 2,
-            "ways": 3,
-            "shots": [1],
-            "queries": 2,
-            "tasks": 2,
-            "at_end": False,
-        },
-    }
-)
+VALUES = {
+    "data": {"groups": 8, "texts_per_class": 8, "split_by": "group", "fractions": [0.5, 0.25, 0.25]},
+    "episodes": {"ways": 3, "shots": 1, "queries": 2, "within_group": True},
+    "tokenizer": {"kind": "word", "max_length": 12, "buckets": [6, 12]},
+    "model": {"width": 16, "layers": 1, "heads": 2, "mlp_width": 16},
+    "inner": {"steps": 1, "rate": 0.4, "test_steps": 3},
+    "outer": {"steps": 1, "tasks": 1},
+    "evaluation": {
+        "every": 1,
+        "validation_episodes": 2,
+        "ways": 3,
+        "shots": [1],
+        "queries": 2,
+        "tasks": 2,
+        "at_end": False,
+    },
+}
 CSV = """text,label
 please book tickets,booking
 now book songs today,booking
@@ -46,10 +44,7 @@ SHORT, LONG = "book tickets", "please book tickets then cancel lunch also print 
 
 @pytest.fixture(scope="module", params=["maml", "protonet"])
 def run(request, tmp_path_factory):
-    path = tmp_path_factory.mktemp(request.param) / "run"
-    learner = dataclasses.replace(CONFIG.learner, name=request.param)
-    fsj.train(dataclasses.replace(CONFIG, learner=learner), path, quiet=True)
-    return path
+    return saved_run(tmp_path_factory.mktemp(request.param), merged(VALUES, learner={"name": request.param}))
 
 
 @pytest.fixture(scope="module")
@@ -168,12 +163,11 @@ def test_a_thousand_texts_compile_once_for_each_length(run, records, monkeypatch
 def test_with_label_names_the_names_of_the_users_labels_are_examples_too(tmp_path, name):
     """The classifier is that of a run without them which is given the names as texts."""
     records = [Record("kindly cancel lunch", "stop_it"), Record("soon print photos", "to>paper")]
-    config = dataclasses.replace(CONFIG, learner=dataclasses.replace(CONFIG.learner, name=name))
-    named = dataclasses.replace(config, episodes=dataclasses.replace(config.episodes, label_names=True))
-    fsj.train(named, tmp_path / "run", quiet=True)
+    values = merged(VALUES, learner={"name": name})
+    saved_run(tmp_path, merged(values, episodes={"label_names": True}))
     ours = fsj.adapt(tmp_path / "run", records, folds=0).predict_proba([SHORT, LONG])
     (tmp_path / "run" / "config.yaml").unlink()
-    write_config(config, tmp_path / "run" / "config.yaml")
+    write_config(from_dict(values), tmp_path / "run" / "config.yaml")
     spelled = [*records, Record("stop it", "stop_it"), Record("to paper", "to>paper")]
     np.testing.assert_allclose(
         fsj.adapt(tmp_path / "run", spelled, folds=0).predict_proba([SHORT, LONG]), ours, rtol=1e-5

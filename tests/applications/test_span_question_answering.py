@@ -1,5 +1,6 @@
 """Answers as spans of a text: loss, search, windows, offsets, and runs from training to prediction."""
 
+import functools
 import json
 
 import jax
@@ -60,13 +61,27 @@ def random_logits(mask, seed=0):
     """Logits as `span_logits` gives them."""
     start, end = np.random.default_rng(seed).normal(size=(2, *mask.shape)).astype(np.float32)
     possible = mask | (np.arange(mask.shape[-1]) == 0)
-    return jnp.where(possible, start, -jnp.inf), jnp.where(possible, end, -jnp.inf)
+    return np.where(possible, start, -np.inf), np.where(possible, end, -np.inf)
 
 
 @pytest.fixture(scope="module")
 def functions():
     made = new_model("encoder", vocab_size=64, width=8, layers=1, heads=2, mlp_width=8, head="span")
-    return spans(made.module, lambda key: new_params(made.module, key), longest=4)
+    return compiled(spans(made.module, lambda key: new_params(made.module, key), longest=4))
+
+
+def compiled(functions):
+    """The functions of a model, each compiled as a whole: an eager operation is a program of its own."""
+    return functions._replace(
+        init_params=jax.jit(functions.init_params),
+        loss_fn=jax.jit(functions.loss_fn),
+        output_fn=jax.jit(functions.output_fn),
+        write_fn=jax.jit(functions.write_fn),
+    )
+
+
+def judge(start, end, batch):
+    return jax.jit(functools.partial(judge_spans, longest=4))(start, end, batch)
 
 
 def params_of(functions: Functions):
@@ -90,7 +105,7 @@ def test_the_loss_is_the_cross_entropy_of_both_ends_in_the_mean_over_windows_the
 
     first = np.mean([nats(start, (0, w), s) + nats(end, (0, w), e) for w, (s, e) in enumerate([(7, 8), (5, 6)])])
     second = nats(start, (1, 0), 0) + nats(end, (1, 0), 0)
-    judged = judge_spans(start, end, batch, longest=4)
+    judged = judge(start, end, batch)
     np.testing.assert_allclose(judged.nats, [first, second], rtol=1e-5)
     np.testing.assert_allclose(mean_question_nats(judged.nats, batch), (first + second) / 2, rtol=1e-5)
     batch["mask"] = np.array([True, False])
@@ -115,7 +130,8 @@ def test_the_best_span_is_that_of_a_search_over_all(seed, longest):
                 best, span = start[b, w, s] + end[b, w, e], (w, s, e)
         null = min((start[b, w, 0] + end[b, w, 0] for w in range(3) if mask[b, w].any()), default=np.inf)
         wanted.append(span if best > null + 0.5 else (0, 0, 0))
-    found = best_span(start, end, mask, longest=longest, threshold=0.5)
+    search = jax.jit(best_span, static_argnames=("longest", "threshold"))
+    found = search(start, end, mask, longest=longest, threshold=0.5)
     np.testing.assert_array_equal(np.stack(found, -1), wanted)
 
 
@@ -123,11 +139,12 @@ def test_a_span_is_exact_where_both_ends_and_the_window_are_right_and_no_answer_
     made = codec(windows=2, stride=5)
     long = " ".join(WORDS[:10])
     batch = batch_of(made, asked(long, "w7"), asked(long, "w7"), asked(long), asked(long, "w4 w5"), asked(long, "w1"))
-    start = jnp.full(batch["input_ids"].shape, -9.0).at[..., 0].set(0.0)
-    end = start
-    start, end = start.at[0, 1, 6].set(5), end.at[0, 1, 6].set(5)  # right
-    start, end = start.at[1, 1, 6].set(5), end.at[1, 1, 7].set(5)  # a word too many
-    judged = judge_spans(start, end, batch, longest=4)
+    start = np.full(batch["input_ids"].shape, -9.0, np.float32)
+    start[..., 0] = 0
+    end = start.copy()
+    start[0, 1, 6] = end[0, 1, 6] = 5  # right
+    start[1, 1, 6] = end[1, 1, 7] = 5  # a word too many
+    judged = judge(start, end, batch)
     # No answer: right of the third, wrong of the others, the fourth of which is cut by the border of the windows.
     assert judged.exact.tolist() == [True, False, True, False, False]
     assert [int(x) for x in (judged.window[0], judged.start[0], judged.end[0])] == [1, 6, 6]
@@ -144,7 +161,7 @@ def test_the_threshold_of_a_config_reaches_what_is_written():
             }
         )
         application = build_application(given)
-        functions = application.functions(training=False)
+        functions = compiled(application.functions(training=False))
         batch = {name: leaf[0] for name, leaf in application.stream("test", 1)(0, 1).query.items()}
         return np.asarray(functions.output_fn(functions.init_params(jax.random.key(0)), batch, jax.random.key(0)).start)
 
@@ -172,7 +189,7 @@ def test_an_answer_in_the_second_window_is_found_there_and_one_cut_by_a_border_i
     assert border.labels == [(UNJUDGED, UNJUDGED)] * 2
     batch = batch_of(made, asked(context, "w4 w5"))
     start, end = random_logits(batch["context_mask"])
-    assert mean_question_nats(judge_spans(start, end, batch, longest=4).nats, batch) == 0
+    assert mean_question_nats(judge(start, end, batch).nats, batch) == 0
 
 
 def test_too_long_texts_are_cut_and_counted_or_refused():
@@ -247,7 +264,7 @@ def test_padding_of_tokens_windows_and_items_changes_nothing(functions):
     rows = [encode_windows(wide, questions)]
     large = {name: leaf[0] for name, leaf in window_batch(wide, rows, 4, 20).items()}
     assert large["input_ids"].shape == (4, 3, 20) and small["input_ids"].shape == (2, 1, 14)
-    grad = jax.grad(lambda params, batch: functions.loss_fn(params, batch, KEY)[0])
+    grad = jax.jit(jax.grad(lambda params, batch: functions.loss_fn(params, batch, KEY)[0]))
     for one, other in zip(*(jax.tree.leaves(grad(params, batch)) for batch in (small, large)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=3e-4)  # gradients of about 30
     few, many = (functions.write_fn(params, batch, KEY) for batch in (small, large))
@@ -260,21 +277,26 @@ def test_a_model_that_knows_two_texts_is_told_which_is_which():
 
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     module = build(BertConfig(vocab_size=64, max_position_embeddings=32, **sizes), "span", jnp.float32)
-    functions = spans(module, lambda key: initial_params(module, key), longest=4)
+    functions = compiled(spans(module, lambda key: initial_params(module, key), longest=4))
     params = params_of(functions)
-    grad = jax.grad(lambda params: functions.loss_fn(params, batch_of(codec(), asked("w1 w2", "w2")), KEY)[0])(params)
+    batch = batch_of(codec(), asked("w1 w2", "w2"))
+    grad = jax.jit(jax.grad(lambda params: functions.loss_fn(params, batch, KEY)[0]))(params)
     assert all(np.abs(row).max() > 0 for row in grad["encoder"]["type_embedding"]["embedding"])
 
 
 def test_a_few_steps_learn_to_point(functions):
     batch = batch_of(codec(), asked("w1 w2 w3", "w2"), asked("w1 w2"), asked("w5 w6 w7", "w6 w7"))
     params = functions.init_params(KEY)
-    step = jax.jit(jax.value_and_grad(functions.loss_fn, has_aux=True))
     losses = []
+
+    @jax.jit
+    def step(params):
+        values, grads = jax.value_and_grad(functions.loss_fn, has_aux=True)(params, batch, KEY)
+        return values, jax.tree.map(lambda leaf, grad: leaf - 0.3 * grad, params, grads)
+
     for _ in range(150):
-        (loss, aux), grads = step(params, batch, KEY)
+        (loss, aux), params = step(params)
         losses.append(float(loss))
-        params = jax.tree.map(lambda leaf, grad: leaf - 0.3 * grad, params, grads)
     assert losses[-1] < 0.1 * losses[0] and aux["exact_match"] == 1
 
 
@@ -384,7 +406,7 @@ def test_a_run_learns_from_squad_with_windows_and_questions_without_an_answer(tm
         application.codec,
     )
     assert texts == [example.target for example in drawn]  # what is read back is what was marked
-    functions = application.functions(training=True)
+    functions = compiled(application.functions(training=True))
     params, one = functions.init_params(KEY), jax.tree.map(lambda leaf: leaf[0], episode.query)
     loss, aux = functions.loss_fn(params, one, KEY)
     assert np.isfinite(loss) and np.isfinite(aux["exact_match"])
@@ -405,7 +427,7 @@ def test_a_run_starts_from_a_pretrained_encoder(tmp_path):
     assert main(["pretrain", str(path), "--run-dir", str(tmp_path / "lm"), "--quiet"]) == 0
     values = from_dict(config(model={"pretrained": str(tmp_path / "lm")}))
     application = build_application(values)
-    params = application.functions(training=True).init_params(KEY)
+    params = jax.jit(application.functions(training=True).init_params)(KEY)
     before = load_pretrained(tmp_path / "lm" / "model").params
     jax.tree.map(np.testing.assert_array_equal, params["encoder"], before["encoder"])
     assert params["head"]["output"]["kernel"].shape == (16, 2)  # new: the two ends
