@@ -120,22 +120,28 @@ def test_evaluate_with_json(trained):
     assert list(json.loads(out)["accuracy"]["protonet"]) == ["2"]
 
 
+def change_config(run, **sections):
+    path = run / "config.yaml"
+    values = yaml.safe_load(path.read_text())
+    for name, fields in sections.items():
+        values[name].update(fields)
+    path.write_text(yaml.safe_dump(values))
+
+
 def test_several_runs_go_into_one_table_if_their_episodes_are_the_same(trained, tmp_path):
     run, _ = trained
     for name in ("one", "other", "foreign"):
         shutil.copytree(run, tmp_path / name)
+        change_config(tmp_path / name, baselines={"fine_tuning": False, "multi_task": False})
     flags = ["--episodes", "3", "--shots", "1", "--quiet"]
     code, out, err = call(["evaluate", tmp_path / "one", tmp_path / "other", *flags, "--json"])
     assert code == 0, err
     assert [row["run"] for row in json.loads(out)] == ["one", "other"]
-    shutil.copytree(run, tmp_path / "again" / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "again" / "one")
     code, out, err = call(["evaluate", tmp_path / "one", tmp_path / "again" / "one", *flags])
     assert code == 0, err
     assert all(name in out for name in ("protonet (one)", "protonet (again/one)")), "no row replaces another"
-    path = tmp_path / "foreign" / "config.yaml"
-    values = yaml.safe_load(path.read_text())
-    values["evaluation"]["queries"] = 1
-    path.write_text(yaml.safe_dump(values))
+    change_config(tmp_path / "foreign", evaluation={"queries": 1})
     words = [tmp_path / "foreign", "its test episodes are not those of", "evaluation.queries: 2 -> 1"]
     assert_mistake(["evaluate", tmp_path / "one", tmp_path / "foreign", *flags], *words)
     assert_mistake(["evaluate"], "evaluate")

@@ -39,7 +39,8 @@ def perturbed(tree, scale=0.3):
     """Values of their own for all leaves."""
     leaves, structure = jax.tree.flatten(tree)
     rng = np.random.default_rng(1)
-    return jax.tree.unflatten(structure, [leaf + jnp.float32(rng.normal(0, scale, leaf.shape)) for leaf in leaves])
+    moved = [np.asarray(leaf) + rng.normal(0, scale, leaf.shape).astype(np.float32) for leaf in leaves]
+    return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in moved])
 
 
 @functools.cache
