@@ -1,5 +1,8 @@
 """Tiny random configs of every family, with what sets it apart switched on."""
 
+import functools
+import json
+
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
@@ -125,11 +128,25 @@ CONFIGS = {
 
 def tiny(name="llama", kind="causal_lm", **labels):
     """A model of ours with random numbers in every leaf."""
+    config, module = _config_and_module(name, kind, labels)
+    flat = {path: jnp.asarray(leaf) for path, leaf in _leaves(name, kind, json.dumps(labels)).items()}
+    return Pretrained(config=config, module=module, params=unflatten_dict(flat, sep="/"), head=kind)
+
+
+def _config_and_module(name, kind, labels):
     model_type, fields = CONFIGS[name]
     config = CONFIG_MAPPING[model_type](**fields, **labels)
-    module = build(config, kind, jnp.float32)
+    return config, build(config, kind, jnp.float32)
+
+
+@functools.cache
+def _leaves(name, kind, labels):
+    """The random numbers: many tests take the same model, and tracing it for its shapes takes a while."""
+    _, module = _config_and_module(name, kind, json.loads(labels))
     rng = np.random.default_rng(0)
-    flat = {path: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32) for path, leaf in leaves_of(module).items()}
+    flat = {path: rng.normal(0, 0.3, leaf.shape).astype(np.float32) for path, leaf in leaves_of(module).items()}
     if name.startswith("modernbert"):  # what the first layer does not have
-        flat = {k: v.at[0].set(1) if k.startswith("encoder/blocks/attention_norm") else v for k, v in flat.items()}
-    return Pretrained(config=config, module=module, params=unflatten_dict(flat, sep="/"), head=kind)
+        for path, leaf in flat.items():
+            if path.startswith("encoder/blocks/attention_norm"):
+                leaf[0] = 1
+    return flat
