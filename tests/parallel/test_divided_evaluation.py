@@ -29,7 +29,8 @@ def problem(**fields):
     """Application, learner and untrained meta-parameters."""
     config = from_dict(merged(WIDE, **fields))
     application = build_application(config)
-    state = initial_state(config, application.functions(training=True))
+    functions = application.functions(training=True)
+    state = jax.jit(lambda: initial_state(config, functions))()
     learner = build_learner(application.functions(training=False), config, training=False)
     return application, learner, state.meta_params
 

@@ -6,7 +6,6 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -58,10 +57,10 @@ def problem(config, dtype="float32"):
     """A learner, its untrained meta-parameters and a meta-batch of eight tasks."""
     application = build_application(config)
     functions = application.functions(training=True)
-    state = initial_state(config, functions)
+    state = jax.jit(lambda: initial_state(config, functions))()
 
     def cast(leaf):
-        return jnp.asarray(leaf, dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        return np.asarray(leaf, dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
     return functions, jax.tree.map(cast, state.meta_params), application.training_stream()(0, 8)
 
@@ -77,7 +76,7 @@ def gradient(config, functions, meta_params, episodes, mesh):
 
 def assert_close(one, other, tolerance):
     """Leaf by leaf, against the norm of the whole gradient: some leaves are zero but for rounding."""
-    norm = float(optax.tree.norm(one))
+    norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(one)))
     assert norm > 1e-6
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True):
         difference = np.abs(np.asarray(a) - np.asarray(b)).max(initial=0)
@@ -113,18 +112,18 @@ def test_the_gradient_of_every_learner_is_that_of_one_device(name, counts, enabl
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in ("maml", "protonet") else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+    "name", [name if name == "protonet" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
 def test_in_single_precision_it_differs_by_rounding(name):
     check_meshes(name, "float32", 2e-5, (8,))
 
 
-def compiled_step(mesh, *, tasks=8, task_chunk=None, width=64):
+def compiled_step(mesh, *, tasks=8, task_chunk=None, width=64, layers=2):
     """A whole training step, optimizer and guard included, as a compiled program, with its state."""
     config = from_dict(
         {
             **DATA,
-            "model": {"width": width, "layers": 2, "heads": 2, "mlp_width": 2 * width},
+            "model": {"width": width, "layers": layers, "heads": 2, "mlp_width": 2 * width},
             "learner": {"name": "maml", "gradient": "reverse", "task_chunk": task_chunk},
             "inner": {"steps": 1},
             "outer": {"steps": 6, "tasks": tasks},
@@ -133,7 +132,7 @@ def compiled_step(mesh, *, tasks=8, task_chunk=None, width=64):
     )
     application = build_application(config)
     functions = application.functions(training=True)
-    state = initial_state(config, functions)
+    state = jax.jit(lambda: initial_state(config, functions))()
     divided = shardings(state, mesh)
     learner = build_learner(functions, config, training=True)
     step = step_on_mesh(meta_gradient(learner, batch_shards(mesh)), outer_optimizer(config.outer), divided, steps=6)
@@ -146,7 +145,7 @@ def test_the_task_axis_carries_one_reduction_of_the_gradient_and_no_gather(task_
     mesh = make_mesh(jax.devices()[:8])
     bytes_of = {}
     for tasks in (16, 40):
-        program, state = compiled_step(mesh, tasks=tasks, task_chunk=task_chunk)
+        program, state = compiled_step(mesh, tasks=tasks, task_chunk=task_chunk, layers=1)
         found = collectives(program.as_text(), 8)
         assert {one.operation for one in found} == {"all-reduce"}
         assert {one.devices for one in found} == {8}
