@@ -1,6 +1,6 @@
 """What a transformer block keeps for its backward pass: one named policy, set where a learner is built.
 
-A model asks `current` when it is traced; a learner sets the policy around the
+A model asks `current_policy` when it is traced; a learner sets the policy around the
 loss function with `blocks_keep`. Neither knows the other, and ``jax.jit`` knows
 the policy as a part of its cache key, so a cached trace is never of another one.
 
@@ -26,7 +26,7 @@ _POLICIES: dict[str, Callable[..., Any] | None] = {
 _current = jax.make_user_context("all")
 
 
-def current() -> Callable[..., Any] | None:
+def current_policy() -> Callable[..., Any] | None:
     """The `jax.checkpoint` policy for a block that is traced now; None for no checkpoint."""
     return _POLICIES.get(_current.value)
 

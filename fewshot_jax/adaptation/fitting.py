@@ -8,7 +8,7 @@ import numpy as np
 
 from fewshot_jax.adaptation.classifier import AdaptedClassifier
 from fewshot_jax.adaptation.readers import NameReader, Reader
-from fewshot_jax.adaptation.saving import finite
+from fewshot_jax.adaptation.saving import finite_on_host
 from fewshot_jax.adaptation.scaling import NONE
 from fewshot_jax.adaptation.selection import Adaptations, Selection
 from fewshot_jax.adaptation.start import Start
@@ -53,7 +53,7 @@ def adapt_start(start: Start, data: TextSplit, selection: Selection | None = Non
             encoded = Adaptations(one, data, support=len(data.label), query=1)
         else:
             encoded = selection.adaptations
-        adapted = finite({**start.meta_params["params"], "head": encoded.head(factor, steps)})
+        adapted = finite_on_host({**start.meta_params["params"], "head": encoded.head(factor, steps)})
         return AdaptedClassifier(
             adapted, data.classes, start.with_loop(factor, steps).config, start.reader(len(data.classes))
         )
@@ -101,4 +101,4 @@ def _adapted(
 ) -> AdaptedClassifier:
     _, learner = judging_pair(reader.functions, config)
     adapted = jax.jit(learner.adapt)(meta_params, support, run_keys(config.seed).evaluation)
-    return AdaptedClassifier(finite(adapted), labels, config, reader)
+    return AdaptedClassifier(finite_on_host(adapted), labels, config, reader)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fewshot_jax.adaptation.folds import rare_classes
 from fewshot_jax.adaptation.named import is_run
 from fewshot_jax.adaptation.readers import Reader
-from fewshot_jax.adaptation.report import counted
+from fewshot_jax.data.names import counted
 from fewshot_jax.data.sequences import Codec
 from fewshot_jax.data.splits import TextSplit
 from fewshot_jax.notes import Caution, warn

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fewshot_jax.data.names import counted
 from fewshot_jax.evaluation.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -161,8 +162,3 @@ def _percent(value: Mapping[str, Any], sign: bool = False) -> str:
     if (value["half_width"] or 0) < 1e-9:  # of one fold, or of equal ones, there is no interval
         return f"{100 * value['mean']:{'+' if sign else ''}.1f}"
     return Estimate(value["mean"], min(value["half_width"], 1.0)).text(sign=sign)  # no score is farther from another
-
-
-def counted(number: int, noun: str) -> str:
-    """ "1 text", "2 texts"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

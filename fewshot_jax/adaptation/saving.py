@@ -24,7 +24,7 @@ from fewshot_jax.config import Config
 from fewshot_jax.config_file import from_dict, to_dict
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.writer import TensorSource, write_tensors
-from fewshot_jax.runs.directory import check_writable, described
+from fewshot_jax.runs.directory import check_writable, describe_path
 from fewshot_jax.types import PyTree
 from fewshot_jax.versions import versions
 
@@ -38,7 +38,7 @@ def check_output(directory: Path) -> None:
     check_writable(directory, flag="--output")
 
 
-def finite(adapted: PyTree) -> PyTree:
+def finite_on_host(adapted: PyTree) -> PyTree:
     """What a learner adapted, on the host.
 
     Raises:
@@ -118,7 +118,7 @@ def read_model(directory: Path) -> tuple[PyTree, Config | None, dict[str, Any]]:
     from safetensors.numpy import load_file
 
     if not (directory / "model.json").exists():
-        found = described(directory, "holds no adapted model (it has no model.json)")
+        found = describe_path(directory, "holds no adapted model (it has no model.json)")
         raise UserError(
             f"{directory}: {found}; expected a model that adapt saved: 'fewshot-jax adapt MODEL --data FILE --output "
             "DIR' makes one"

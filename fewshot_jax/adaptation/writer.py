@@ -9,7 +9,7 @@ import numpy as np
 
 from fewshot_jax.adaptation.context import packed
 from fewshot_jax.adaptation.report import AdaptationReport
-from fewshot_jax.adaptation.saving import finite, save_model
+from fewshot_jax.adaptation.saving import finite_on_host, save_model
 from fewshot_jax.adaptation.scaling import check_finite
 from fewshot_jax.applications.table import application_of
 from fewshot_jax.applications.text_model import TextModel
@@ -116,6 +116,6 @@ def adapt_writer(run: RunDirectory, examples: Sequence[Example]) -> Writer:
     support = application.episodes_of(drawn, model.codec, len(examples), 1).support
     one = {name: leaf[0] for name, leaf in support.items()}
     adapted = jax.jit(experiment.judging.learner.adapt)(meta_params, one, experiment.keys.evaluation)
-    writer = Writer(finite(adapted), model, config)
+    writer = Writer(finite_on_host(adapted), model, config)
     writer.check()  # examples that are read as a context may be too many for the model
     return writer

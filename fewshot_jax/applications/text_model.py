@@ -25,7 +25,7 @@ from fewshot_jax.data.sequences import Codec
 from fewshot_jax.data.tokenization import save_tokenizer
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.fresh import new_module, new_params
-from fewshot_jax.models.huggingface.pretrained import build, read_config
+from fewshot_jax.models.huggingface.pretrained import build, read_model_config
 from fewshot_jax.models.huggingface.text_tokenizer import load_text_tokenizer
 from fewshot_jax.models.lora import lora
 from fewshot_jax.models.text_encoder import text_encoder
@@ -85,7 +85,7 @@ class TextModel:
         home = None
         if config.model.pretrained is not None:
             home = directory_of(config.model.pretrained) if directory is None else directory / MODEL_OF_A_RUN
-            read_config(home)  # what is wrong with it tells more than what is wrong with the tokenizer beside it
+            read_model_config(home)  # what is wrong with it tells more than what is wrong with the tokenizer beside it
         codec, render = open_codec(config, directory, home, texts)
         module, loaded = _module(config, codec.tokenizer.get_vocab_size(), home, weights)
         if home is not None:
@@ -185,7 +185,7 @@ def _module(config: Config, tokens: int, home: Path | None, weights: bool) -> tu
         pretrained = load_pretrained(directory, head=head, dtype=jnp.float32, compute_dtype=dtype)
         module, loaded = pretrained.module, pretrained.params
     else:
-        module, loaded = build(read_config(home), head, dtype), None
+        module, loaded = build(read_model_config(home), head, dtype), None
     found = module.shape.architecture
     if classifies and found == "encoder_decoder":
         raise UserError(f"{model.pretrained}: a classifier reads with one stack; give an encoder or a decoder")

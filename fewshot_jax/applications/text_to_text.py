@@ -246,7 +246,9 @@ def text_to_text(
     beams: int = 1,
     channel: bool = False,
 ) -> Functions:
-    """The functions of a model that reads and writes.
+    """Return the functions of a model that reads and writes.
+
+    Has more than 8 parameters because the model, the ids of its tokens and the search are independent of each other.
 
     Args:
         module: a decoder, or an encoder and a decoder, with a head that predicts tokens.

@@ -21,8 +21,8 @@ from fewshot_jax.applications.text_to_text import EXACT, NATS
 from fewshot_jax.config import Config, DataConfig
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.parallel import without_sources
-from fewshot_jax.data.sequences import Codec, lengths, sequence_batch
-from fewshot_jax.data.sources import data_files, read_examples
+from fewshot_jax.data.sequences import Codec, bucket_lengths, sequence_batch
+from fewshot_jax.data.sources import data_files, examples_of_source
 from fewshot_jax.data.splits import SPLITS, class_members
 from fewshot_jax.data.tasks import Drawn, NewTasks, PooledTasks, TaskSampler, World
 from fewshot_jax.errors import UserError, require
@@ -76,7 +76,7 @@ class Writing(OptionalParts):
         encoded = codec.sources(sources)
         encoded += [encoded[-1]] * (items - len(encoded))  # writing ends with the longest text: of padding never
         rows = [[(ids, [codec.end]) for ids in encoded]]
-        length, _ = lengths(codec, rows)
+        length, _ = bucket_lengths(codec, rows)
         batch = sequence_batch(rows, items, length, codec.target_max_length, codec.pad)
         return {name: leaf[0] for name, leaf in batch.items()}
 
@@ -137,7 +137,7 @@ class Writing(OptionalParts):
             raise UserError(f"data.source=tfds: {config.application} reads files; write the data set to one")
         if data.source == "files":
             return [cls.read(config, path, model) for path in data_files(data)]
-        return [read_examples(data, config.seed)]
+        return [examples_of_source(data, config.seed)]
 
     @classmethod
     def is_endless(cls, config: Config) -> bool:
@@ -291,7 +291,7 @@ def _repetitions(pools: Mapping[str, Sequence[Example]]) -> tuple[str, ...]:
 def batch_of(drawn: Sequence[Drawn], codec: Codec, shots: int, queries: int) -> Episode:
     """Tasks as arrays, ``[T, shots, ...]`` and ``[T, queries, ...]``, padded to the buckets of their longest texts."""
     encoded = [[codec.encode(part) for part in task] for task in drawn]
-    length, target_length = lengths(codec, [row for task in encoded for row in task])
+    length, target_length = bucket_lengths(codec, [row for task in encoded for row in task])
     support, query = (
         sequence_batch([task[side] for task in encoded], items, length, target_length, codec.pad)
         for side, items in ((0, shots), (1, queries))

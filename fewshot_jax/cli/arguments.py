@@ -131,11 +131,6 @@ def quietly(quiet: bool) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def counted(number: int, noun: str) -> str:
-    """ "1 text", "2 texts"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def print_json(value: Any) -> None:
     """Write one JSON document to stdout."""
     sys.stdout.write(strict_json.dumps(value, "--json", strict_json.DIVERGED, indent=2) + "\n")

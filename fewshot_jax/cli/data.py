@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from fewshot_jax.cli.arguments import counted, parse, print_json
+from fewshot_jax.cli.arguments import parse, print_json
 from fewshot_jax.cli.examples import example_of
 from fewshot_jax.config.applications import APPLICATION_RECORDS, columns_of_files
 from fewshot_jax.config_file import nearest, read_config
+from fewshot_jax.data.names import counted
 from fewshot_jax.errors import UserError, require
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewshot_jax.cli.arguments import counted
+from fewshot_jax.data.names import counted
 from fewshot_jax.evaluation.bootstrap import LEAST_GROUPS
 from fewshot_jax.evaluation.leakage import shortened, warnings_of
 

@@ -14,7 +14,8 @@ import tyro
 from fewshot_jax import strict_json
 from fewshot_jax.atomic_write import atomic_file, cannot_write
 from fewshot_jax.cli.adapt import refuse_fields
-from fewshot_jax.cli.arguments import counted, parse, quietly
+from fewshot_jax.cli.arguments import parse, quietly
+from fewshot_jax.data.names import counted
 from fewshot_jax.data.spreadsheet import columns_of_csv, encoding_of, safe_cell
 from fewshot_jax.errors import UserError
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import tyro
 
-from fewshot_jax.cli.arguments import counted, parse, print_json, quietly
+from fewshot_jax.cli.arguments import parse, print_json, quietly
+from fewshot_jax.data.names import counted
 from fewshot_jax.errors import UserError
 
 

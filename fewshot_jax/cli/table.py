@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fewshot_jax.cli.arguments import counted
+from fewshot_jax.data.names import counted
 from fewshot_jax.evaluation.baselines import CHANCE
 from fewshot_jax.evaluation.statistics import Estimate
 from fewshot_jax.training.results import Evaluation, Measured

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fewshot_jax.cli.arguments import counted, parse, parse_run, print_json, quietly, resumable
+from fewshot_jax.cli.arguments import parse, parse_run, print_json, quietly, resumable
 from fewshot_jax.config import Config
+from fewshot_jax.data.names import counted
 from fewshot_jax.errors import UserError
 
 if TYPE_CHECKING:

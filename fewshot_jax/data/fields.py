@@ -17,7 +17,7 @@ TASK_FIELD = "task"  # of the name of an example's task, which need not be given
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def check_fields(place: str, noun: str, found: Iterable[str], fields: Mapping[str, str]) -> None:
+def check_field_names(place: str, noun: str, found: Iterable[str], fields: Mapping[str, str]) -> None:
     """Raise unless all `fields` (option that names it -> field name) are among `found`.
 
     An option that is the name itself says that the format fixes the name.
@@ -87,7 +87,7 @@ def task_of(place: str, row: Mapping[str, Any], field: str, path: Path) -> str:
         UserError: another field was asked for, and is not there.
     """
     if field != TASK_FIELD:
-        check_fields(place, "field", row, {"data.task_field of the run's config": field})
+        check_field_names(place, "field", row, {"data.task_field of the run's config": field})
     return normal_name(name(place, field, row[field]) if field in row else path.name.partition(".")[0])
 
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from fewshot_jax import strict_json
-from fewshot_jax.data.fields import check_characters, check_fields, kind, listed, name, string
+from fewshot_jax.data.fields import check_characters, check_field_names, kind, listed, name, string
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.spreadsheet import (
     DELIMITERS,
@@ -36,7 +36,7 @@ _TEXT, _LABEL = "--text-field (in a config: data.text_field)", "--label-field (i
 _DELIMITED, _SHEETS = (".csv", ".tsv"), (".xlsx", ".xls", ".ods")
 
 # A row and the line on which it starts.
-Row = tuple[int, dict[str, Any]]
+FileRow = tuple[int, dict[str, Any]]
 Problems = list[UserError]
 Made = TypeVar("Made")
 
@@ -87,7 +87,7 @@ def read_records(
 
 
 def each(
-    rows: Iterable[Row], make: Callable[[int, dict[str, Any]], Made], problems: Problems | None = None
+    rows: Iterable[FileRow], make: Callable[[int, dict[str, Any]], Made], problems: Problems | None = None
 ) -> list[Made]:
     """Return what ``make(line, row)`` gives for each row; those it refuses are raised, or noted and left out.
 
@@ -148,7 +148,7 @@ def read_rows(
     plain: bool = False,
     problems: Problems | None = None,
     blank_rows: bool = False,
-) -> Iterator[Row]:
+) -> Iterator[FileRow]:
     """Yield the rows of a file and the lines, counted from 1, on which they start.
 
     Args:
@@ -247,7 +247,7 @@ def _lines(content: str) -> Iterator[tuple[int, str]]:
 
 def jsonl_rows(
     path: Path, content: str, fields: Mapping[str, str], example: str, problems: Problems | None = None
-) -> Iterator[Row]:
+) -> Iterator[FileRow]:
     """Yield the objects of JSONL with their lines; blank lines are skipped.
 
     Args:
@@ -268,7 +268,7 @@ def jsonl_rows(
             if "\\ud" in text.lower():  # the escape of a surrogate: what is read may be written again
                 for field, value in row.items():
                     check_characters(f"{path}, line {line}", field, value)
-            check_fields(f"{path}, line {line}", "field", row, fields)
+            check_field_names(f"{path}, line {line}", "field", row, fields)
         except UserError as error:
             note(problems, error)
         else:
@@ -293,7 +293,7 @@ def _json_object(place: str, text: str, example: str) -> dict[str, Any]:
 
 def _delimited_rows(
     path: Path, content: str, fields: Mapping[str, str], delimiter: str, problems: Problems | None, blank_rows: bool
-) -> Iterator[Row]:
+) -> Iterator[FileRow]:
     header, rows = _with_header(path, _cells(path, content, delimiter, problems), fields, delimiter)
     count = 0
     for line, cells in without_blank_rows(rows, columns=len(header), inside=not blank_rows):
@@ -367,7 +367,7 @@ def _check_header(place: str, header: list[str], fields: Mapping[str, str], deli
             f"{place}: the header is one column, {listed(header)}, and seems to be divided by {found!r}. Divide the "
             f"columns by {delimiter!r}{other}."
         )
-    check_fields(place, "column", header, fields)
+    check_field_names(place, "column", header, fields)
 
 
 def plain_lines(content: str) -> Iterator[tuple[int, str]]:

@@ -24,7 +24,7 @@ _MOST = 50  # known texts that one band may propose for a test text: of hundreds
 _AGREEING = 0.6  # share of a signature in which a pair of similarity 0.8 agrees, less 4 standard deviations
 
 
-class Pair(NamedTuple):
+class TextPair(NamedTuple):
     """A text of the other split, ``known``, and a ``test`` text, and their ``similarity``, 1 for equal ones."""
 
     known: str
@@ -43,8 +43,8 @@ class Leakage(NamedTuple):
     """
 
     classes: list[str]
-    exact: list[Pair]
-    near: list[Pair] | None
+    exact: list[TextPair]
+    near: list[TextPair] | None
     known_texts: int
     test_texts: int
 
@@ -76,14 +76,14 @@ def find_leakage(
     for text in test:
         key = key_of(text)
         if key in by_key:
-            exact.append(Pair(by_key[key], text, 1.0))
+            exact.append(TextPair(by_key[key], text, 1.0))
         else:
             others.setdefault(key, []).append(text)
     near = None
     if most_characters is None or sum(map(len, by_key)) + sum(map(len, others)) <= most_characters:
         keys, own = list(by_key), list(others)
         near = [
-            Pair(by_key[keys[a]], text, similarity)
+            TextPair(by_key[keys[a]], text, similarity)
             for a, b, similarity in near_duplicates(keys, own)
             for text in others[own[b]]
         ]

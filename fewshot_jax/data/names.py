@@ -53,3 +53,8 @@ def differ_in_case(labels: Iterable[str]) -> list[str]:
         spelled.setdefault(label.casefold(), []).append(label)
     pairs = [" and ".join(f"'{form}'" for form in forms) for forms in spelled.values() if len(forms) > 1]
     return [f"labels that differ in case alone are different classes: {first_few(pairs)}"] if pairs else []
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 text", "2 texts"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

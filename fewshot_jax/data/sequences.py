@@ -195,7 +195,7 @@ def sequence_batch(
     return batch
 
 
-def lengths(codec: Codec, rows: Sequence[Sequence[tuple[Ids, Ids]]]) -> tuple[int, int]:
+def bucket_lengths(codec: Codec, rows: Sequence[Sequence[tuple[Ids, Ids]]]) -> tuple[int, int]:
     """The buckets of the longest source and the longest target."""
     longest = [max((len(pair[side]) for row in rows for pair in row), default=1) for side in (0, 1)]
     return bucket(longest[0], codec.buckets), bucket(longest[1], codec.target_buckets)

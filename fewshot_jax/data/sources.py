@@ -111,7 +111,7 @@ def read_source(request: Request, kind: type[AnyItem]) -> list[AnyItem]:
     return items
 
 
-def read_examples(data: DataConfig, seed: int) -> list[Example]:
+def examples_of_source(data: DataConfig, seed: int) -> list[Example]:
     """Read the pairs of texts of a source, whose texts must not be empty.
 
     Raises:

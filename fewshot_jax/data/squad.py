@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from fewshot_jax import strict_json
-from fewshot_jax.data.fields import check_fields, kind, name, objects, required, string, task_of
+from fewshot_jax.data.fields import check_field_names, kind, name, objects, required, string, task_of
 from fewshot_jax.data.files import Problems, each, note, read_rows, read_text, suffix_of
 from fewshot_jax.data.names import normal_name
 from fewshot_jax.errors import UserError
@@ -86,7 +86,7 @@ def read_questions(
     def asked(line: int, row: dict[str, Any]) -> Question:
         place = f"{path}, line {line}"
         field = answer or ("answers" if "answers" in row else "answer")
-        check_fields(place, "field", row, {field: field})
+        check_field_names(place, "field", row, {field: field})
         string(place, context, row[context])
         return Question(
             row[context],

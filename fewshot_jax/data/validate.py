@@ -133,7 +133,7 @@ def check_file(
         groups=groups,
         duplicates=len(items) - len({(*item.texts.values(), item.group) for item in items}),
         empty=sum("is empty. Fill it in" in problem for problem in problems),
-        lengths={name: lengths([item.texts[name] for item in items]) for name in names},
+        lengths={name: text_lengths([item.texts[name] for item in items]) for name in names},
         problems=problems,
         notes=[*joined_names(spelled, "label"), *_notes(path, file_format, items, label)],
     )
@@ -149,7 +149,7 @@ def _too_few(path: Path, file_format: FileFormat, groups: Mapping[str, int]) -> 
     return []
 
 
-def lengths(texts: Sequence[str]) -> Lengths:
+def text_lengths(texts: Sequence[str]) -> Lengths:
     """Count the words and punctuation marks of some texts; at least one."""
     counts = sorted(len(_WORD.findall(text)) for text in texts)
     p50, p95 = (counts[max(math.ceil(share * len(counts)) - 1, 0)] for share in (0.5, 0.95))

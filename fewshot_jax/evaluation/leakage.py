@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 from fewshot_jax.applications.application import Application
-from fewshot_jax.data.leakage import SIMILAR, Leakage, Pair, find_leakage
+from fewshot_jax.data.leakage import SIMILAR, Leakage, TextPair, find_leakage
 from fewshot_jax.errors import UserError
 
 MOST_AT_START = 2_000_000  # characters of two splits that a start looks for nearly equal texts in: about a second
@@ -99,7 +99,7 @@ def warnings_of(found: Leakage, split: str) -> list[str]:
 def to_json(found: Leakages) -> dict[str, Any]:
     """Plain lists and numbers, those of training and of validation."""
 
-    def pairs(of: list[Pair] | None) -> list[dict[str, Any]] | None:
+    def pairs(of: list[TextPair] | None) -> list[dict[str, Any]] | None:
         return None if of is None else [pair._asdict() for pair in of]
 
     def plain(one: Leakage) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def to_json(found: Leakages) -> dict[str, Any]:
     return {**{split: plain(one) for split, one in found.items()}, "similar": SIMILAR}
 
 
-def _shown(pair: Pair) -> str:
+def _shown(pair: TextPair) -> str:
     return f"such as {shortened(pair.test)!r}"
 
 

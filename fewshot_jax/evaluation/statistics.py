@@ -25,14 +25,14 @@ class Estimate(NamedTuple):
         return f"{mean} ± {scale * self.half_width:.{digits}f}" if math.isfinite(self.half_width) else mean
 
 
-def finite(number: float) -> float | None:
+def finite_or_none(number: float) -> float | None:
     """A number for JSON: None for what is not finite."""
     return number if math.isfinite(number) else None
 
 
 def plain(value: Any) -> dict[str, float | None]:
     """A tuple of named numbers, such as an `Estimate`, for JSON."""
-    return {name: finite(number) for name, number in value._asdict().items()}
+    return {name: finite_or_none(number) for name, number in value._asdict().items()}
 
 
 def estimate(values: Sequence[float] | np.ndarray) -> Estimate:

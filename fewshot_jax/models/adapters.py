@@ -57,7 +57,7 @@ class Addition:
 _active = jax.make_user_context(())  # a part of jit's cache key: no trace from outside is met inside
 
 
-def current() -> tuple[Addition, ...]:
+def current_adapter() -> tuple[Addition, ...]:
     """What is added to a module that is traced now, in order."""
     return _active.value
 

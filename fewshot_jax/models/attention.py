@@ -123,7 +123,7 @@ class Attention(nn.Module):
             raise ValueError(f"mask has shape {inputs.mask.shape}, expected {' or '.join(map(str, sorted(allowed)))}")
         attention = functools.partial(attend, scale=shape.score_scale, cap=shape.score_cap)
         kept = k_BMHK, v_BMHK
-        if prefix.current():
+        if prefix.current_prefix():
             k_BMHK, v_BMHK, inputs = self._with_prefix(k_BMHK, v_BMHK, inputs)
         bias_HLM = None if inputs.bias is None else inputs.bias[0]
         y_BLHK = recomputed(attention)(q_BLHK, k_BMHK, v_BMHK, inputs.mask, bias_HLM)
@@ -134,7 +134,7 @@ class Attention(nn.Module):
         self, k_BMHK: jax.Array, v_BMHK: jax.Array, inputs: AttentionInputs
     ) -> tuple[jax.Array, jax.Array, AttentionInputs]:
         """Put learned keys and values before the others; every position attends to them, and no cache holds them."""
-        length, items = prefix.current(), k_BMHK.shape[0]
+        length, items = prefix.current_prefix(), k_BMHK.shape[0]
 
         def before(name: str, x_BMHK: jax.Array) -> jax.Array:
             rows_PHK = self.param(f"prefix_{name}", nn.initializers.normal(0.02), (length, *x_BMHK.shape[2:]))

@@ -108,7 +108,7 @@ def block_stack(shape: BlockShape, layers: int, dtype: jnp.dtype = jnp.float32) 
     Compile time does not grow with depth, and each block keeps for its backward
     pass what `block_policy` says. Called as a `Block` is, `PerLayer` and `Cache` with an axis of layers.
     """
-    policy = block_policy.current()
+    policy = block_policy.current_policy()
     block = Block if policy is None else nn.remat(Block, policy=policy, prevent_cse=False, static_argnums=(7,))
     stack = nn.scan(
         block,

@@ -198,7 +198,7 @@ class ConvFeatures(nn.Module):
         x_BHWC = x_BHWC.reshape(items, height, width, -1)
         # Not a product with the mask: nothing in a padded image, not even a NaN, reaches the statistics.
         x_BHWC = jnp.where(mask.astype(bool)[:, None, None, None], x_BHWC, 0)
-        policy = block_policy.current()
+        policy = block_policy.current_policy()
         block = ConvBlock if policy is None else nn.remat(ConvBlock, policy=policy, prevent_cse=False)
         for layer in range(self.layers):
             x_BHWC = block(self.width, self.downsample, self.norm, self.groups, self.dtype, name=f"block_{layer}")(

@@ -49,7 +49,7 @@ def check_positions(module: Transformer, mask_BL: jax.Array, new: int) -> None:
     )
 
 
-def start(
+def start_decoding(
     module: Transformer, params: Params, ids_BL: jax.Array, mask_BL: jax.Array, new: int, beams: int
 ) -> Sequences:
     """Read the prompts; ``beams`` copies of each go on."""

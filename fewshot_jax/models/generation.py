@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fewshot_jax.models.beam_search import beam_search
-from fewshot_jax.models.decoding import Generated, Sequences, check_positions, start
+from fewshot_jax.models.decoding import Generated, Sequences, check_positions, start_decoding
 from fewshot_jax.models.transformer import Transformer
 from fewshot_jax.types import Key, Params
 
@@ -34,7 +34,7 @@ def generate(
 ) -> Generated:
     """Continue prompts, or answer them with an encoder-decoder.
 
-    The options are keywords of their own, of the names that they have in transformers' ``generate``.
+    Has more than 8 parameters because its options are those of transformers' ``generate``, by the same names.
 
     Args:
         module: with a head that predicts tokens.
@@ -72,7 +72,7 @@ def generate(
     check_positions(module, mask, max_new_tokens)
     ends = jnp.asarray(np.atleast_1d([] if eos_id is None else eos_id), jnp.int32)
     if beams > 1:
-        sequences = start(module, params, input_ids, mask, max_new_tokens, beams)
+        sequences = start_decoding(module, params, input_ids, mask, max_new_tokens, beams)
         return beam_search(sequences, max_new_tokens, ends, pad_id, beams, float(length_penalty))
 
     def choose(logits_BV: jax.Array, t: jax.Array | int) -> jax.Array:
@@ -82,7 +82,9 @@ def generate(
             jax.random.fold_in(rng, t), filtered(logits_BV, temperature=temperature, top_k=top_k, top_p=top_p)
         )
 
-    return _one_by_one(start(module, params, input_ids, mask, max_new_tokens, 1), max_new_tokens, ends, pad_id, choose)
+    return _one_by_one(
+        start_decoding(module, params, input_ids, mask, max_new_tokens, 1), max_new_tokens, ends, pad_id, choose
+    )
 
 
 def _check_sampling(rng: Key | None, temperature: float, top_k: int | None, top_p: float | None) -> None:

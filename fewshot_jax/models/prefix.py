@@ -9,7 +9,7 @@ from fewshot_jax.models.adapters import Adapter, Addition
 
 @dataclass(frozen=True, kw_only=True)
 class Prefix(Addition):
-    """What `prefix` adds to each attention, which reads `current`."""
+    """What `prefix` adds to each attention, which reads `current_prefix`."""
 
     length: int
     order: ClassVar[int] = 2
@@ -20,9 +20,9 @@ class Prefix(Addition):
         return None if shape[-3:-2] == (self.length,) else f"shape {shape}, expected length {self.length}"
 
 
-def current() -> int:
+def current_prefix() -> int:
     """Length of the prefix of an attention that is traced now, 0 for none."""
-    return next((one.length for one in adapters.current() if isinstance(one, Prefix)), 0)
+    return next((one.length for one in adapters.current_adapter() if isinstance(one, Prefix)), 0)
 
 
 def prefix(*, length: int) -> Adapter:

@@ -104,7 +104,9 @@ class Transformer(nn.Module):
         context: jax.Array | None = None,
         deterministic: bool = True,
     ) -> Output:
-        """Compute a batch. It has nine arguments: each kind of model reads some of them, as in transformers.
+        """Compute a batch.
+
+        Has more than 8 parameters because each kind of model reads some of them, as in transformers.
 
         Args:
             input_ids: ``[B, L]`` token ids.

@@ -143,6 +143,7 @@ def plan(
     For each strategy the largest number of tasks that fits is vmapped at once, and
     on a CPU one task at a time is tried as well, which transformers like better there.
     For a loss with a custom derivative rule, "reverse" replaces "mixed", which is not exact there.
+    Has more than 8 parameters because a call describes both a step and a search for the best way to compute it.
 
     Args:
         build: ``(gradient=, keep=, keep_blocks=, task_chunk=) -> MetaLearner``, such as

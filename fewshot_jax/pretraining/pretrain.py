@@ -43,7 +43,7 @@ from fewshot_jax.runs.weights_and_biases import check_installed
 from fewshot_jax.versions import versions
 
 
-class HeldOut(NamedTuple):
+class HeldOutLoss(NamedTuple):
     """The checkpoint of the lowest loss on held-out documents is the best."""
 
     metric: str = "validation_loss"
@@ -173,7 +173,7 @@ def _train(job: _Job, run: PretrainingDirectory, *, quiet: bool, wandb: str | No
     result = fit(fitted, run, quiet=quiet, wandb=wandb)
     if is_first():
         loss_curve(run.metrics, run.learning_curve)
-    checkpoints = Checkpoints(run.checkpoints, HeldOut(), read_only=True)
+    checkpoints = Checkpoints(run.checkpoints, HeldOutLoss(), read_only=True)
     try:
         params = checkpoints.restore_local(result["best_step"], job.initial_params())["params"]
     finally:
@@ -226,7 +226,7 @@ def _fit_of(job: _Job, *, quiet: bool) -> Fit:
         every=config.evaluation.every,
         rates=np.asarray(learning_rate(config.optimizer)(np.arange(steps))),
         validate=held_out_loss(module, job.held_out(), mesh),
-        criterion=HeldOut(),
+        criterion=HeldOutLoss(),
         record={"config": to_dict(config), "versions": versions()},
         cause=_not_finite,
         remedy="Lower optimizer.rate or raise optimizer.warmup, and start again in another --run-dir",

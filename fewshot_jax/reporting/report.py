@@ -119,7 +119,7 @@ def _of_run(record: RunRecord, episodes: int) -> dict[str, Section]:
         "shots": sections.shots(record),
         "learning_curves": sections.learning(record),
         "inner_steps": sections.inner_steps(record, measured),
-        "episodes": sections.episodes(record, measured),
+        "episodes": sections.episode_sections(record, measured),
         "confusion": class_sections.confusion(record, measured),
         "calibration": class_sections.calibration(record, measured),
         "features": class_sections.features(record, measured),

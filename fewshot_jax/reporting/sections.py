@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fewshot_jax.evaluation.baselines import CHANCE
-from fewshot_jax.evaluation.statistics import Estimate, estimate, finite, plain
+from fewshot_jax.evaluation.statistics import Estimate, estimate, finite_or_none, plain
 from fewshot_jax.reporting.curves import (
     LOSS,
     VALIDATION,
@@ -174,7 +174,7 @@ def inner_steps(record: RunRecord, probe: Probe) -> Section:
     return Section(title, [paragraph(summary), gallery([picture]), table(record.unit, heads, rows)], [picture], numbers)
 
 
-def episodes(record: RunRecord, probe: Probe) -> Section:
+def episode_sections(record: RunRecord, probe: Probe) -> Section:
     """The spread of the score over test episodes."""
     title = f"{record.score.name.capitalize()} of each test episode"
     stored, pictures, rows = record.episode_scores, [], []
@@ -196,7 +196,7 @@ def episodes(record: RunRecord, probe: Probe) -> Section:
             digits = 1 if record.score.percent else 3
             mean = cell(estimate(those), percent=record.score.percent)
             rows.append([f"{name}, {record.at(k)}", str(len(of)), mean, *(f"{value:.{digits}f}" for value in spread)])
-            kept = [finite(float(value)) for value in of]
+            kept = [finite_or_none(float(value)) for value in of]
             numbers.setdefault(name, {})[str(k)] = kept
     whence = (
         "The episodes of the evaluation (episode_scores.json)."

@@ -28,7 +28,7 @@ def check_writable(path: Path, *, flag: str) -> None:
         raise UserError(f"{path}: cannot write here ({parent} is not a writable directory); see {flag}") from None
 
 
-def described(path: Path, otherwise: str = "is not a run directory (it has no config.yaml)") -> str:
+def describe_path(path: Path, otherwise: str = "is not a run directory (it has no config.yaml)") -> str:
     """Say what a path holds, where another thing was expected; ``otherwise`` of what is not known."""
     if not path.exists():
         return "does not exist"
@@ -99,11 +99,11 @@ class RunFiles:
         """The config of a run that a command made."""
         wanted = f"expected a run; 'fewshot-jax {command} CONFIG --run-dir RUN' makes one"
         if not self.exists():
-            raise UserError(f"{self.path}: {described(self.path)}; {wanted}")
+            raise UserError(f"{self.path}: {describe_path(self.path)}; {wanted}")
         try:
             return read_config(self.path / "config.yaml", kind)
         except UserError as error:
-            if (found := described(self.path)) != f"is a run of 'fewshot-jax {command}'":
+            if (found := describe_path(self.path)) != f"is a run of 'fewshot-jax {command}'":
                 raise UserError(f"{self.path}: {found}; {wanted}") from None
             raise UserError(f"{error} (expected the config of a run of 'fewshot-jax {command}')") from None
 

@@ -19,7 +19,7 @@ from fewshot_jax.atomic_write import write_text
 from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.evaluation.episodic import EpisodeJudge, evaluate_episodes, over_episodes
-from fewshot_jax.evaluation.statistics import Estimate, estimate, finite, plain
+from fewshot_jax.evaluation.statistics import Estimate, estimate, finite_or_none, plain
 from fewshot_jax.evaluation.tuning import with_rates
 from fewshot_jax.training.experiment import evaluation_mesh, experiment_of_run
 from fewshot_jax.training.run_directory import RunDirectory
@@ -78,9 +78,9 @@ class InnerGrid(NamedTuple):
             "steps": list(self.steps),
             "shots": list(self.shots),
             "episodes": self.episodes,
-            "scores": [[finite(value) for value in row] for row in self.scores.tolist()],
-            "own": {"rate": self.own[0], "steps": self.own[1], "score": finite(self.own_score)},
-            "best": {"rate": rate, "steps": steps, "score": finite(score), "chosen_on_these_episodes": True},
+            "scores": [[finite_or_none(value) for value in row] for row in self.scores.tolist()],
+            "own": {"rate": self.own[0], "steps": self.own[1], "score": finite_or_none(self.own_score)},
+            "best": {"rate": rate, "steps": steps, "score": finite_or_none(score), "chosen_on_these_episodes": True},
             "best_minus_own": None if self.difference is None else plain(self.difference),
         }
 
@@ -178,15 +178,14 @@ def tune_inner(
     """
     run = RunDirectory(run_dir)
     config = run.config()
-    name, evaluation = config.learner.name, config.evaluation
-    require(config.learner.record.has_loop, f"{run.path}: {name} has no inner loop, so no rates and steps to tune")
+    evaluation = config.evaluation
+    require(
+        config.learner.record.has_loop,
+        f"{run.path}: {config.learner.name} has no inner loop, so no rates and steps to tune",
+    )
+    _check_numbers(rates, steps, shots, episodes, grid_chunk)
     own_steps = evaluation_steps(config)
     counts = sorted({1, 2, 4, 8, max(1, own_steps)} if steps is None else set(steps))
-    for flag, values in (("rates", rates), ("steps", steps), ("shots", shots)):
-        require(values is None or (len(values) > 0 and min(values) > 0), f"--{flag}: expected positive numbers")
-    require(all(math.isfinite(rate) for rate in rates or ()), "--rates: expected finite numbers")
-    require(episodes is None or episodes >= 1, f"--episodes {episodes}: expected at least 1")
-    require(grid_chunk >= 1, f"--grid-chunk {grid_chunk}: expected at least 1")
     experiment = experiment_of_run(run)
     application = experiment.application
     meta_params, _ = experiment.restore_best(run, evaluation_mesh(config))
@@ -238,6 +237,21 @@ def tune_inner(
     path = run.path / INNER_GRID
     write_text(path, strict_json.dumps(found.to_json(), path, strict_json.DIVERGED, indent=2) + "\n")
     return found
+
+
+def _check_numbers(
+    rates: Sequence[float] | None,
+    steps: Sequence[int] | None,
+    shots: Sequence[int] | None,
+    episodes: int | None,
+    grid_chunk: int,
+) -> None:
+    """Raise a UserError if an argument of `tune_inner` is out of range."""
+    for flag, values in (("rates", rates), ("steps", steps), ("shots", shots)):
+        require(values is None or (len(values) > 0 and min(values) > 0), f"--{flag}: expected positive numbers")
+    require(all(math.isfinite(rate) for rate in rates or ()), "--rates: expected finite numbers")
+    require(episodes is None or episodes >= 1, f"--episodes {episodes}: expected at least 1")
+    require(grid_chunk >= 1, f"--grid-chunk {grid_chunk}: expected at least 1")
 
 
 def difference_of(points: np.ndarray, own: np.ndarray, score: Score) -> Estimate | None:

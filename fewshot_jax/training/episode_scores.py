@@ -10,7 +10,7 @@ import numpy as np
 from fewshot_jax import strict_json
 from fewshot_jax.atomic_write import write_text
 from fewshot_jax.errors import UserError
-from fewshot_jax.evaluation.statistics import finite
+from fewshot_jax.evaluation.statistics import finite_or_none
 
 EPISODE_SCORES = "episode_scores.json"  # in the directory of a run
 EpisodeScores = Mapping[str, Mapping[int, np.ndarray]]  # row -> shots -> [episodes]
@@ -27,7 +27,7 @@ def write_episode_scores(path: Path, scores: EpisodeScores, *, score: str, step:
     """
 
     def plain(values: np.ndarray) -> list[float | None]:
-        return [finite(value) for value in np.asarray(values, np.float64).tolist()]
+        return [finite_or_none(value) for value in np.asarray(values, np.float64).tolist()]
 
     rows = {row: {str(shots): plain(values) for shots, values in of.items()} for row, of in scores.items()}
     content = {"score": score, "checkpoint_step": step, "rows": rows}

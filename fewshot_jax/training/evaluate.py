@@ -143,7 +143,7 @@ def _measure(bench: Bench, run: RunDirectory, meta_params: MetaParams, wanted: S
     return table
 
 
-Scores = dict[str, dict[str, np.ndarray]]  # for each row, the values of each score, ``[episodes]``
+RowScores = dict[str, dict[str, np.ndarray]]  # for each row, the values of each score, ``[episodes]``
 
 
 class _Table:
@@ -161,7 +161,7 @@ class _Table:
         self.choices: dict[str, dict[int, Choice]] = {}
         self.episode_scores: dict[str, dict[int, np.ndarray]] = {}
 
-    def add(self, shots: int, own: Scores, baselines: Scores, guess: Scores) -> None:
+    def add(self, shots: int, own: RowScores, baselines: RowScores, guess: RowScores) -> None:
         """Add what was measured at a number of shots; gains are those of the run's learner over each baseline."""
         learned, first = own[self._bench.config.learner.name], self._bench.application.score.name
         for name, scores in {**own, **baselines, **guess}.items():

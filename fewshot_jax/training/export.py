@@ -21,7 +21,7 @@ from fewshot_jax.data.tokenization import SPECIAL_TOKENS
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.fresh import new_module
 from fewshot_jax.models.huggingface.load import load_pretrained
-from fewshot_jax.models.huggingface.pretrained import Pretrained, build, read_config
+from fewshot_jax.models.huggingface.pretrained import Pretrained, build, read_model_config
 from fewshot_jax.models.huggingface.save import write_pretrained
 from fewshot_jax.models.huggingface.text_encoder import exported_text_encoder
 from fewshot_jax.models.lora import lora, merge_lora
@@ -140,7 +140,7 @@ def _writer(run: RunDirectory, model: TextModel) -> Exported:
     meta_params, _ = Experiment(model).restore_best(run)
     sizes = {name: getattr(config.model, name) for name in ("width", "layers", "heads", "mlp_width", "dropout")}
     if model.home is not None:
-        given = read_config(model.home)
+        given = read_model_config(model.home)
     else:
         vocabulary = model.codec.tokenizer.get_vocab_size()
         given, _, _ = new_module(config.model.architecture, vocab_size=vocabulary, head=head, **sizes)
@@ -171,7 +171,7 @@ def _classifier(run: RunDirectory, model: TextModel) -> Exported:
         "vectors has no counterpart: 'fewshot-jax adapt' keeps all of it"
     ]
     if model.home is not None:
-        given, params = read_config(model.home), features["encoder"]["transformer"]
+        given, params = read_model_config(model.home), features["encoder"]["transformer"]
         made = Pretrained(config=given, module=build(given, None, jnp.float32), params=params, path=model.home)
     else:
         made = exported_text_encoder(model.module, features["encoder"], tokens=_TOKENS, path=run.path / TOKENIZER)

@@ -599,7 +599,7 @@ def test_the_block_policy_is_part_of_a_cached_trace():
     assert matmul[0] > remats
     assert boundary[1] > max(products, matmul[1])  # matrix products are computed again, or kept
     assert blocks("all") == (remats, products)
-    assert block_policy.current() is None
+    assert block_policy.current_policy() is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import yaml
 
 from fewshot_jax.cli.main import main
 from fewshot_jax.config.applications import columns_of_files
-from fewshot_jax.data.validate import lengths
+from fewshot_jax.data.validate import text_lengths
 from tests.small_run import RUN
 
 GOOD = "text,label\nbook two tickets!,booking\nbook maps,booking\nbook maps,booking\ncancel lunch,cancelling\n"
@@ -80,8 +80,8 @@ def test_a_good_file_is_counted(tmp_path):
 
 def test_lengths_are_the_median_the_95th_percentile_and_the_longest():
     texts = ["w " * n for n in range(1, 101)]
-    assert lengths(texts) == (50, 95, 100)
-    assert lengths(["one two, three"]) == (4, 4, 4)
+    assert text_lengths(texts) == (50, 95, 100)
+    assert text_lengths(["one two, three"]) == (4, 4, 4)
 
 
 def test_every_problem_of_a_file_is_told_with_its_line_and_remedy(tmp_path):

@@ -12,7 +12,7 @@ from fewshot_jax.cli.train import Arguments
 from fewshot_jax.config import DataConfig
 from fewshot_jax.config.sources import SOURCE_RECORDS
 from fewshot_jax.config_file import from_dict
-from fewshot_jax.data.sources import SOURCES, read_examples
+from fewshot_jax.data.sources import SOURCES, examples_of_source
 
 CODE = """
 import fewshot_jax as fsj
@@ -86,9 +86,13 @@ def test_its_pairs_are_divided_by_task_and_tie_the_run_to_them():
     [
         (read_data, "plain", r"returned dict; expected a list of Record"),
         (read_data, "rows", r"item 1 is of type tuple; the application reads fewshot_jax.Record"),
-        (read_examples, "rows", r"item 0 is of type Record; the application reads fewshot_jax.Example"),
+        (examples_of_source, "rows", r"item 0 is of type Record; the application reads fewshot_jax.Example"),
         (read_data, "nothing", r"returned no items; expected at least one Record"),
-        (read_examples, "hollow", r"item 0: target is ' '; expected a text, so fill it in, or leave the example out"),
+        (
+            examples_of_source,
+            "hollow",
+            r"item 0: target is ' '; expected a text, so fill it in, or leave the example out",
+        ),
         (read_data, "refuses", r"labels: expected a list of names \(see data.options\)"),
         (read_data, "lost", r"own_sources has no function 'lost'; expected one of labelled, pairs"),
     ],

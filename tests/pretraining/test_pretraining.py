@@ -17,7 +17,7 @@ from fewshot_jax.config_file import from_dict
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, initial_params
 from fewshot_jax.pretraining import pretrain as pretraining
 from fewshot_jax.pretraining.directory import PretrainingDirectory
-from fewshot_jax.pretraining.pretrain import HeldOut, pretrain
+from fewshot_jax.pretraining.pretrain import HeldOutLoss, pretrain
 from fewshot_jax.runs.checkpoints import Checkpoints
 from fewshot_jax.runs.metrics import read_metrics
 from fewshot_jax.runs.state import TrainState
@@ -90,7 +90,7 @@ def one(corpus, tmp_path_factory):
 
 def parameters(run, step):
     like = {"params": jax.tree.map(jnp.zeros_like, fsj.load_pretrained(run.model).params)}
-    checkpoints = Checkpoints(run.checkpoints, HeldOut(), read_only=True)
+    checkpoints = Checkpoints(run.checkpoints, HeldOutLoss(), read_only=True)
     try:
         return jax.device_get(checkpoints.restore_meta_params(step, like)["params"])
     finally:
@@ -349,7 +349,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(corpus
     refuse(made, tmp_path, r"at step 5 the loss is not finite;.*Lower optimizer\.rate")
     run = PretrainingDirectory(tmp_path / "run")
     assert run.result() is None
-    checkpoints = Checkpoints(run.checkpoints, HeldOut(), read_only=True)
+    checkpoints = Checkpoints(run.checkpoints, HeldOutLoss(), read_only=True)
     assert checkpoints.steps() == [3]
     checkpoints.close()
 
@@ -369,7 +369,7 @@ def test_eight_devices_train_as_one(corpus, one, tmp_path):
 
 def test_the_state_is_that_of_meta_training(one):
     """Checkpoints of both have one structure, so one reader serves them."""
-    checkpoints = Checkpoints(one.checkpoints, HeldOut(), read_only=True)
+    checkpoints = Checkpoints(one.checkpoints, HeldOutLoss(), read_only=True)
     record = checkpoints.record(STEPS)
     checkpoints.close()
     assert from_dict(record["config"], kind=PretrainConfig) == one.config()

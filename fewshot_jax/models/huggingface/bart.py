@@ -1,7 +1,7 @@
 """BART (Lewis et al., ACL 2020)."""
 
-from fewshot_jax.models.huggingface.family import Config, Family, activation_of
-from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, table
+from fewshot_jax.models.huggingface.family import Family, FamilyConfig, activation_of
+from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, rule_table
 from fewshot_jax.models.language_head import HeadKind, HeadShape
 from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.stack import StackShape
@@ -10,7 +10,7 @@ from fewshot_jax.models.transformer import ModelShape
 _NAMES = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
-def _stack(config: Config, side: str) -> StackShape:
+def _stack(config: FamilyConfig, side: str) -> StackShape:
     causal = side == "decoder"
     block = BlockShape(
         width=config.d_model,
@@ -33,7 +33,7 @@ def _stack(config: Config, side: str) -> StackShape:
     )
 
 
-def _head(config: Config, kind: HeadKind | None) -> HeadShape | None:
+def _head(config: FamilyConfig, kind: HeadKind | None) -> HeadShape | None:
     if kind is None:
         return None
     if kind == "classification":
@@ -41,7 +41,7 @@ def _head(config: Config, kind: HeadKind | None) -> HeadShape | None:
     return HeadShape(kind=kind, tied=config.tie_word_embeddings)
 
 
-def _shape(config: Config, kind: HeadKind | None) -> ModelShape:
+def _shape(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
     return ModelShape(
         vocab_size=config.vocab_size,
         encoder=_stack(config, "encoder"),
@@ -56,7 +56,7 @@ def _shape(config: Config, kind: HeadKind | None) -> ModelShape:
 def _side(side: str) -> tuple[Rule, ...]:
     layer, blocks = f"{side}.layers.{{}}", f"{side}/blocks"
     return (
-        *table(f"{side}.embed_positions", f"{side}/position_embedding"),
+        *rule_table(f"{side}.embed_positions", f"{side}/position_embedding"),
         *norm(f"{side}.layernorm_embedding", f"{side}/embedding_norm"),
         *attention(f"{layer}.self_attn", f"{blocks}/attention", _NAMES),
         *norm(f"{layer}.self_attn_layer_norm", f"{blocks}/attention_norm"),
@@ -69,7 +69,7 @@ def _side(side: str) -> tuple[Rule, ...]:
 BART = Family(
     shape=_shape,
     body=(
-        *table("shared", "token_embedding", others=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")),
+        *rule_table("shared", "token_embedding", others=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")),
         *_side("encoder"),
         *_side("decoder"),
         *attention("decoder.layers.{}.encoder_attn", "decoder/blocks/cross_attention", _NAMES),

@@ -5,8 +5,8 @@ RoBERTa (Liu et al., arXiv:1907.11692), DistilBERT (Sanh et al., arXiv:1910.0110
 
 from dataclasses import replace
 
-from fewshot_jax.models.huggingface.family import Config, Family, activation_of, expect
-from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, table
+from fewshot_jax.models.huggingface.family import Family, FamilyConfig, activation_of, expect
+from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, rule_table
 from fewshot_jax.models.language_head import HeadKind, HeadShape
 from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.stack import StackShape
@@ -16,7 +16,7 @@ _LAYER = "encoder/blocks"
 REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
-def _stack(config: Config, *, mlp_width: int, activation: str, dropout: float, epsilon: float) -> StackShape:
+def _stack(config: FamilyConfig, *, mlp_width: int, activation: str, dropout: float, epsilon: float) -> StackShape:
     return StackShape(
         block=BlockShape(
             width=config.hidden_size,
@@ -34,7 +34,7 @@ def _stack(config: Config, *, mlp_width: int, activation: str, dropout: float, e
     )
 
 
-def bert_stack(config: Config) -> StackShape:
+def bert_stack(config: FamilyConfig) -> StackShape:
     expect(config, "is_decoder", False)
     expect(config, "add_cross_attention", False)
     expect(config, "position_embedding_type", "absolute")
@@ -47,7 +47,7 @@ def bert_stack(config: Config) -> StackShape:
     )
 
 
-def _head(kind: HeadKind | None, config: Config, lm_activation: str, classifier: str) -> HeadShape | None:
+def _head(kind: HeadKind | None, config: FamilyConfig, lm_activation: str, classifier: str) -> HeadShape | None:
     """The heads of the three: a dense layer before the words, another before the classes."""
     if kind is None:
         return None
@@ -59,7 +59,7 @@ def _head(kind: HeadKind | None, config: Config, lm_activation: str, classifier:
     return HeadShape(kind=kind, labels=config.num_labels, dense=activation_of(classifier))
 
 
-def _bert(config: Config, kind: HeadKind | None) -> ModelShape:
+def _bert(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
     return ModelShape(
         vocab_size=config.vocab_size,
         encoder=bert_stack(config),
@@ -68,7 +68,7 @@ def _bert(config: Config, kind: HeadKind | None) -> ModelShape:
     )
 
 
-def _roberta(config: Config, kind: HeadKind | None) -> ModelShape:
+def _roberta(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
     # The table's first rows are those before the padding token's id, and its own.
     before = config.pad_token_id + 1
     stack = replace(
@@ -85,7 +85,7 @@ def _roberta(config: Config, kind: HeadKind | None) -> ModelShape:
     )
 
 
-def _distilbert(config: Config, kind: HeadKind | None) -> ModelShape:
+def _distilbert(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
     stack = _stack(
         config, mlp_width=config.hidden_dim, activation=config.activation, dropout=config.dropout, epsilon=1e-12
     )
@@ -104,9 +104,9 @@ def _output(source: str, bias: str) -> list[Rule]:
 
 
 _BERT_BODY = (
-    *table("embeddings.word_embeddings", "token_embedding"),
-    *table("embeddings.position_embeddings", "encoder/position_embedding"),
-    *table("embeddings.token_type_embeddings", "encoder/type_embedding"),
+    *rule_table("embeddings.word_embeddings", "token_embedding"),
+    *rule_table("embeddings.position_embeddings", "encoder/position_embedding"),
+    *rule_table("embeddings.token_type_embeddings", "encoder/type_embedding"),
     *norm("embeddings.LayerNorm", "encoder/embedding_norm"),
     *attention(
         "encoder.layer.{}.attention", f"{_LAYER}/attention", ("self.query", "self.key", "self.value", "output.dense")
@@ -178,8 +178,8 @@ _D = "transformer.layer.{}"
 DISTILBERT = Family(
     shape=_distilbert,
     body=(
-        *table("embeddings.word_embeddings", "token_embedding"),
-        *table("embeddings.position_embeddings", "encoder/position_embedding"),
+        *rule_table("embeddings.word_embeddings", "token_embedding"),
+        *rule_table("embeddings.position_embeddings", "encoder/position_embedding"),
         *norm("embeddings.LayerNorm", "encoder/embedding_norm"),
         *attention(f"{_D}.attention", f"{_LAYER}/attention", ("q_lin", "k_lin", "v_lin", "out_lin")),
         *norm(f"{_D}.sa_layer_norm", f"{_LAYER}/attention_norm"),

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fewshot_jax.errors import UserError
-from fewshot_jax.models.huggingface.family import Config, Family
+from fewshot_jax.models.huggingface.family import Family, FamilyConfig
 from fewshot_jax.models.huggingface.mapping import LAYER, Rule
 from fewshot_jax.models.huggingface.tensors import Checkpoint
 from fewshot_jax.models.language_head import HeadKind
@@ -76,7 +76,7 @@ def tensor_of(rule: Rule, names: dict[str, str], index: tuple[int, ...]) -> str 
 
 
 def left_over(
-    family: Family, config: Config, kind: HeadKind | None, names: dict[str, str], *, other_head: bool
+    family: Family, config: FamilyConfig, kind: HeadKind | None, names: dict[str, str], *, other_head: bool
 ) -> tuple[list[str], list[str]]:
     """Tensors that nothing was read from: those that may be left, and those that nobody knows.
 

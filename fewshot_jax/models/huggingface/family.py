@@ -13,7 +13,7 @@ from fewshot_jax.models.layers import Activation
 from fewshot_jax.models.positions import Rotary
 from fewshot_jax.models.transformer import ModelShape
 
-Config = Any  # transformers.PreTrainedConfig, imported where it is used
+FamilyConfig = Any  # transformers.PreTrainedConfig, imported where it is used
 
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -48,7 +48,7 @@ class Family:
         required: fields that config.json must name, as the family calls them.
     """
 
-    shape: Callable[[Config, HeadKind | None], ModelShape]
+    shape: Callable[[FamilyConfig, HeadKind | None], ModelShape]
     body: tuple[Rule, ...]
     prefix: str
     heads: Mapping[HeadKind, tuple[Rule, ...]]
@@ -56,9 +56,9 @@ class Family:
     required: tuple[str, ...]
     ignored: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
-    more: Callable[[Config], tuple[Rule, ...]] = lambda config: ()
+    more: Callable[[FamilyConfig], tuple[Rule, ...]] = lambda config: ()
     copies: Mapping[str, str] = field(default_factory=dict)
-    constants: Callable[[Config], Mapping[str, np.ndarray]] = lambda config: {}
+    constants: Callable[[FamilyConfig], Mapping[str, np.ndarray]] = lambda config: {}
     prefixes: Mapping[HeadKind, str] = field(default_factory=dict)
     readable: Mapping[str, HeadKind | None] = field(default_factory=dict)
 
@@ -74,7 +74,7 @@ def activation_of(name: str) -> Activation:
     return _ACTIVATIONS[name]
 
 
-def expect(config: Config, field_name: str, value: Any) -> None:
+def expect(config: FamilyConfig, field_name: str, value: Any) -> None:
     """Refuse a config that asks for what is not here.
 
     Raises:

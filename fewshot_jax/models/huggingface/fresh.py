@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fewshot_jax.models.huggingface.family import Config
+from fewshot_jax.models.huggingface.family import FamilyConfig
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, initial_params
 from fewshot_jax.models.language_head import HeadKind
 from fewshot_jax.models.transformer import Architecture, Transformer
@@ -33,11 +33,11 @@ def new_module(
     eos_id: int = 3,
     dropout: float = 0.0,
     compute_dtype: Any = jnp.float32,
-) -> tuple[Config, Transformer, HeadKind]:
+) -> tuple[FamilyConfig, Transformer, HeadKind]:
     """Return the config, module and kind of head of a new model: ModernBERT (encoder), Llama (decoder) or T5 (both).
 
-    All three have positions without a limit of length, norms before the layers and gated units. The sizes are keywords
-    of their own, since the three families' configs have other names for each.
+    All three have positions without a limit of length, norms before the layers and gated units.
+    Has more than 8 parameters because the three families' configs have other names for each size.
 
     Args:
         architecture: which stacks.

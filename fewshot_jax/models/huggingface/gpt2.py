@@ -1,7 +1,7 @@
 """GPT-2 (Radford et al., 2019)."""
 
-from fewshot_jax.models.huggingface.family import Config, Family, activation_of, expect
-from fewshot_jax.models.huggingface.mapping import Rule, conv1d, linear, norm, table
+from fewshot_jax.models.huggingface.family import Family, FamilyConfig, activation_of, expect
+from fewshot_jax.models.huggingface.mapping import Rule, conv1d, linear, norm, rule_table
 from fewshot_jax.models.language_head import HeadKind, HeadShape
 from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.stack import StackShape
@@ -16,7 +16,7 @@ DECODER_HEADS: dict[HeadKind, tuple[Rule, ...]] = {
 }
 
 
-def decoder_head(config: Config, kind: HeadKind | None, **options: float | None) -> HeadShape | None:
+def decoder_head(config: FamilyConfig, kind: HeadKind | None, **options: float | None) -> HeadShape | None:
     """The heads of a decoder: one linear layer each."""
     if kind is None:
         return None
@@ -31,7 +31,7 @@ def decoder_head(config: Config, kind: HeadKind | None, **options: float | None)
     )
 
 
-def _shape(config: Config, kind: HeadKind | None) -> ModelShape:
+def _shape(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
     for name, value in (
         ("scale_attn_by_inverse_layer_idx", False),
         ("add_cross_attention", False),
@@ -53,8 +53,8 @@ def _shape(config: Config, kind: HeadKind | None) -> ModelShape:
 GPT2 = Family(
     shape=_shape,
     body=(
-        *table("wte", "token_embedding"),
-        *table("wpe", "decoder/position_embedding"),
+        *rule_table("wte", "token_embedding"),
+        *rule_table("wpe", "decoder/position_embedding"),
         *norm("h.{}.ln_1", f"{_LAYER}/attention_norm"),
         *conv1d("h.{}.attn.c_attn", f"{_LAYER}/attention/query", part=0),
         *conv1d("h.{}.attn.c_attn", f"{_LAYER}/attention/key", part=1),

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from fewshot_jax.errors import UserError
-from fewshot_jax.models.huggingface.family import Config, Family, activation_of, expect, rotary_of
+from fewshot_jax.models.huggingface.family import Family, FamilyConfig, activation_of, expect, rotary_of
 from fewshot_jax.models.huggingface.gpt2 import DECODER_HEADS, decoder_head
-from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, table
+from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, rule_table
 from fewshot_jax.models.language_head import HeadKind
 from fewshot_jax.models.layer_kinds import LayerKind
 from fewshot_jax.models.layers import BlockShape
@@ -22,7 +22,9 @@ from fewshot_jax.models.transformer import ModelShape
 _LAYER = "decoder/blocks"
 
 
-def llama_model(config: Config, kind: HeadKind | None, *, block: dict[str, Any], stack: dict[str, Any]) -> ModelShape:
+def llama_model(
+    config: FamilyConfig, kind: HeadKind | None, *, block: dict[str, Any], stack: dict[str, Any]
+) -> ModelShape:
     """Build the shape that all of them share, with a family's own fields of its blocks and of its stack."""
     shape = BlockShape(
         **{
@@ -56,7 +58,7 @@ def llama_model(config: Config, kind: HeadKind | None, *, block: dict[str, Any],
     )
 
 
-def windowed_layers(config: Config) -> dict[str, Any]:
+def windowed_layers(config: FamilyConfig) -> dict[str, Any]:
     """The layers of a config whose attention is limited to a window, and the others."""
     types = ("full_attention", "sliding_attention")
     if unknown := set(config.layer_types) - set(types):
@@ -70,7 +72,7 @@ def windowed_layers(config: Config) -> dict[str, Any]:
     }
 
 
-def _llama(config: Config, kind: HeadKind | None) -> ModelShape:
+def _llama(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
     biases = {
         "attention_bias": config.attention_bias,
         "out_bias": config.attention_bias,
@@ -80,19 +82,19 @@ def _llama(config: Config, kind: HeadKind | None) -> ModelShape:
     return llama_model(config, kind, block=biases, stack={})
 
 
-def _mistral(config: Config, kind: HeadKind | None) -> ModelShape:
+def _mistral(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
     expect(config, "layer_types", None)
     block = {"activation": activation_of(config.hidden_act)}
     layers = LayerKind(rotary=rotary_of(config.rope_parameters), window=config.sliding_window)
     return llama_model(config, kind, block=block, stack={"kinds": (layers,)})
 
 
-def _qwen2(config: Config, kind: HeadKind | None) -> ModelShape:
+def _qwen2(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
     block = {"activation": activation_of(config.hidden_act), "attention_bias": True}
     return llama_model(config, kind, block=block, stack=windowed_layers(config))
 
 
-def _qwen3(config: Config, kind: HeadKind | None) -> ModelShape:
+def _qwen3(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
     block = {
         "activation": activation_of(config.hidden_act),
         "attention_bias": config.attention_bias,
@@ -102,7 +104,7 @@ def _qwen3(config: Config, kind: HeadKind | None) -> ModelShape:
     return llama_model(config, kind, block=block, stack=windowed_layers(config))
 
 
-def _gemma2(config: Config, kind: HeadKind | None) -> ModelShape:
+def _gemma2(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
     if config.use_bidirectional_attention:
         expect(config, "use_bidirectional_attention", False)
     block = {
@@ -136,7 +138,7 @@ def llama_body(norms: Mapping[str, str], projections: tuple[Rule, ...] = PROJECT
         projections: rules of the matrices of a layer.
     """
     return (
-        *table("embed_tokens", "token_embedding"),
+        *rule_table("embed_tokens", "token_embedding"),
         *projections,
         *norm("layers.{}.self_attn.q_norm", f"{_LAYER}/attention/query_norm"),
         *norm("layers.{}.self_attn.k_norm", f"{_LAYER}/attention/key_norm"),

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.checkpoint_names import body_prefix, left_over, modern_names, tensor_of
 from fewshot_jax.models.huggingface.families import FAMILIES
-from fewshot_jax.models.huggingface.family import Config, Family
+from fewshot_jax.models.huggingface.family import Family, FamilyConfig
 from fewshot_jax.models.huggingface.mapping import Rule
 from fewshot_jax.models.huggingface.pretrained import (
     Leaves,
@@ -25,7 +25,7 @@ from fewshot_jax.models.huggingface.pretrained import (
     initial_params,
     leaves_of,
     misfit,
-    read_config,
+    read_model_config,
     rules_of,
 )
 from fewshot_jax.models.huggingface.read_leaf import Source, read_leaf
@@ -77,7 +77,7 @@ def load_pretrained(
         raise UserError(f"head={head!r}: expected one of {', '.join(map(repr, ('auto', *get_args(HeadKind))))} or None")
     if num_labels is not None and num_labels < 1:
         raise UserError(f"num_labels={num_labels}: expected at least 1")
-    config = read_config(path)
+    config = read_model_config(path)
     family = FAMILIES[config.model_type]
     kind = head_of(config, path / "config.json") if head == "auto" else head
     if kind is not None and kind not in family.heads:
@@ -130,7 +130,7 @@ def load_pretrained(
     )
 
 
-def _also_output(rule: Rule, family: Family, config: Config) -> Rule:
+def _also_output(rule: Rule, family: Family, config: FamilyConfig) -> Rule:
     """The rule of a leaf; of an embedding that the output layer shares, the output's name serves as well."""
     if rule.target != "token_embedding/embedding" or not config.tie_word_embeddings:
         return rule
@@ -139,7 +139,7 @@ def _also_output(rule: Rule, family: Family, config: Config) -> Rule:
     return replace(rule, others=(*rule.others, *outputs))
 
 
-def _misfit(path: Path, config: Config, prefix: str) -> str:
+def _misfit(path: Path, config: FamilyConfig, prefix: str) -> str:
     """The first line of the error of a checkpoint that does not fit."""
     return (
         f"{path}: does not fit its config.json (model_type '{config.model_type}', names under '{prefix}'); give the "
@@ -148,13 +148,13 @@ def _misfit(path: Path, config: Config, prefix: str) -> str:
 
 
 def _untied(
-    config: Config,
+    config: FamilyConfig,
     family: Family,
     kind: HeadKind | None,
     prefix: str,
     checkpoint: Checkpoint,
     names: dict[str, str],
-) -> Config:
+) -> FamilyConfig:
     """The config, its output layer not tied to the embedding if the checkpoint has two different ones."""
     if kind not in _LM or not config.tie_word_embeddings:
         return config
@@ -231,7 +231,7 @@ def _placement(sharding: Placement | None) -> Callable[[str, tuple[int, ...]], j
     return lambda target, shape: everywhere
 
 
-def _initialised(module: Transformer, wanted: set[str], config: Config, seed: int) -> dict[str, jax.Array]:
+def _initialised(module: Transformer, wanted: set[str], config: FamilyConfig, seed: int) -> dict[str, jax.Array]:
     """New leaves of a head: kernels normal, biases zero, norms one."""
     if not wanted:
         return {}

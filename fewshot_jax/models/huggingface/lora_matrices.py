@@ -54,7 +54,7 @@ class Dense(NamedTuple):
         return enumerate(self.module.format(*index) for index in np.ndindex(self.leading))
 
 
-class Pair(NamedTuple):
+class LoraPair(NamedTuple):
     """One layer's LoRA as peft has it: ``a [r, in]``, ``b [out, r]``, and what their product is multiplied by."""
 
     a: np.ndarray
@@ -139,9 +139,9 @@ def _matching(pattern: Mapping[str, Any], name: str, default: Any) -> Any:
 
 def taken(
     dense: Dense, config: Mapping[str, Any], found: dict[str, np.ndarray], problems: list[str]
-) -> dict[int, Pair]:
+) -> dict[int, LoraPair]:
     """The LoRA of each layer that has one, taken out of what was found."""
-    pairs: dict[int, Pair] = {}
+    pairs: dict[int, LoraPair] = {}
     for layer, name in dense.each():
         rank = _matching(config["rank_pattern"], name, config["r"])
         alpha = _matching(config["alpha_pattern"], name, config["lora_alpha"])
@@ -152,14 +152,14 @@ def taken(
         wrong = [
             f"{ROOT}{name}.lora_{side}.weight {list(shape)} is missing"
             if (array := given[side]) is None
-            else f"{ROOT}{name}.lora_{side}.weight has {described(array)}, expected shape {list(shape)}"
+            else f"{ROOT}{name}.lora_{side}.weight has {describe_matrices(array)}, expected shape {list(shape)}"
             for side, shape in shapes.items()
             if not fits(given[side], shape)
         ]
         problems += wrong
         if not wrong:
             a, b = (np.asarray(array) for array in given.values())
-            pairs[layer] = Pair(a, b, alpha / (math.sqrt(rank) if config["rslora"] else rank))
+            pairs[layer] = LoraPair(a, b, alpha / (math.sqrt(rank) if config["rslora"] else rank))
     return pairs
 
 
@@ -168,14 +168,14 @@ def fits(array: np.ndarray | None, shape: tuple[int, ...]) -> bool:
     return array is not None and array.shape == shape and jnp.issubdtype(array.dtype, jnp.floating)
 
 
-def described(array: np.ndarray) -> str:
+def describe_matrices(array: np.ndarray) -> str:
     """Its shape and dtype, for a message."""
     return f"shape {list(array.shape)} and dtype {array.dtype}"
 
 
-def parts_of(dense: Dense, of_layer: Mapping[int, Pair]) -> dict[str, dict[int, Pair]]:
+def matrix_parts(dense: Dense, of_layer: Mapping[int, LoraPair]) -> dict[str, dict[int, LoraPair]]:
     """The LoRA of each of our layers: its rows of b, and of a what they multiply and other parts alone do not."""
-    parts: dict[str, dict[int, Pair]] = {}
+    parts: dict[str, dict[int, LoraPair]] = {}
     if len(dense.targets) == 1 or len({pair.b.shape[-1] for pair in of_layer.values()}) > 1:
         used = [slice(None)] * len(dense.targets)
     else:
@@ -184,14 +184,16 @@ def parts_of(dense: Dense, of_layer: Mapping[int, Pair]) -> dict[str, dict[int, 
         used = [by_part[part] | ~by_part.any(0) for part in range(len(dense.targets))]
     for part, target in enumerate(dense.targets):
         rows = dense.rows[part]
-        own = {layer: Pair(a[used[part]], b[rows][:, used[part]], scale) for layer, (a, b, scale) in of_layer.items()}
+        own = {
+            layer: LoraPair(a[used[part]], b[rows][:, used[part]], scale) for layer, (a, b, scale) in of_layer.items()
+        }
         if any(len(pair.a) for pair in own.values()):
             parts[target] = own
     return parts
 
 
 def leaves_of_pairs(
-    dense: Dense, target: str, of_layer: Mapping[int, Pair], rank: int, scale: float
+    dense: Dense, target: str, of_layer: Mapping[int, LoraPair], rank: int, scale: float
 ) -> dict[str, np.ndarray]:
     """Our leaves, of one rank and scale: smaller ranks have zeros beside them, another scale goes into ``b``."""
     a = np.zeros((dense.number, dense.inputs, rank), np.float32)

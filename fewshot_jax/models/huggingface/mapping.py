@@ -130,7 +130,7 @@ def norm(source: str, target: str, **options: Any) -> list[Rule]:
     return [Rule(f"{source}.weight", f"{target}/scale", **options), Rule(f"{source}.bias", f"{target}/bias", **options)]
 
 
-def table(source: str, target: str, **options: Any) -> list[Rule]:
+def rule_table(source: str, target: str, **options: Any) -> list[Rule]:
     """An embedding ``[rows, features]``."""
     return [Rule(f"{source}.weight", f"{target}/embedding", inputs=1, **options)]
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from fewshot_jax.errors import UserError
-from fewshot_jax.models.huggingface.family import Config, Family, activation_of, rotary_of
-from fewshot_jax.models.huggingface.mapping import Rule, fused, linear, norm, table
+from fewshot_jax.models.huggingface.family import Family, FamilyConfig, activation_of, rotary_of
+from fewshot_jax.models.huggingface.mapping import Rule, fused, linear, norm, rule_table
 from fewshot_jax.models.language_head import HeadKind, HeadShape
 from fewshot_jax.models.layer_kinds import LayerKind
 from fewshot_jax.models.layers import BlockShape
@@ -14,7 +14,7 @@ from fewshot_jax.models.transformer import ModelShape
 _LAYER = "encoder/blocks"
 
 
-def _shape(config: Config, kind: HeadKind | None) -> ModelShape:
+def _shape(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
     block = BlockShape(
         width=config.hidden_size,
         heads=config.num_attention_heads,
@@ -44,7 +44,7 @@ def _shape(config: Config, kind: HeadKind | None) -> ModelShape:
     return ModelShape(vocab_size=config.vocab_size, encoder=stack, head=_head(config, kind), pad_id=config.pad_token_id)
 
 
-def _head(config: Config, kind: HeadKind | None) -> HeadShape | None:
+def _head(config: FamilyConfig, kind: HeadKind | None) -> HeadShape | None:
     if kind is None:
         return None
     if kind == "classification" and config.classifier_pooling not in ("cls", "mean"):
@@ -66,7 +66,7 @@ _DENSE = (*linear("head.dense", "head/dense"), *norm("head.norm", "head/norm"))
 MODERNBERT = Family(
     shape=_shape,
     body=(
-        *table("embeddings.tok_embeddings", "token_embedding"),
+        *rule_table("embeddings.tok_embeddings", "token_embedding"),
         *norm("embeddings.norm", "encoder/embedding_norm"),
         *norm("layers.{}.attn_norm", f"{_LAYER}/attention_norm", first=1),
         *fused("layers.{}.attn.Wqkv", [f"{_LAYER}/attention/{part}" for part in ("query", "key", "value")]),

@@ -18,17 +18,17 @@ from fewshot_jax.models.adapters import Adapter, combined, only
 from fewshot_jax.models.huggingface.lora_matrices import (
     ROOT,
     Layout,
-    described,
+    describe_matrices,
     fits,
     layout_of,
     leaves_of_pairs,
-    parts_of,
+    matrix_parts,
     shapes_of,
     stacked,
     taken,
 )
 from fewshot_jax.models.huggingface.mapping import Rule
-from fewshot_jax.models.huggingface.pretrained import Pretrained, misfit, prefix_of, read_json
+from fewshot_jax.models.huggingface.pretrained import Pretrained, misfit, prefix_of, read_model_json
 from fewshot_jax.models.huggingface.tensors import Checkpoint
 from fewshot_jax.models.huggingface.writer import TensorSource, atomic_checkpoint, write_checkpoint
 from fewshot_jax.models.lora import A, B, lora, lora_of
@@ -147,7 +147,7 @@ def load_adapter(path: str | Path, pretrained: Pretrained) -> tuple[Params, Adap
                 problems,
             )
         require(bool(pairs), f"{path}: holds no LoRA matrices")
-        ours = [(dense, *part) for dense, of_layer in pairs.items() for part in parts_of(dense, of_layer).items()]
+        ours = [(dense, *part) for dense, of_layer in pairs.items() for part in matrix_parts(dense, of_layer).items()]
         every = [pair for _, _, of_layer in ours for pair in of_layer.values()]
         rank = max(len(pair.a) for pair in every)
         ((scale, _),) = Counter(pair.scale for pair in every).most_common(1)
@@ -235,7 +235,7 @@ def _writes_answers(pretrained: Pretrained) -> bool:
 
 def _read_config(file: Path) -> dict[str, Any]:
     """The fields of a config that are used, checked."""
-    raw = read_json(file)
+    raw = read_model_json(file)
     require(isinstance(raw, dict), f"{file}: is not a JSON object")
     for name, plain in _PLAIN.items():
         require(
@@ -280,7 +280,7 @@ def _read_head(
             stored[rule.source], head[rule.target] = array, rule.to_leaf(array, shape).astype(np.float32)
         else:
             problems.append(
-                f"{ROOT}{rule.source} has {described(array)}, expected shape {list(rule.stored_shape(shape))}"
+                f"{ROOT}{rule.source} has {describe_matrices(array)}, expected shape {list(rule.stored_shape(shape))}"
             )
     for name, copy in _copies(pretrained, stored).items():
         array = found.pop(ROOT + name, None)

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.adapters import Adapter
 from fewshot_jax.models.huggingface.families import FAMILIES
-from fewshot_jax.models.huggingface.family import Config, Family
+from fewshot_jax.models.huggingface.family import Family, FamilyConfig
 from fewshot_jax.models.huggingface.mapping import Rule, placed
 from fewshot_jax.models.huggingface.text_tokenizer import check_rows, has_tokenizer, padding_alone, read_tokenizer
 from fewshot_jax.models.language_head import HeadKind
@@ -44,7 +44,7 @@ class Pretrained:
             of our own).
     """
 
-    config: Config
+    config: FamilyConfig
     module: Transformer
     params: Params
     head: HeadKind | None = None
@@ -83,7 +83,7 @@ class Pretrained:
         return tokenizer
 
 
-def read_json(file: Path) -> Any:
+def read_model_json(file: Path) -> Any:
     """What a file of a model's directory says.
 
     Raises:
@@ -116,7 +116,7 @@ def misfit(what: str, problems: Sequence[str], unknown: Sequence[str] = (), unre
     return UserError("\n  ".join(lines))
 
 
-def read_config(path: Path) -> Config:
+def read_model_config(path: Path) -> FamilyConfig:
     """The config of a directory.
 
     Raises:
@@ -128,7 +128,7 @@ def read_config(path: Path) -> Config:
         raise UserError(f"{path}: {what}; give a directory that transformers' save_pretrained wrote")
     if not file.is_file():
         raise UserError(f"{file}: no such file; {_instead_of_config(path)}")
-    raw = read_json(file)
+    raw = read_model_json(file)
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise UserError(
             f"{file}: names no model_type; expected the config.json that came with a model of one of the families "
@@ -171,7 +171,7 @@ def _instead_of_config(path: Path) -> str:
     return f"the directory {held}; give one that transformers' save_pretrained wrote"
 
 
-def head_of(config: Config, file: Path) -> HeadKind | None:
+def head_of(config: FamilyConfig, file: Path) -> HeadKind | None:
     """The kind of head that the first of ``architectures`` has.
 
     Raises:
@@ -193,7 +193,7 @@ def head_of(config: Config, file: Path) -> HeadKind | None:
     return known[given[0]]
 
 
-def build(config: Config, head: HeadKind | None, dtype: Any) -> Transformer:
+def build(config: FamilyConfig, head: HeadKind | None, dtype: Any) -> Transformer:
     """The module of a config.
 
     Raises:
@@ -232,7 +232,7 @@ def prefix_of(family: Family, head: HeadKind | None) -> str:
     return "" if head in (None, "pooler") else family.prefixes.get(head, family.prefix)
 
 
-def rules_of(family: Family, config: Config, head: HeadKind | None, prefix: str, leaves: Leaves) -> list[Rule]:
+def rules_of(family: Family, config: FamilyConfig, head: HeadKind | None, prefix: str, leaves: Leaves) -> list[Rule]:
     """Return the rules of a model's leaves, one for each, with their places in the stored tensors."""
     body = (rule.under(prefix) for rule in (*family.body, *family.more(config)))
     own = family.heads[head] if head is not None else ()

@@ -1,7 +1,7 @@
 """T5 (Raffel et al., JMLR 2020), with plain or gated units (version 1.1, Flan)."""
 
-from fewshot_jax.models.huggingface.family import Config, Family, activation_of
-from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, table
+from fewshot_jax.models.huggingface.family import Family, FamilyConfig, activation_of
+from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, rule_table
 from fewshot_jax.models.language_head import HeadKind, HeadShape
 from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.stack import StackShape
@@ -10,7 +10,7 @@ from fewshot_jax.models.transformer import ModelShape
 _NAMES = ("q", "k", "v", "o")
 
 
-def _stack(config: Config, layers: int, *, causal: bool) -> StackShape:
+def _stack(config: FamilyConfig, layers: int, *, causal: bool) -> StackShape:
     block = BlockShape(
         width=config.d_model,
         heads=config.num_heads,
@@ -37,7 +37,7 @@ def _stack(config: Config, layers: int, *, causal: bool) -> StackShape:
     )
 
 
-def _head(config: Config, kind: HeadKind | None) -> HeadShape | None:
+def _head(config: FamilyConfig, kind: HeadKind | None) -> HeadShape | None:
     if kind is None or kind == "encoder":
         return None
     if kind == "causal_lm":
@@ -48,7 +48,7 @@ def _head(config: Config, kind: HeadKind | None) -> HeadShape | None:
     return HeadShape(kind=kind, labels=config.num_labels, pooling="eos", dense="tanh")
 
 
-def _shape(config: Config, kind: HeadKind | None) -> ModelShape:
+def _shape(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
     start = getattr(config, "decoder_start_token_id", None)
     return ModelShape(
         vocab_size=config.vocab_size,
@@ -71,12 +71,12 @@ def _side(side: str, mlp: int) -> tuple[Rule, ...]:
         *linear(f"{layer}.{mlp}.DenseReluDense.wi_0", f"{blocks}/mlp/gate"),
         *linear(f"{layer}.{mlp}.DenseReluDense.wo", f"{blocks}/mlp/down"),
         *norm(f"{layer}.{mlp}.layer_norm", f"{blocks}/mlp_norm"),
-        *table(bias, f"{side}/relative_bias"),
+        *rule_table(bias, f"{side}/relative_bias"),
         *norm(f"{side}.final_layer_norm", f"{side}/final_norm"),
     )
 
 
-def _up(config: Config) -> tuple[Rule, ...]:
+def _up(config: FamilyConfig) -> tuple[Rule, ...]:
     """The layer that the gate multiplies has another name where there is none."""
     name = "wi_1" if config.is_gated_act else "wi"
     return tuple(
@@ -89,7 +89,7 @@ def _up(config: Config) -> tuple[Rule, ...]:
 T5 = Family(
     shape=_shape,
     body=(
-        *table("shared", "token_embedding", others=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")),
+        *rule_table("shared", "token_embedding", others=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")),
         *_side("encoder", 1),
         *_side("decoder", 2),
         *attention("decoder.block.{}.layer.1.EncDecAttention", "decoder/blocks/cross_attention", _NAMES),

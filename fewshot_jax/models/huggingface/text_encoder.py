@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 
 from fewshot_jax.models.huggingface.bert import BERT
-from fewshot_jax.models.huggingface.family import Config, Family
+from fewshot_jax.models.huggingface.family import Family, FamilyConfig
 from fewshot_jax.models.huggingface.mapping import Rule
 from fewshot_jax.models.huggingface.pretrained import Pretrained
 from fewshot_jax.models.huggingface.xlm_roberta_xl import XLM_ROBERTA_XL
@@ -28,7 +28,7 @@ _STACK = "encoder/"
 def _flat(family: Family, *, rows_before: int = 0) -> Family:
     """Return a family's rules for a flat encoder, whose positions have so many rows of zeros before them."""
 
-    def shape(config: Config, kind: HeadKind | None) -> ModelShape:
+    def shape(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
         given = family.shape(config, kind)
         stack = replace(cast(StackShape, given.encoder), position_offset=0, positions_skip_padding=False, token_types=0)
         return replace(given, encoder=stack, flat=True)
@@ -37,7 +37,7 @@ def _flat(family: Family, *, rows_before: int = 0) -> Family:
         before = rows_before if rule.target == f"{_STACK}position_embedding/embedding" else 0
         return replace(rule, target=rule.target.removeprefix(_STACK), before=before)
 
-    def constants(config: Config) -> dict[str, np.ndarray]:
+    def constants(config: FamilyConfig) -> dict[str, np.ndarray]:
         return {"embeddings.token_type_embeddings.weight": np.zeros((1, config.hidden_size), np.float32)}
 
     return replace(family, shape=shape, body=tuple(map(own, family.body)), constants=constants)
@@ -50,7 +50,7 @@ FORMATS: dict[NormOrder, tuple[str, Family]] = {
 }
 
 
-def config_of(shape: ModelShape, tokens: Mapping[str, int]) -> Config:
+def config_of(shape: ModelShape, tokens: Mapping[str, int]) -> FamilyConfig:
     """Return the config of transformers for a text encoder.
 
     Args:

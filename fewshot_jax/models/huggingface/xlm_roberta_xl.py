@@ -3,15 +3,15 @@
 from dataclasses import replace
 
 from fewshot_jax.models.huggingface.bert import REQUIRED, bert_stack
-from fewshot_jax.models.huggingface.family import Config, Family
-from fewshot_jax.models.huggingface.mapping import attention, linear, norm, table
+from fewshot_jax.models.huggingface.family import Family, FamilyConfig
+from fewshot_jax.models.huggingface.mapping import attention, linear, norm, rule_table
 from fewshot_jax.models.language_head import HeadKind
 from fewshot_jax.models.transformer import ModelShape
 
 _LAYER = "encoder/blocks"
 
 
-def _shape(config: Config, kind: HeadKind | None) -> ModelShape:
+def _shape(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
     del kind  # there are no heads
     before = config.pad_token_id + 1
     stack = bert_stack(config)
@@ -30,9 +30,9 @@ def _shape(config: Config, kind: HeadKind | None) -> ModelShape:
 XLM_ROBERTA_XL = Family(
     shape=_shape,
     body=(
-        *table("embeddings.word_embeddings", "token_embedding"),
-        *table("embeddings.position_embeddings", "encoder/position_embedding"),
-        *table("embeddings.token_type_embeddings", "encoder/type_embedding"),
+        *rule_table("embeddings.word_embeddings", "token_embedding"),
+        *rule_table("embeddings.position_embeddings", "encoder/position_embedding"),
+        *rule_table("embeddings.token_type_embeddings", "encoder/type_embedding"),
         *norm("encoder.layer.{}.attention.self_attn_layer_norm", f"{_LAYER}/attention_norm"),
         *attention(
             "encoder.layer.{}.attention",

@@ -7,8 +7,15 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from fewshot_jax.models.huggingface.load import sources_of
-from fewshot_jax.models.huggingface.lora_matrices import Dense, Pair, leaves_of_pairs, parts_of, shapes_of, stacked
-from fewshot_jax.models.huggingface.mapping import Rule, fused, linear, placed, table
+from fewshot_jax.models.huggingface.lora_matrices import (
+    Dense,
+    LoraPair,
+    leaves_of_pairs,
+    matrix_parts,
+    shapes_of,
+    stacked,
+)
+from fewshot_jax.models.huggingface.mapping import Rule, fused, linear, placed, rule_table
 from fewshot_jax.models.huggingface.read_leaf import read_leaf
 from fewshot_jax.models.huggingface.save import stored_tensors
 from fewshot_jax.models.huggingface.tensors import Checkpoint
@@ -71,7 +78,7 @@ def test_each_expert_of_each_layer_has_a_tensor_of_its_own(tmp_path, divided):
     rules = [
         *linear("layers.{}.experts.{}.w1", "blocks/experts/up"),
         *linear("layers.{}.router", "blocks/router"),
-        *table("embed", "embedding"),
+        *rule_table("embed", "embedding"),
     ]
     params = filled(
         {
@@ -118,8 +125,8 @@ def test_lora_of_layers_that_share_a_matrix_is_divided_by_their_own_lengths():
     flat = {path: np.asarray(leaf) for path, leaf in filled(shapes_of(dense, 2)).items()}
     a, b = stacked(dense, flat)
     assert b.shape == (LAYERS, 24, 6)
-    pairs = {layer: Pair(a[layer], b[layer], 1.0) for layer in range(LAYERS)}
+    pairs = {layer: LoraPair(a[layer], b[layer], 1.0) for layer in range(LAYERS)}
     back = {}
-    for target, of_layer in parts_of(dense, pairs).items():
+    for target, of_layer in matrix_parts(dense, pairs).items():
         back |= leaves_of_pairs(dense, target, of_layer, 2, 1.0)
     same(back, flat)
