@@ -1,11 +1,13 @@
 """Locks on files, by filelock: a lock is free again when its process ends, however it does."""
 
+import errno
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from fewshot_jax.atomic_write import cannot_write
 
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a file system that has none
 _POLL = 0.01  # seconds between two attempts at a lock that another process holds
 
 
@@ -48,6 +50,7 @@ def _acquire(path: Path, named: Path, flag: str, *, wait: bool) -> BaseFileLock 
         return None
     except PermissionError as error:
         raise cannot_write(named, error, flag) from None
-    except OSError:  # a file system without locks
-        pass
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise cannot_write(named, error, flag) from None
     return lock

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -38,8 +39,8 @@ def load_function(field: str, name: str) -> Callable[..., Any]:
             f"{field}={name}: there is no module '{error.name}' on Python's path or in {os.getcwd()}; run from the "
             "folder that holds it, or add that folder to PYTHONPATH"
         ) from None
-    except (ImportError, SyntaxError) as error:
-        raise UserError(f"{field}={name}: {module} cannot be imported ({first_line(error)}); correct it") from error
+    except Exception as error:  # whatever the code of a stranger raises
+        raise UserError(f"{field}={name}: {module} cannot be imported ({_what_failed(error)}); correct it") from error
     if not callable(found):
         known = [one for one, value in vars(sys.modules[module]).items() if inspect.isfunction(value)]
         raise UserError(
@@ -70,6 +71,17 @@ def call_function(field: str, name: str, **arguments: Any) -> Any:
         ) from None
     try:
         return function(*given.values())
+    except UserError:
+        raise
     except ValueError as error:
         section = field.partition(".")[0]
         raise UserError(f"{field}={name}: {first_line(error)} (see {section}.options)") from error
+    except Exception as error:  # whatever the code of a stranger raises
+        raise UserError(f"{field}={name}: the function fails ({_what_failed(error)}); correct it") from error
+
+
+def _what_failed(error: Exception) -> str:
+    """Name the kind of an error, its message, and the line that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f", {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {first_line(error)}{where}"

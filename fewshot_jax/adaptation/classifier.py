@@ -13,7 +13,7 @@ from fewshot_jax.adaptation.readers import Reader, saved_reader
 from fewshot_jax.adaptation.saving import read_model, save_model
 from fewshot_jax.adaptation.simple import load_simple
 from fewshot_jax.adaptation.writer import Writer, load_writer
-from fewshot_jax.config import WRITES, Config
+from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError, first_line
 from fewshot_jax.training.experiment import judging_pair
 from fewshot_jax.types import PyTree
@@ -89,7 +89,7 @@ def load(directory: str | Path) -> Classifier | Writer:
         adapted, config, record = read_model(directory)
         if config is None:
             return load_simple(directory, adapted, record)
-        if config.application in WRITES:
+        if config.record.pairs:
             return load_writer(directory, adapted, config)
         labels = record["labels"]
         reader = saved_reader(config, directory, record)

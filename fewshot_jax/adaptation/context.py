@@ -11,7 +11,7 @@ from fewshot_jax.types import Batch, PyTree
 def packed(adapted: PyTree, config: Config) -> PyTree:
     """What a learner adapted; examples of a context as one row without padding, whose slots are its positions.
 
-    A compiled program knows shapes alone: so it counts no padding as tokens, and reads none.
+    Under jit only shapes are known, so padding would count against the positions of the model.
     """
     if config.learner.name != "metaicl":
         return adapted

@@ -13,7 +13,7 @@ from fewshot_jax.data.fields import TASK_FIELD
 from fewshot_jax.data.files import read_records
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError
-from fewshot_jax.training.export import model_of_run
+from fewshot_jax.training.experiment import model_of_run
 from fewshot_jax.training.run_directory import RunDirectory
 
 Examples = Sequence[Record] | Sequence[Example]
@@ -36,8 +36,8 @@ def read_examples(named: NamedModel, path: Path, *, text: str = "text", label: s
         config = dataclasses.replace(named.config, data=dataclasses.replace(named.config.data, task_field=TASK_FIELD))
         # The examples are those of one task, which need not be named.
         return application_of(config).read(config, path, model_of_run(RunDirectory(named.origin)))
-    found = detect_application(path, text=text, label=label, prefer="text_classification")
-    if found != "text_classification":
+    found = detect_application(path, text=text, label=label, prefer=named.application)
+    if found != named.application:
         raise UserError(
             f"{path}: has the columns of {found}, and {named.origin} labels texts; give a run of {found} as MODEL"
         )

@@ -19,8 +19,7 @@ from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import TextSplit
 from fewshot_jax.errors import UserError
 from fewshot_jax.runs.state import run_keys
-from fewshot_jax.training.experiment import Experiment, judging_pair
-from fewshot_jax.training.export import model_of_run
+from fewshot_jax.training.experiment import Experiment, judging_pair, model_of_run
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import Batch, MetaParams
 

@@ -10,6 +10,7 @@ from typing import Any
 from fewshot_jax.adaptation.saving import EXAMPLES
 from fewshot_jax.applications.text_model import directory_of
 from fewshot_jax.config import WRITES, Config
+from fewshot_jax.config.applications import APPLICATION_RECORDS
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError, first_line
@@ -38,12 +39,12 @@ class NamedModel:
     @property
     def writes(self) -> bool:
         """Whether it reads texts and writes others; otherwise it labels texts."""
-        return self.config is not None and self.config.application in WRITES
+        return self.config is not None and self.config.record.pairs
 
     @property
     def scores_names(self) -> bool:
         """Whether it labels texts by the likelihood of the names of the classes."""
-        return self.config is not None and self.config.kind == "label_scoring"
+        return self.config is not None and self.config.record.labelled and self.config.record.tokens
 
     @property
     def application(self) -> str:
@@ -62,7 +63,7 @@ def find_model(name: str | Path) -> NamedModel:
     if str(origin) == DEFAULT or is_pretrained(origin):
         return NamedModel(name=name, origin=origin, config=None, examples=examples)
     config = RunDirectory(origin).config()
-    if config.application not in WRITES and config.application != "text_classification":
+    if not config.record.texts:
         raise UserError(_unserved(origin, config))
     return NamedModel(name=name, origin=origin, config=config, examples=examples)
 
@@ -131,9 +132,9 @@ def _check_keeps_examples(model: Path, record: Mapping[str, Any]) -> None:
     if record.get("kind") or "start" in record:
         return
     config = from_dict(record["config"], source=str(model / "model.json"))
-    if config.application in WRITES:
+    if config.record.pairs:
         what = f"a model for {config.application.replace('_', ' ')}"
-    elif config.kind == "label_scoring":
+    elif config.record.tokens:
         what = "a classifier that scores the names of its classes"
     else:
         what = "a classifier that was saved without its examples"
@@ -146,7 +147,8 @@ def _check_keeps_examples(model: Path, record: Mapping[str, Any]) -> None:
 
 def _unserved(model: Path, config: Config) -> str:
     """The message on a run of an application that does not adapt to texts."""
-    served = [name.replace("_", " ") for name in ("text_classification", *sorted(WRITES))]
+    texts = [name for name, record in APPLICATION_RECORDS.items() if record.texts and not record.variant_of]
+    served = [name.replace("_", " ") for name in sorted(texts, key=lambda name: (name in WRITES, name))]
     return (
         f"{model}: is a run of {config.application.replace('_', ' ')}; adapt takes runs of {', '.join(served)}. "
         f"'fewshot-jax evaluate {model}' measures this run"

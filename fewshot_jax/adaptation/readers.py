@@ -135,7 +135,7 @@ def saved_reader(config: Config, directory: Path, record: Mapping[str, Any]) -> 
     """
     labels = record["labels"]
     model = TextModel.open(config, directory, weights=False)
-    if config.kind == "label_scoring":
+    if config.record.tokens:  # it scores the names of the classes
         # A model that names no candidates is older: it was adapted to labels with the names of their data sets.
         names = record.get(CANDIDATES, [label_text(str(label)) for label in labels])
         if len(names) != len(labels):

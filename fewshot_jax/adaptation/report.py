@@ -134,11 +134,14 @@ def verdict(record: Mapping[str, Any]) -> str:
     better, difference = gain["mean"], _percent(gain, sign=True)
     width = gain["half_width"]
     sure = width is not None and abs(better) > width
-    unsure = " The interval has zero in it: these texts cannot tell for sure."
+    unsure = " The interval includes zero, so these texts do not show a difference."
     if width is None:
         unsure = " All folds agree, of which there are few: that is no interval."
     if record["diverged"]:
-        words = "The adapted model diverged in some fold, for the inner rate is too large: its figures mean nothing."
+        words = (
+            "The adapted model diverged in at least one fold: the inner learning rate is too large, and its figures "
+            "mean nothing."
+        )
     elif abs(better) < ROUNDING:
         words = "The adapted model and the simple one label equally many texts right."
     else:

@@ -108,7 +108,7 @@ def encoded(start: Start, texts: Sequence[str], ways: int) -> tuple[Functions, B
     features = np.concatenate(rows)
     given = Features(lambda rng: {}, lambda params, batch, rng: batch["features"], features.shape[1])
     functions = classification(given, ways=ways)
-    # The type of the head is that of the features' parameters, of which there is one that nothing reads.
+    # The head takes its dtype from the parameters of the features; this unused array gives it.
     return functions, {"features": features}, {"params": {"features": {"unread": np.zeros(1, features.dtype)}}}
 
 
@@ -206,7 +206,8 @@ def select(start: Start, data: TextSplit, *, folds: int = 5, repeats: int = 1, o
     """
     label = np.asarray(data.label)
     divisions = stratified(label, most=folds, repeats=repeats, seed=start.config.seed)
-    # One size for all parts, so that one program serves them; of many texts two, so that fewer are computed in vain.
+    # One size for all parts, so that one program serves them. With many texts the inner folds have a second, smaller
+    # size, which wastes less on padding.
     trained = [*(train for train, _ in divisions), np.arange(len(label))]
     inner = [fold for train in trained for fold in stratified(label[train], most=INNER_FOLDS, seed=1)]
     held_out = max(len(test) for _, test in [*divisions, *inner])

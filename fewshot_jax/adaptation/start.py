@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,13 +18,9 @@ from fewshot_jax.config import Config
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.tuning import with_rates
-from fewshot_jax.training.experiment import Experiment
-from fewshot_jax.training.export import model_of_run
+from fewshot_jax.training.experiment import Experiment, model_of_run
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import MetaParams
-
-if TYPE_CHECKING:
-    pass
 
 PACKAGED = Path(__file__).parent / DEFAULT
 MANY = 512  # support texts; of more, each inner step reads a part

@@ -18,8 +18,7 @@ from fewshot_jax.data.examples import Example
 from fewshot_jax.data.labels import plain_texts
 from fewshot_jax.data.tasks import Drawn
 from fewshot_jax.errors import UserError
-from fewshot_jax.training.experiment import Experiment, writing_pair
-from fewshot_jax.training.export import model_of_run
+from fewshot_jax.training.experiment import Experiment, model_of_run, writing_pair
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import PyTree
 

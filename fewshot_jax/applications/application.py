@@ -12,8 +12,8 @@ from fewshot_jax.types import Batch, BatchFn, Episode, Key, LossFn, Params, PyTr
 
 Stream = Callable[[int, int], Episode]  # (step, tasks) -> the meta-batch of that step, as arrays
 
-# How files of texts become data, beside the fingerprints of a run: to be changed when the same files give other texts
-# or names. Runs without it have duplicates of texts, and names as they stand in the files.
+# Version of the reading rules, stored with the fingerprints of a run. Change it when the same files would give other
+# texts or names. Older runs, which lack it, kept duplicate texts, and names as the files have them.
 READING = {"reading": "distinct texts, normal names"}
 
 
@@ -78,7 +78,7 @@ class Score(NamedTuple):
 class Application(OptionalParts, Protocol):
     """The data and the functions of one run, built from its config.
 
-    A class of the table inherits from `OptionalParts`, and overrides those that it has.
+    Classes of `applications.table` inherit from `OptionalParts` and override the parts that they support.
     Episodes are a pure function of split, step and task index.
     """
 

@@ -9,7 +9,7 @@ from fewshot_jax.applications.scored_labels import scored_labels
 from fewshot_jax.applications.spans import spans
 from fewshot_jax.applications.text_features import features_of_texts, text_features
 from fewshot_jax.applications.text_to_text import text_to_text
-from fewshot_jax.config import WITHOUT_A_LOOP, Config
+from fewshot_jax.config import Config
 from fewshot_jax.models.language_head import HeadKind
 from fewshot_jax.types import Key, Params
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fewshot_jax.applications.text_model import TextModel
 
 
-class Use(NamedTuple):
+class TextTask(NamedTuple):
     """What is done with the hidden states of a text model.
 
     Attributes:
@@ -29,33 +29,35 @@ class Use(NamedTuple):
     functions: Callable[["TextModel", int, bool], Functions]
 
 
-def use_of(config: Config) -> Use:
+def text_task_of(config: Config) -> TextTask:
     """Return what a config does with its text model."""
     if config.record.head:
-        return Use(None, head_functions)
+        return TextTask(None, head_functions)
     if config.record.labelled:
-        return Use("causal_lm", name_functions)
+        return TextTask("causal_lm", name_functions)
     if config.model.architecture == "encoder":
-        return Use("span", span_functions)
-    return Use("causal_lm", writing_functions)
+        return TextTask("span", span_functions)
+    return TextTask("causal_lm", writing_functions)
 
 
 def trains_with_dropout(config: Config) -> bool:
     """Return whether training has dropout: of learners without an inner loop only, as a loop wants one function."""
-    return config.model.dropout > 0 and config.learner.name in (*WITHOUT_A_LOOP, "multi_task")
+    record = config.learner.record
+    return config.model.dropout > 0 and (record.joint or not record.has_loop)
 
 
 def head_functions(model: "TextModel", ways: int, training: bool) -> Functions:
     """Return the functions of a classification by a head on one vector of each text."""
     config = model.config
-    multi_task = config.learner.name == "multi_task"
-    deterministic = not training or config.model.dropout == 0 or config.learner.name not in WITHOUT_A_LOOP
+    joint = config.learner.record.joint
+    # Unlike models that write, a head has no dropout in joint training.
+    deterministic = not training or joint or not trains_with_dropout(config)
     texts = text_features(config.model, model.module)
 
     def functions(start: Callable[[Key], Params] | None) -> Functions:
         rank = config.model.lora_rank
         features = features_of_texts(texts, deterministic=deterministic, lora_rank=rank, pretrained=start)
-        return classification(features, ways=ways, joint_classes=model.joint_classes if multi_task else 0)
+        return classification(features, ways=ways, joint_classes=model.joint_classes if joint else 0)
 
     if model.home is None:
         return functions(None)

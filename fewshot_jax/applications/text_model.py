@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from fewshot_jax import strict_json
 from fewshot_jax.applications.application import Functions
 from fewshot_jax.applications.text_codec import CODEC, TOKENIZER, Render, codec_of_model, open_codec
-from fewshot_jax.applications.text_functions import use_of
+from fewshot_jax.applications.text_functions import text_task_of
 from fewshot_jax.atomic_write import atomic_files, write_text
 from fewshot_jax.config import Config
 from fewshot_jax.data.loader import EncodedTexts
@@ -117,7 +117,7 @@ class TextModel:
         """
         if ways is None:
             ways = self.config.episodes.ways if training else self.config.evaluation.ways
-        return use_of(self.config).functions(self, ways, training)
+        return text_task_of(self.config).functions(self, ways, training)
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """Encode texts as a classifier reads them."""
@@ -170,7 +170,7 @@ def _starts(
 def _module(config: Config, tokens: int, home: Path | None, weights: bool) -> tuple[Transformer, Params | None]:
     """Return the module of a config, and the checkpoint's parameters where they are read."""
     model, dtype = config.model, jnp.dtype(config.model.compute_dtype)
-    classifies, head = config.record.head, use_of(config).head  # classifiers have a head of their own
+    classifies, head = config.record.head, text_task_of(config).head  # classifiers have a head of their own
     if model.pretrained is None and classifies:
         return text_encoder(model, vocab_size=tokens, max_length=config.tokenizer.max_length).transformer, None
     if model.pretrained is None:

@@ -74,7 +74,8 @@ class Writing(OptionalParts):
     def batch_to_write(cls, sources: Sequence[str], codec: Codec, items: int) -> dict[str, np.ndarray]:
         """Sources alone, whose targets are unknown, as a batch of one task with so many slots."""
         encoded = codec.sources(sources)
-        encoded += [encoded[-1]] * (items - len(encoded))  # writing ends with the longest text: of padding never
+        # Repeat the last source: writing stops when every row has ended, and an empty row never ends.
+        encoded += [encoded[-1]] * (items - len(encoded))
         rows = [[(ids, [codec.end]) for ids in encoded]]
         length, _ = bucket_lengths(codec, rows)
         batch = sequence_batch(rows, items, length, codec.target_max_length, codec.pad)
@@ -108,7 +109,7 @@ class Writing(OptionalParts):
             return [text for example in examples for text in (example.source, example.target)]
 
         model = TextModel.open(config, saved, texts=texts)
-        if model.render is not None and pools is not None:  # a chat template, known only now, writes other sources
+        if model.render is not None and config.data.source == "files":  # the chat template writes other sources
             pools, _ = cls.split(config, cls.read_all(config, model))
         if pools is not None:
             model = dataclasses.replace(model, codec=dataclasses.replace(model.codec, known={}))

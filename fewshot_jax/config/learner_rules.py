@@ -49,7 +49,8 @@ def _check_context(config: "Config") -> None:
         takes or not wanted,
         f"learner.name={name}: {config.record.no_context}; take maml or one of its relatives",
     )
+    context = ", ".join(other for other, record in LEARNER_RECORDS.items() if record.context)
     require(
         wanted is None or (width > 0) == wanted,
-        f"model.context_width={width}: cavia needs a positive number, other learners zero",
+        f"model.context_width={width}: {context} needs a positive number, other learners zero",
     )

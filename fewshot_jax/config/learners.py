@@ -67,7 +67,17 @@ LEARNER_RECORDS: dict[str, LearnerRecord] = {
     # The baseline of cavia has its model, whose context stays at zero.
     "multi_task": LearnerRecord(joint=True, context=None),
 }
-_OWN = LearnerRecord(has_loop=False, context=None)  # of a function of the user's own, of which nothing is known
+_OPTIONS = "{name} gets its options alone; leave it out, and put what your function needs into learner.options"
+# Of a function of the user's own, of which nothing is known.
+_OWN = LearnerRecord(
+    has_loop=False,
+    context=None,
+    refuses={
+        **dict.fromkeys(("inner.optimizer", "inner.rate", "inner.params", "inner.batch_size"), _OPTIONS),
+        "learner.task_chunk": _OPTIONS,
+        "outer.params": "{name} may adapt what the outer loop leaves out; leave it out, or freeze leaves yourself",
+    },
+)
 
 WITHOUT_A_LOOP = tuple(name for name, one in LEARNER_RECORDS.items() if not one.has_loop)
 METRIC = tuple(name for name, one in LEARNER_RECORDS.items() if one.compares_classes and not one.has_loop)

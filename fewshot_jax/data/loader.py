@@ -143,7 +143,8 @@ def text_episodes(
 def prefetch(make: Callable[[int], Prepared], steps: range, *, depth: int = 2) -> Generator[Prepared, None, None]:
     """Yield ``make(step)`` for each step in order, made ahead on one thread by grain.
 
-    The thread ends with the generator: after the last step, at `close`, or when `make` raises.
+    The thread ends after the last step, when `make` raises, or after `close`, which does not wait for a call of `make`
+    that is under way.
 
     Args:
         make: of a step; never returns None, which grain drops. What it raises is raised here, at its step.

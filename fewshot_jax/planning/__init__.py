@@ -1,1 +1,1 @@
-"""Memory and cost, read from compiled programs."""
+"""How to compute a meta-gradient (`plan`), and readers of compiled programs: memory, products, collectives."""

@@ -20,7 +20,6 @@ from fewshot_jax.runs.metrics import read_metrics
 from fewshot_jax.training.episode_scores import EPISODE_SCORES, read_episode_scores
 from fewshot_jax.training.run_directory import RunDirectory
 
-OF_CLASSES = ("text_classification", "image_classification")
 Rows = dict[str, dict[int, Estimate]]  # row -> shots -> mean and half-width
 
 
@@ -59,7 +58,7 @@ class RunRecord:
     @property
     def of_classes(self) -> bool:
         """Whether it classifies."""
-        return self.config.application in OF_CLASSES
+        return self.config.record.labelled
 
     @property
     def scale(self) -> float:

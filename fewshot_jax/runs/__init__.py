@@ -1,1 +1,1 @@
-"""The crash-safe loop around a pure step, and the files of a run; knows no learner and no application."""
+"""The crash-safe loop around any pure step, and the files of a run; calls no learner and no application."""

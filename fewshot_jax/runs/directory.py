@@ -22,7 +22,7 @@ def check_writable(path: Path, *, flag: str) -> None:
     while not parent.exists():
         parent = parent.parent
     try:
-        # Tried, for rights do not tell of file systems that take nothing.
+        # Try it: permissions do not reveal a read-only file system.
         os.rmdir(tempfile.mkdtemp(prefix=".fewshot_jax.", dir=parent))
     except OSError:
         raise UserError(f"{path}: cannot write here ({parent} is not a writable directory); see {flag}") from None

@@ -52,7 +52,9 @@ class Fit:
         record: goes into every checkpoint.
         cause: ``metrics -> words`` that say which loss or gradient is not finite.
         remedy: what helps then, as a sentence.
-        items, unit, title: what a step takes, and words for the progress.
+        items: tasks or tokens of a step.
+        unit: their name.
+        title: of the progress bar.
         timing: ``(speed of the last steps or None, items per second since the start) -> columns of the log``.
         report: ``(step, numbers)``, told of each validation; what it raises ends the run. None for nobody.
     """
@@ -134,13 +136,13 @@ def fit(job: Fit, run: RunFiles, *, quiet: bool = False, wandb: str | None = Non
     """
     quiet = quiet or not is_first()
     checkpoints = Checkpoints(run.checkpoints, job.criterion, keep=job.recovery.keep)
-    state, divided = _latest_state(job, checkpoints)
-    start = int(host_values(state.step))
+    saved = checkpoints.steps()
+    start = saved[-1] if saved else 0
     if start and not quiet:
         print(f"{run.path}: goes on after step {start} of {job.steps}", file=sys.stderr)
     log = _Log(job, run, after=start, quiet=quiet, wandb=wandb)
     try:
-        _train(job, run, state, divided, checkpoints, log)
+        _train(job, run, checkpoints, log)
     finally:
         log.close()
         checkpoints.wait()
@@ -160,17 +162,20 @@ def _latest_state(job: Fit, checkpoints: Checkpoints) -> tuple[TrainState, Any]:
     """Return the state of the last checkpoint, or the initial one, on the mesh, and its shardings."""
     with on_host() if job.mesh.size > job.mesh.shape[TASK] else contextlib.nullcontext():
         state = job.state()
-    divided = shardings(state, job.mesh, job.parallel.rules)
-    state = place(state, divided)
+    state_shardings = shardings(state, job.mesh, job.parallel.rules)
+    state = place(state, state_shardings)
     if saved := checkpoints.steps():
         state = checkpoints.restore(saved[-1], state)
-    return state, divided
+    return state, state_shardings
 
 
-def _train(job: Fit, run: RunFiles, state: TrainState, divided: Any, checkpoints: Checkpoints, log: "_Log") -> None:
+def _train(job: Fit, run: RunFiles, checkpoints: Checkpoints, log: "_Log") -> None:
     """Take the steps that are left, with a validation and a checkpoint where they are due."""
+    state, state_shardings = _latest_state(job, checkpoints)  # here alone: each step donates the state before it
     start, recovery = int(host_values(state.step)), job.recovery
-    step_fn = step_on_mesh(job.grad, job.optimizer, divided, steps=job.steps, spike_factor=recovery.spike_factor)
+    step_fn = step_on_mesh(
+        job.grad, job.optimizer, state_shardings, steps=job.steps, spike_factor=recovery.spike_factor
+    )
     pending: tuple[int, Metrics] | None = None
     batches = _on_mesh(job.batches(range(start, job.steps)), job.mesh)
     with contextlib.closing(batches), termination() as asked_to_end:

@@ -81,10 +81,11 @@ def locked(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def termination() -> Iterator[Callable[[], bool]]:
-    """``with termination() as asked:`` ``asked()``, once a step, says in all processes at once that an end is due.
+    """Give a function that returns True, in all processes at the same step, after the run was asked to stop.
 
-    It is after a SIGTERM, and in a run of one process after Ctrl-C (SIGINT), which twice ends it at once. What comes
-    too late to be asked about is sent again at the end, and does what it does elsewhere.
+    ``with termination() as asked:`` calls ``asked()`` once a step. SIGTERM asks a run to stop, and with one process so
+    does Ctrl-C (SIGINT); a second Ctrl-C stops at once. A signal that arrives after the last call is raised again on
+    exit.
 
     Raises:
         KeyboardInterrupt: for `Terminated`, where Ctrl-C asked for it.

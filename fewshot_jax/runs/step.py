@@ -93,7 +93,7 @@ def guarded_step(
 def step_on_mesh(
     grad: StepGradient,
     optimizer: optax.GradientTransformation,
-    divided: Any,
+    state_shardings: Any,
     *,
     steps: int,
     spike_factor: float | None = None,
@@ -102,13 +102,13 @@ def step_on_mesh(
 
     Args:
         grad, optimizer, steps, spike_factor: as of `guarded_step`.
-        divided: a `NamedSharding` for each leaf of the state.
+        state_shardings: a `NamedSharding` for each leaf of the state.
     """
-    mesh = divided.step.mesh
+    mesh = state_shardings.step.mesh
     if mesh.size > mesh.shape[TASK]:
-        grad = sharded(grad, divided.meta_params)
+        grad = sharded(grad, state_shardings.meta_params)
     step = guarded_step(grad, optimizer, steps=steps, spike_factor=spike_factor)
-    return jax.jit(step, donate_argnums=0, out_shardings=(divided, None))
+    return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, None))
 
 
 def _after(health: Health, loss: jax.Array, taken: jax.Array) -> Health:

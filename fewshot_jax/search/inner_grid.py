@@ -11,11 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fewshot_jax import strict_json
 from fewshot_jax.algorithms.gradient_based import RATES
 from fewshot_jax.algorithms.inner_loop import query_key
 from fewshot_jax.applications.application import Score, evaluation_steps
-from fewshot_jax.atomic_write import write_text
 from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.evaluation.episodic import EpisodeJudge, evaluate_episodes, over_episodes
@@ -234,8 +232,7 @@ def tune_inner(
         own_score=float(of_own.mean()),
         difference=difference_of(in_grid, of_own, application.score),
     )
-    path = run.path / INNER_GRID
-    write_text(path, strict_json.dumps(found.to_json(), path, strict_json.DIVERGED, indent=2) + "\n")
+    run.write(INNER_GRID, found.to_json())
     return found
 
 

@@ -13,7 +13,7 @@ from fewshot_jax.evaluation.paired import Paired, paired
 from fewshot_jax.evaluation.statistics import Estimate, estimate
 from fewshot_jax.training.episode_scores import EPISODE_SCORES, read_episode_scores, scored_step
 from fewshot_jax.training.experiment import evaluation_mesh, experiment_of_run
-from fewshot_jax.training.rows import Bench, rows_of_learner
+from fewshot_jax.training.rows import EvaluationSetup, rows_of_learner
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.versions import versions
 
@@ -108,11 +108,11 @@ def _scores(
         if all(k in kept and len(kept[k]) >= count for k in wanted):
             return {k: kept[k][:count] for k in wanted}
     experiment = experiment_of_run(run)
-    bench = Bench(experiment, count, quiet=quiet)
+    setup = EvaluationSetup(experiment, count, quiet=quiet)
     meta_params, _ = experiment.restore_best(run, evaluation_mesh(config))
-    row = rows_of_learner(bench, meta_params)[config.learner.name]
+    row = rows_of_learner(setup, meta_params)[config.learner.name]
     for k in wanted:  # before the work begins: a split may be too small for this many
-        bench.streams(k)
+        setup.streams(k)
     if not quiet:
         print(f"{run.path}: evaluating {config.learner.name} on {count} episodes", file=sys.stderr, flush=True)
     return {k: np.asarray(row(k)[experiment.score.name]) for k in wanted}

@@ -1,4 +1,4 @@
-"""What a run would need on devices that are not here: memory, traffic and time, from its compiled step.
+"""Behind 'fewshot-jax plan': what a run would need on devices that are not here, from its compiled step.
 
 The step is compiled ahead of time, without data or weights, for as many simulated CPU devices as are asked for, and
 read: XLA's account of the memory of a device, the operations of its matrix products, and the collectives. From these
@@ -129,12 +129,12 @@ def estimates(config: Config, *, chip: str, memory: float | None, network: float
         )
     experiment = Experiment(build_application(config))
     state = experiment.shapes
-    divided = shardings(state, mesh, parallel.rules)
+    state_shardings = shardings(state, mesh, parallel.rules)
     first = experiment.application.training_stream()(0, tasks)
     over = batch_sharding(mesh)
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=over), first)
     placed = jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), state, divided
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), state, state_shardings
     )
     here = tasks // shards
     asked = config.learner.task_chunk
@@ -146,12 +146,12 @@ def estimates(config: Config, *, chip: str, memory: float | None, network: float
         step = step_on_mesh(
             meta_gradient(learner, shards),
             outer_optimizer(config.outer),
-            divided,
+            state_shardings,
             steps=config.outer.steps,
             spike_factor=config.recovery.spike_factor,
         )
         compiled = step.lower(placed, batch).compile()
-        found.append(_read(compiled, config, divided, state, at_once, limits))
+        found.append(_read(compiled, config, state_shardings, state, at_once, limits))
         if not found[-1].fits:
             break
     return found
@@ -163,18 +163,20 @@ def _trained(meta_params: MetaParams, pattern: str | None) -> int:
     return sum(leaf.size for leaf, used in pairs if used)
 
 
-def _read(compiled: Any, config: Config, divided: Any, state: Any, at_once: int, limits: Limits) -> StepEstimate:
+def _read(
+    compiled: Any, config: Config, state_shardings: Any, state: Any, at_once: int, limits: Limits
+) -> StepEstimate:
     """Read what a compiled step needs.
 
     Args:
         compiled: the step of `step_on_mesh`.
         config: of the run.
-        divided: a `NamedSharding` for each leaf of the state.
+        state_shardings: a `NamedSharding` for each leaf of the state.
         state: shapes and dtypes.
         at_once: tasks that a device has in memory at a time.
         limits: of the devices.
     """
-    mesh = divided.step.mesh
+    mesh = state_shardings.step.mesh
     memory, program = compiled.memory_analysis(), compiled.as_text()
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
     held -= memory.alias_size_in_bytes  # the state, which is donated
@@ -186,7 +188,7 @@ def _read(compiled: Any, config: Config, divided: Any, state: Any, at_once: int,
     compute = (flops or 0.0) / peak
     moved = (memory.argument_size_in_bytes + memory.output_size_in_bytes + 2 * memory.temp_size_in_bytes) / chip.memory
     traffic = sent / (chip.link if mesh.size <= MACHINE else min(chip.link, limits.network))
-    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(divided), strict=True)
+    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(state_shardings), strict=True)
     here = sum(int(np.prod(where.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf, where in pairs)
     return StepEstimate(
         devices=mesh.size,

@@ -19,7 +19,7 @@ from fewshot_jax.training.experiment import Experiment, evaluation_mesh, experim
 from fewshot_jax.training.results import Evaluation, Measured, Per
 from fewshot_jax.training.rows import (
     MULTI_TASK,
-    Bench,
+    EvaluationSetup,
     Row,
     fine_tuned_rows,
     rows_in_context,
@@ -76,11 +76,11 @@ def evaluate_experiment(
     meta_params, step = experiment.restore_best(run, evaluation_mesh(config))
     count = config.evaluation.episodes if episodes is None else episodes
     wanted = config.evaluation.shots if shots is None else shots
-    bench = Bench(experiment, count, quiet=quiet)
-    table = _measure(bench, run, meta_params, wanted, quiet)
-    if bench.at_edge and not quiet:
+    setup = EvaluationSetup(experiment, count, quiet=quiet)
+    table = _measure(setup, run, meta_params, wanted, quiet)
+    if setup.at_edge and not quiet:
         print(
-            f"note: rows that did best at the edge of what was tried ({'; '.join(bench.at_edge)}) may gain from other "
+            f"note: rows that did best at the edge of what was tried ({'; '.join(setup.at_edge)}) may gain from other "
             "rates and steps (baselines.rates and baselines.steps, evaluation.tune_rates and evaluation.tune_steps)",
             file=sys.stderr,
         )
@@ -94,11 +94,11 @@ def evaluate_experiment(
         gains=table.gains.get(score.name, {}),
         more=table.other_scores(),
         choices=table.choices,
-        ways=bench.functions.ways,
+        ways=setup.functions.ways,
         episodes=count,
         step=step,
         finished=run.result() is not None,
-        confusion=bench.confusion,
+        confusion=setup.confusion,
         episode_scores=table.episode_scores,
     )
     if episodes is None and shots is None:
@@ -111,32 +111,34 @@ def evaluate_experiment(
     return result
 
 
-def _measure(bench: Bench, run: RunDirectory, meta_params: MetaParams, wanted: Sequence[int], quiet: bool) -> "_Table":
+def _measure(
+    setup: EvaluationSetup, run: RunDirectory, meta_params: MetaParams, wanted: Sequence[int], quiet: bool
+) -> "_Table":
     """Compute all rows at each number of shots."""
-    experiment, config = bench.experiment, bench.config
+    experiment, config = setup.experiment, setup.config
     mesh = evaluation_mesh(config)
-    own = rows_of_learner(bench, meta_params)
+    own = rows_of_learner(setup, meta_params)
     trained = (
         {MULTI_TASK: meta_params} if config.learner.name == "multi_task" else _multi_task(experiment, run, mesh, quiet)
     )
-    starts = {**starts_of(bench, experiment.initial(mesh)), **trained}
+    starts = {**starts_of(setup, experiment.initial(mesh)), **trained}
     beside = {
-        **rows_of_prototypes(bench, starts),
-        **rows_in_context(bench, starts, wanted, quiet),
-        **fine_tuned_rows(bench, starts),
+        **rows_of_prototypes(setup, starts),
+        **rows_in_context(setup, starts, wanted, quiet),
+        **fine_tuned_rows(setup, starts),
     }
     for k in wanted:  # before the work begins: a split may be too small for this many
-        bench.streams(k)
+        setup.streams(k)
     known = baselines_of(experiment.application, "test")
-    table = _Table(bench)
+    table = _Table(setup)
     for k in wanted:
         if not quiet:
-            episodes = bench.episodes
+            episodes = setup.episodes
             print(
                 f"evaluating with {k} shot{'' if k == 1 else 's'} on {episodes} episodes", file=sys.stderr, flush=True
             )
         values = {name: _reported(name, of, k, quiet) for name, of in own.items()}
-        untrained = known(k, bench.episodes, config.evaluation.tasks)
+        untrained = known(k, setup.episodes, config.evaluation.tasks)
         guess = {CHANCE: untrained.pop(CHANCE)} if CHANCE in untrained else {}
         baselines = {**untrained, **{name: _reported(name, of, k, quiet) for name, of in beside.items()}}
         table.add(k, values, baselines, guess)
@@ -150,11 +152,11 @@ class _Table:
     """The estimates of all rows, by the name of the score.
 
     Args:
-        bench: that measures them.
+        setup: that measures them.
     """
 
-    def __init__(self, bench: Bench):
-        self._bench, self._scores = bench, bench.application.scores
+    def __init__(self, setup: EvaluationSetup):
+        self._setup, self._scores = setup, setup.application.scores
         self._exponentials = {one.exponential: one for one in self._scores if one.exponential is not None}
         self.rows: dict[str, Per] = {}
         self.gains: dict[str, Per] = {}
@@ -163,7 +165,7 @@ class _Table:
 
     def add(self, shots: int, own: RowScores, baselines: RowScores, guess: RowScores) -> None:
         """Add what was measured at a number of shots; gains are those of the run's learner over each baseline."""
-        learned, first = own[self._bench.config.learner.name], self._bench.application.score.name
+        learned, first = own[self._setup.config.learner.name], self._setup.application.score.name
         for name, scores in {**own, **baselines, **guess}.items():
             for score, value in scores.items():
                 of_row = self.rows.setdefault(score, {}).setdefault(name, {})
@@ -173,12 +175,12 @@ class _Table:
                 if name in baselines and score in learned and score != DISTINCT:
                     gain = self._estimate(score, learned[score] - value)
                     self.gains.setdefault(score, {}).setdefault(name, {})[shots] = gain
-        for name, choice in self._bench.choices.items():
+        for name, choice in self._setup.choices.items():
             self.choices.setdefault(name, {})[shots] = choice
 
     def _estimate(self, score: str, values: np.ndarray) -> Estimate:
         """Estimate over all episodes; of a score of texts, over those that had something to score."""
-        if any(score == one.name for one in self._bench.of_texts):
+        if any(score == one.name for one in self._setup.of_texts):
             values = values[np.isfinite(values)]
         return estimate(values) if values.size else Estimate(math.nan, math.nan)
 
@@ -192,7 +194,7 @@ class _Table:
         """Return all scores but the first that some row has."""
         scores = (
             *self._scores[1:],
-            *self._bench.of_texts,
+            *self._setup.of_texts,
             *(one._replace(name=name) for name, one in self._exponentials.items()),
         )
         return tuple(

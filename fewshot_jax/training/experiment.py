@@ -12,8 +12,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fewshot_jax.applications.application import Functions, Score, Stream
+from fewshot_jax.applications.application import Application, Functions, Score, Stream
 from fewshot_jax.applications.table import build_application, score_of
+from fewshot_jax.applications.text_model import TextModel
 from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
@@ -85,11 +86,11 @@ class Experiment:
     """The functions, learners and states of one run; whatever is asked for twice is built once.
 
     Args:
-        application: of the run: an `Application`, or where no data is needed a `Model`.
+        application: an `Application` with the data of the run, or a `Model` where no data is needed.
     """
 
-    def __init__(self, application: Any):
-        self.application = application
+    def __init__(self, application: Application | Model):
+        self.application: Any = application
         self.config: Config = application.config
 
     @property
@@ -188,6 +189,10 @@ class Experiment:
         evaluation = self.config.evaluation
         return [self.application.stream("validation", k) for k in evaluation.validation_shots or evaluation.shots]
 
+    def open_validation(self) -> None:
+        """Raise a UserError if the validation split cannot fill its episodes; otherwise that is found out later."""
+        _ = self._validation_streams
+
     @functools.cached_property
     def _validation_scores(self) -> Any:
         chunk = self.config.learner.task_chunk
@@ -217,6 +222,7 @@ class Experiment:
         """
         config, application = self.config, self.application
         try:
+            self.open_validation()
             batch = application.training_stream()(0, config.outer.tasks)
             jax.eval_shape(self.step(), self.shapes, batch)
             episodes = application.stream("validation", config.evaluation.most_shots("validation"))(0, 1)
@@ -240,6 +246,16 @@ def experiment_of_run(run: RunDirectory) -> Experiment:
     application = build_application(run.config(), Path(run.path))
     run.check_data(application.fingerprint())
     return Experiment(application)
+
+
+def model_of_run(run: RunDirectory) -> TextModel:
+    """Open the model of a run of texts, without its weights, which a checkpoint has, and without its data.
+
+    Raises:
+        UserError: there is no run, or its tokenizer is gone.
+    """
+    classes = len(run.labels().get("train", []))
+    return TextModel.open(run.config(), run.path, weights=False, joint_classes=classes)
 
 
 def evaluation_mesh(config: Config) -> Mesh | None:

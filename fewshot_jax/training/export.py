@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from fewshot_jax import strict_json
 from fewshot_jax.algorithms.gradient_based import RATES
 from fewshot_jax.applications.text_codec import TOKENIZER
-from fewshot_jax.applications.text_functions import use_of
+from fewshot_jax.applications.text_functions import text_task_of
 from fewshot_jax.applications.text_model import MODEL_OF_A_RUN, TextModel
 from fewshot_jax.atomic_write import atomic_directory, cannot_write
 from fewshot_jax.config import Config
@@ -26,7 +26,7 @@ from fewshot_jax.models.huggingface.save import write_pretrained
 from fewshot_jax.models.huggingface.text_encoder import exported_text_encoder
 from fewshot_jax.models.lora import lora, merge_lora
 from fewshot_jax.runs.directory import check_writable
-from fewshot_jax.training.experiment import Experiment
+from fewshot_jax.training.experiment import Experiment, model_of_run
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import MetaParams, Params
 
@@ -129,14 +129,8 @@ def _pretrained_here(run: RunDirectory) -> Pretrained | None:
     return load_pretrained(directory) if any(directory.glob("*.safetensors")) else None
 
 
-def model_of_run(run: RunDirectory) -> TextModel:
-    """Return the model of a run of texts, without its weights, which a checkpoint has."""
-    classes = len(run.labels().get("train", []))
-    return TextModel.open(run.config(), run.path, weights=False, joint_classes=classes)
-
-
 def _writer(run: RunDirectory, model: TextModel) -> Exported:
-    config, head = model.config, use_of(model.config).head
+    config, head = model.config, text_task_of(model.config).head
     meta_params, _ = Experiment(model).restore_best(run)
     sizes = {name: getattr(config.model, name) for name in ("width", "layers", "heads", "mlp_width", "dropout")}
     if model.home is not None:

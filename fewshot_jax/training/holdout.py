@@ -32,7 +32,7 @@ class Part(NamedTuple):
 
     @property
     def group(self) -> tuple[str, ...]:
-        """The same for trainings that are one draw of what is held out: a fold under several seeds."""
+        """Return the key that trainings share when they hold out the same classes (one fold under several seeds)."""
         return self.held_out if self.config.data.folds else (self.name,)
 
 

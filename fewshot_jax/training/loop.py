@@ -63,11 +63,11 @@ def train(
     config = resolve(config if isinstance(config, Config) else read_config(config))
     run = RunDirectory(run_dir)
     with held(run, config):
-        return _train_and_evaluate(config, run, Telling(quiet or not is_first(), report, wandb))
+        return _train_and_evaluate(config, run, Reporting(quiet or not is_first(), report, wandb))
 
 
-class Telling(NamedTuple):
-    """Who is told of a training.
+class Reporting(NamedTuple):
+    """Where the progress of a training is reported.
 
     Attributes:
         quiet: no progress and no notes.
@@ -80,8 +80,8 @@ class Telling(NamedTuple):
     wandb: str | None = None
 
 
-def _train_and_evaluate(config: Config, run: RunDirectory, telling: Telling) -> Evaluation | None:
-    quiet = telling.quiet
+def _train_and_evaluate(config: Config, run: RunDirectory, reporting: Reporting) -> Evaluation | None:
+    quiet = reporting.quiet
     if config.learner.plan and run.resumable():
         config = dataclasses.replace(config, learner=run.config().learner)
     beside = config.baselines.multi_task and config.evaluation.at_end and config.learner.name != "multi_task"
@@ -105,12 +105,12 @@ def _train_and_evaluate(config: Config, run: RunDirectory, telling: Telling) -> 
         if config.learner.plan and not resumable:
             chosen = planned(experiment, quiet=quiet)  # by times, which differ between processes
             experiment = experiment.with_config(from_dict(gather_json(to_dict(chosen))[0]))
-    _train(experiment, fingerprint, run, telling)
+    _train(experiment, fingerprint, run, reporting)
     if beside:
         if not quiet:
             print("the multi-task baseline, trained on as many items:", file=sys.stderr)
         baseline = experiment.with_config(multi_task_of(experiment.config))
-        _train(baseline, fingerprint, run.multi_task(), Telling(quiet))
+        _train(baseline, fingerprint, run.multi_task(), Reporting(quiet))
     if not config.evaluation.at_end:
         return None
     stored = run.update(experiment.config)
@@ -122,9 +122,9 @@ def _train_and_evaluate(config: Config, run: RunDirectory, telling: Telling) -> 
 def multi_task_of(config: Config) -> Config:
     """The config of the multi-task baseline of a run.
 
-    Words keep their meaning, which a classifier of all classes needs; and there is no evaluation at the end. What the
-    run freezes is frozen here too. Its validation fine-tunes as the table does: Adam, with a middle rate and the most
-    steps.
+    Token remapping is off, because a classifier of all classes needs fixed words; there is no evaluation at the end.
+    What the run freezes is frozen here too. Its validation fine-tunes as the table does: Adam, with a middle rate and
+    the most steps.
     """
     baselines = config.baselines
     middle = sorted(baselines.rates)[len(baselines.rates) // 2]
@@ -140,7 +140,7 @@ def multi_task_of(config: Config) -> Config:
     )
 
 
-def _train(experiment: Experiment, fingerprint: dict[str, str], run: RunDirectory, telling: Telling) -> None:
+def _train(experiment: Experiment, fingerprint: dict[str, str], run: RunDirectory, reporting: Reporting) -> None:
     """Start a run on data of a fingerprint, or go on with it, where it is not finished."""
     application = experiment.application
     if not run.resumable():
@@ -148,23 +148,24 @@ def _train(experiment: Experiment, fingerprint: dict[str, str], run: RunDirector
             if here:
                 run.start(application, fingerprint)
     elif run.result() is not None:
-        if not telling.quiet:
+        if not reporting.quiet:
             print(f"{run.path}: the training of this run is finished", file=sys.stderr)
         return
-    result = fit(_job(experiment, telling), run, quiet=telling.quiet, wandb=telling.wandb)
+    result = fit(_job(experiment, reporting), run, quiet=reporting.quiet, wandb=reporting.wandb)
     if is_first():
         score = experiment.score
         learning_curve(run.metrics, run.learning_curve, name=score.name, metric=score.metric, percent=score.percent)
     run.write("result.json", result)
 
 
-def _job(experiment: Experiment, telling: Telling) -> Fit:
+def _job(experiment: Experiment, reporting: Reporting) -> Fit:
     """Describe the training of an experiment to `fit`."""
     application, config, score = experiment.application, experiment.config, experiment.score
-    steps, tasks, report = config.outer.steps, config.outer.tasks, telling.report
-    mesh = even_mesh(tasks, "outer.tasks", config.parallel, quiet=telling.quiet)
+    steps, tasks, report = config.outer.steps, config.outer.tasks, reporting.report
+    mesh = even_mesh(tasks, "outer.tasks", config.parallel, quiet=reporting.quiet)
     divides = mesh.size > mesh.shape[TASK]  # weights: then no device has all of them, in validation either
     stream = application.training_stream()
+    experiment.open_validation()
     return Fit(
         state=experiment.initial_state,
         grad=meta_gradient(experiment.training.learner, batch_shards(mesh)),

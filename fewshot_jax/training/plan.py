@@ -1,4 +1,4 @@
-"""The plan of a config: `planning.plan` for its model and its first meta-batch."""
+"""Behind the field `learner.plan`: choose the strategy of a config by `planning.plan` before training starts."""
 
 import dataclasses
 import functools

@@ -27,7 +27,7 @@ PROTOTYPES, FINE_TUNED, IN_CONTEXT, TUNED = "prototypes", "fine-tuned", "in cont
 Row = Callable[[int], dict[str, np.ndarray]]  # shots -> scores [episodes] by name
 
 
-class Bench:
+class EvaluationSetup:
     """What all rows of a table share: the experiment, the episodes, the key.
 
     Args:
@@ -135,81 +135,83 @@ class Bench:
         return scores
 
 
-def rows_of_learner(bench: Bench, meta_params: MetaParams) -> dict[str, Row]:
+def rows_of_learner(setup: EvaluationSetup, meta_params: MetaParams) -> dict[str, Row]:
     """The run's own rows: with its inner loop as trained, and with those that the config asks for beside it."""
-    name, learner, evaluation = bench.config.learner.name, bench.experiment.writing.learner, bench.config.evaluation
-    rows: dict[str, Row] = {name: bench.row(learner, meta_params, own=True)}
+    name, learner, evaluation = setup.config.learner.name, setup.experiment.writing.learner, setup.config.evaluation
+    rows: dict[str, Row] = {name: setup.row(learner, meta_params, own=True)}
     for steps in evaluation.inner_steps:
-        rows[f"{name}, {steps} step{'' if steps == 1 else 's'}"] = bench.row(learner, meta_params, steps)
+        rows[f"{name}, {steps} step{'' if steps == 1 else 's'}"] = setup.row(learner, meta_params, steps)
     if evaluation.tune_rates:
         tuning = Tuning(
-            functools.partial(adapted, learner, rate=bench.config.inner.rate),
-            bench.application.score,
-            bench.judge,
+            functools.partial(adapted, learner, rate=setup.config.inner.rate),
+            setup.application.score,
+            setup.judge,
             rates=tuple(dict.fromkeys((1.0, *evaluation.tune_rates))),  # ties go to the loop of training
-            steps=sorted({*evaluation.tune_steps, max(1, evaluation_steps(bench.config))}),
-            task_chunk=bench.config.learner.task_chunk,
+            steps=sorted({*evaluation.tune_steps, max(1, evaluation_steps(setup.config))}),
+            task_chunk=setup.config.learner.task_chunk,
         )
         row = f"{name}, {TUNED}"
-        rows[row] = bench.tuned(row, meta_params, tuning, evaluation.validation_episodes)
+        rows[row] = setup.tuned(row, meta_params, tuning, evaluation.validation_episodes)
     return rows
 
 
-def starts_of(bench: Bench, initial: MetaParams) -> dict[str, MetaParams]:
+def starts_of(setup: EvaluationSetup, initial: MetaParams) -> dict[str, MetaParams]:
     """What the run started from, and where that was pretrained, parameters that know nothing."""
-    scratch = bench.functions.scratch_params
+    scratch = setup.functions.scratch_params
     if scratch is None:
         return {UNTRAINED: initial}
-    key = run_keys(bench.config.seed).params
+    key = run_keys(setup.config.seed).params
     if (mesh := dividing_mesh(initial)) is None:
         return {PRETRAINED: initial, UNTRAINED: {"params": scratch(key)}}
     with on_host():
         params = {"params": scratch(key)}
-    return {PRETRAINED: initial, UNTRAINED: place(params, shardings(params, mesh, bench.config.parallel.rules))}
+    return {PRETRAINED: initial, UNTRAINED: place(params, shardings(params, mesh, setup.config.parallel.rules))}
 
 
-def rows_in_context(bench: Bench, starts: dict[str, MetaParams], wanted: Sequence[int], quiet: bool) -> dict[str, Row]:
+def rows_in_context(
+    setup: EvaluationSetup, starts: dict[str, MetaParams], wanted: Sequence[int], quiet: bool
+) -> dict[str, Row]:
     """A start that reads the support set before each query, where the model reads examples; nothing adapts."""
-    if bench.functions.join_fn is None or not bench.config.baselines.in_context:
+    if setup.functions.join_fn is None or not setup.config.baselines.in_context:
         return {}
-    learner = bench.experiment.other_learner("metaicl")
+    learner = setup.experiment.other_learner("metaicl")
     rows = {f"{name}, {IN_CONTEXT}": start for name, start in starts.items() if name != UNTRAINED}
     try:
         for start in list(rows.values())[:1]:
-            episode = bench.streams(max(wanted))[1](0, 1)
-            jax.eval_shape(episode_scores(learner, bench.judge), start, episode, jax.random.key(0), 0)
+            episode = setup.streams(max(wanted))[1](0, 1)
+            jax.eval_shape(episode_scores(learner, setup.judge), start, episode, jax.random.key(0), 0)
     except ValueError as error:  # more tokens than the model has positions for
         if not quiet:
             print(f"note: left out the rows '{IN_CONTEXT}' ({error})", file=sys.stderr)
         return {}
-    return {name: bench.row(learner, start) for name, start in rows.items()}
+    return {name: setup.row(learner, start) for name, start in rows.items()}
 
 
-def rows_of_prototypes(bench: Bench, starts: dict[str, MetaParams]) -> dict[str, Row]:
+def rows_of_prototypes(setup: EvaluationSetup, starts: dict[str, MetaParams]) -> dict[str, Row]:
     """Prototypes of a frozen encoder, where there are classes."""
-    if bench.functions.embed_fn is None:
+    if setup.functions.embed_fn is None:
         return {}
-    learner = bench.experiment.other_learner("protonet")
-    return {f"{name}, {PROTOTYPES}": bench.row(learner, start) for name, start in starts.items()}
+    learner = setup.experiment.other_learner("protonet")
+    return {f"{name}, {PROTOTYPES}": setup.row(learner, start) for name, start in starts.items()}
 
 
-def fine_tuned_rows(bench: Bench, starts: dict[str, MetaParams]) -> dict[str, Row]:
+def fine_tuned_rows(setup: EvaluationSetup, starts: dict[str, MetaParams]) -> dict[str, Row]:
     """Fine-tuning of a start, on the parameters that all of them have: a head of joint training is left behind."""
-    baselines = bench.config.baselines
+    baselines = setup.config.baselines
     if not baselines.fine_tuning:
         return {}
     tuning = Tuning(
-        functools.partial(fine_tuned, bench.experiment.writing.functions),
-        bench.application.score,
-        bench.judge,
+        functools.partial(fine_tuned, setup.experiment.writing.functions),
+        setup.application.score,
+        setup.judge,
         rates=baselines.rates,
         steps=range(1, baselines.steps + 1),
-        task_chunk=bench.config.learner.task_chunk,
+        task_chunk=setup.config.learner.task_chunk,
     )
     shared = starts[UNTRAINED]["params"].keys() - {JOINT}
     rows = {}
     for start, meta_params in starts.items():
         name = f"{start}, {FINE_TUNED}"
         params = {part: meta_params["params"][part] for part in shared}
-        rows[name] = bench.tuned(name, {"params": params}, tuning, baselines.episodes)
+        rows[name] = setup.tuned(name, {"params": params}, tuning, baselines.episodes)
     return rows

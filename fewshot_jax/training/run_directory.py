@@ -145,7 +145,7 @@ class RunDirectory(RunFiles):
             found: the fingerprint of the data.
 
         Raises:
-            UserError: a split has other items or labels, or is read in another way and so has.
+            UserError: a split has changed, or this version reads the same files differently.
         """
         known = self.fingerprint()
         if changed := [split for split in found if split not in READING and known.get(split) != found[split]]:

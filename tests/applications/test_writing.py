@@ -17,7 +17,7 @@ from fewshot_jax.data.sequences import Codec
 from fewshot_jax.errors import UserError
 from fewshot_jax.training import experiment, loop
 from fewshot_jax.training.evaluate import evaluate
-from fewshot_jax.training.rows import Bench
+from fewshot_jax.training.rows import EvaluationSetup
 
 SMALL = {
     "episodes": {"shots": 3, "queries": 2},
@@ -359,8 +359,8 @@ def test_a_loop_at_more_shots_than_validation_fills_is_chosen_at_fewer(tmp_path,
     with pytest.raises(UserError, match="validation split: task 'validation' has 6"):
         build_application(from_dict(config("translation", data=data, evaluation=shots)))
     values = config("translation", data=data, evaluation={**shots, "validation_shots": [1, 2]})
-    bench = Bench(experiment.Experiment(build_application(from_dict(values))), 2)
-    validation, test = bench.streams(6)
+    setup = EvaluationSetup(experiment.Experiment(build_application(from_dict(values))), 2)
+    validation, test = setup.streams(6)
     assert [stream(0, 1).support["mask"].shape[1] for stream in (validation, test)] == [2, 6]
     assert "validation cannot fill 6 shots; their loops are chosen at 2" in capsys.readouterr().err
 
