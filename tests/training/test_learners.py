@@ -47,7 +47,8 @@ def learner_of(config, *, ways=3, training=True):
 
 
 def state_of(config):
-    return initial_state(config, functions_of(config))
+    """The shapes and names of a state."""
+    return jax.eval_shape(lambda: initial_state(config, functions_of(config)))
 
 
 def test_the_table_the_config_and_the_public_functions_have_the_same_learners():
@@ -183,8 +184,13 @@ def test_the_inner_loop_of_a_config_changes_what_it_should_and_no_bit_of_the_res
 ):
     config, functions = problem(name, **inner)
     learner = build_learner(functions, config, training=True)
-    meta_params = initial_state(config, functions).meta_params
-    before, after = (learner.adapt(meta_params, support, jax.random.key(0), inner_steps=steps) for steps in (0, 2))
+
+    @jax.jit
+    def before_and_after():
+        meta_params = initial_state(config, functions).meta_params
+        return [learner.adapt(meta_params, support, jax.random.key(0), inner_steps=steps) for steps in (0, 2)]
+
+    before, after = before_and_after()
     leaves = zip(jax.tree.leaves_with_path(after), jax.tree.leaves(before), strict=True)
     moved = {leaf_path(path) for (path, a), b in leaves if np.any(np.asarray(a) != np.asarray(b))}
     assert moved
