@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -38,7 +39,7 @@ def free_port():
 
 def launch(arguments, count, *, devices=1, each=lambda number: [], program=("-m", "fewshot_jax")):
     """Start so many processes of the command."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = re.sub(r"(device_count=)\d+", rf"\g<1>{devices}", os.environ["XLA_FLAGS"])
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     port = free_port()
     return [
