@@ -14,17 +14,18 @@ from tests.models.huggingface.tiny import VOCABULARY, tiny
 LENGTH, BEFORE, GAP, TARGET = 11, 6, 5, 5
 ONE_STACK = ["bert", "roberta", "distilbert", "modernbert", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma2"]
 WINDOWED = ["mistral", "qwen2", "gemma2"]
-IDS = jnp.asarray(np.random.default_rng(0).integers(3, VOCABULARY, (2, LENGTH)))
+IDS = np.random.default_rng(0).integers(3, VOCABULARY, (2, LENGTH)).astype(np.int32)
 
 
 def with_gap(x, fill, before=BEFORE):
     """A row with slots for padding after its first tokens; after none of them: padding on the left."""
-    gap = jnp.full((*x.shape[:1], GAP), fill, x.dtype)
-    return jnp.concatenate([x[:, :before], gap, x[:, before:]], axis=1)
+    gap = np.full((*x.shape[:1], GAP), fill, x.dtype)
+    return np.concatenate([x[:, :before], gap, x[:, before:]], axis=1)
 
 
 def without_gap(x, before=BEFORE):
-    return jnp.concatenate([x[:, :before], x[:, before + GAP :]], axis=1)
+    x = np.asarray(x)
+    return np.concatenate([x[:, :before], x[:, before + GAP :]], axis=1)
 
 
 def hidden_states(pretrained, ids, mask, **more):
@@ -35,19 +36,20 @@ def hidden_states(pretrained, ids, mask, **more):
 def test_padding_before_or_between_tokens_changes_no_hidden_state(name):
     pretrained = tiny(name, None)
     learned = pretrained.module.shape.last.max_length is not None and name != "roberta"
-    expected = hidden_states(pretrained, IDS, None)
+    states = jax.jit(functools.partial(hidden_states, pretrained))
+    expected = states(IDS, None)
     for before in (0, BEFORE):
-        mask = with_gap(jnp.ones_like(IDS), 0, before)
+        mask = with_gap(np.ones_like(IDS), 0, before)
         padded = with_gap(IDS, pretrained.config.pad_token_id or 0, before)
-        more = {"position_ids": jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)} if learned else {}
-        found = hidden_states(pretrained, padded, mask, **more)
+        more = {"position_ids": np.maximum(np.cumsum(mask, axis=1) - 1, 0)} if learned else {}
+        found = states(padded, mask, **more)
         np.testing.assert_allclose(without_gap(found, before), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["t5", "t5-gated"])
 def test_padding_between_tokens_changes_no_hidden_state_of_either_stack(name):
     pretrained = tiny(name, "causal_lm")
-    mask, padded = with_gap(jnp.ones_like(IDS), 0), with_gap(IDS, 0)
+    mask, padded = with_gap(np.ones_like(IDS), 0), with_gap(IDS, 0)
     apply = jax.jit(lambda *args: pretrained.module.apply({"params": pretrained.params}, *args[:2], **args[2]))
     found = apply(padded, mask, {"decoder_input_ids": padded, "decoder_attention_mask": mask})
     expected = apply(IDS, None, {"decoder_input_ids": IDS})
@@ -58,9 +60,10 @@ def test_padding_between_tokens_changes_no_hidden_state_of_either_stack(name):
 def test_targets_have_the_likelihood_by_which_they_are_generated(name):
     """Where a window is shorter than the padding between source and target."""
     pretrained = tiny(name)
-    source = jnp.pad(IDS[:, :BEFORE], ((0, 0), (0, GAP)))
-    mask = jnp.arange(BEFORE + GAP)[None] < jnp.array([[BEFORE], [3]])
-    written = generate(pretrained.module, pretrained.params, source, mask, max_new_tokens=TARGET)
+    source = np.pad(IDS[:, :BEFORE], ((0, 0), (0, GAP)))
+    mask = np.arange(BEFORE + GAP)[None] < np.array([[BEFORE], [3]])
+    write = jax.jit(functools.partial(generate, pretrained.module, max_new_tokens=TARGET))
+    written = write(pretrained.params, source, mask)
     batch = {
         "input_ids": source,
         "attention_mask": mask,
@@ -68,17 +71,18 @@ def test_targets_have_the_likelihood_by_which_they_are_generated(name):
         "decoder_mask": jnp.ones_like(written.ids),
         "mask": jnp.ones(2, bool),
     }
-    judged = judge_targets(logits_of_targets(pretrained.module, pretrained.params, batch), batch)
+    judge = jax.jit(lambda params: judge_targets(logits_of_targets(pretrained.module, params, batch), batch))
+    judged = judge(pretrained.params)
     np.testing.assert_allclose(-judged.nats, written.score, rtol=1e-5)
     assert judged.exact.all()
 
 
 def test_padding_of_a_prompt_takes_no_learned_positions():
     pretrained = tiny("gpt2")  # of 32 positions
-    mask = jnp.pad(jnp.ones_like(IDS), ((0, 0), (0, 20)))
-    padded = jnp.pad(IDS, ((0, 0), (0, 20)))
+    mask = np.pad(np.ones_like(IDS), ((0, 0), (0, 20)))
+    padded = np.pad(IDS, ((0, 0), (0, 20)))
     call = functools.partial(generate, pretrained.module, pretrained.params, max_new_tokens=8)
-    expected = call(IDS)
+    expected = jax.jit(call)(IDS)
     for found in (call(padded, mask), jax.jit(call)(padded, mask)):
         np.testing.assert_array_equal(found.ids, expected.ids)
         np.testing.assert_allclose(found.score, expected.score, rtol=1e-5)
@@ -86,7 +90,7 @@ def test_padding_of_a_prompt_takes_no_learned_positions():
 
 def test_padding_takes_no_positions_of_a_model_that_counts_tokens():
     pretrained = tiny("roberta", None)  # of 32 positions
-    ids = jnp.pad(IDS[:, :6], ((0, 0), (0, 30)), constant_values=pretrained.config.pad_token_id)
+    ids = np.pad(IDS[:, :6], ((0, 0), (0, 30)), constant_values=pretrained.config.pad_token_id)
     mask = ids != pretrained.config.pad_token_id
     found = hidden_states(pretrained, ids, mask)[:, :6]
     np.testing.assert_allclose(found, hidden_states(pretrained, IDS[:, :6], None), atol=2e-5)
@@ -102,5 +106,5 @@ def test_a_prompt_that_leaves_too_few_learned_positions_is_refused():
     with pytest.raises(ValueError, match="max_new_tokens=23 after 11 tokens: the model has 32 positions"):
         call(max_new_tokens=23)
     assert np.isfinite(call(max_new_tokens=22).score).all()  # the last token is not read
-    traced = jax.jit(lambda mask: call(mask, max_new_tokens=23))(jnp.ones_like(IDS))
+    traced = jax.jit(lambda mask: call(mask, max_new_tokens=23))(np.ones_like(IDS))
     assert np.isnan(traced.score).all()
