@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import scipy.special
 
 from fewshot_jax.adaptation.adapt import adapt
 from fewshot_jax.adaptation.classifier import load
@@ -37,7 +38,7 @@ def model(**options):
     functions = text_to_text(
         made.module, lambda key: new_params(made.module, key), end_id=3, max_new_tokens=5, **options
     )
-    params = jax.tree.map(lambda leaf: leaf * 3, functions.init_params(jax.random.key(1)))
+    params = jax.tree.map(lambda leaf: leaf * 3, jax.jit(functions.init_params)(jax.random.key(1)))
     return made.module, functions, params
 
 
@@ -65,13 +66,14 @@ QUERY = [(text, i % 2) for i, text in enumerate(TEXTS)]
 
 def log_likelihood(module, params, before, written):
     ids = np.array([[*before, *written]])
-    log_p = np.asarray(jax.nn.log_softmax(module.apply({"params": params}, ids, np.ones_like(ids)).logits[0]))
+    logits = jax.jit(module.apply)({"params": params}, ids, np.ones_like(ids)).logits[0]
+    log_p = scipy.special.log_softmax(logits, -1)
     return float(sum(log_p[len(before) + i - 1, token] for i, token in enumerate(written)))
 
 
 def test_a_class_scores_its_names_likelihood_per_token():
     module, functions, params = model()
-    logits = scored_labels(functions, ways=2).output_fn(params, batch(QUERY), KEY)
+    logits = jax.jit(scored_labels(functions, ways=2).output_fn)(params, batch(QUERY), KEY)
     expected = [[log_likelihood(module, params, text, name) / len(name) for name in NAMES] for text in TEXTS]
     np.testing.assert_allclose(logits, expected, rtol=1e-5)
 
@@ -79,7 +81,9 @@ def test_a_class_scores_its_names_likelihood_per_token():
 def in_context(functions: Functions, params, **options):
     scored = scored_labels(functions, ways=2, **options)
     learner = metaicl(scored.loss_fn, join=scored.join_fn, output_fn=scored.output_fn)
-    return learner.predict(learner.adapt({"params": params}, batch(SUPPORT), KEY), batch(QUERY), KEY)
+    return jax.jit(
+        lambda params: learner.predict(learner.adapt({"params": params}, batch(SUPPORT), KEY), batch(QUERY), KEY)
+    )(params)
 
 
 def test_in_context_the_support_set_stands_before():

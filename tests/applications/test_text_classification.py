@@ -178,7 +178,7 @@ def test_prototypes_use_the_same_features(meta_params):
     application, _ = make()
     learner = fsj.protonet(application.embed_fn, ways=WAYS)
     support, query, key = batch([0, 1, 1, 2]), batch([0, 1], seed=1), jax.random.key(0)
-    logits = learner.predict(learner.adapt(meta_params, support, key), query, key)
+    logits = jax.jit(lambda params: learner.predict(learner.adapt(params, support, key), query, key))(meta_params)
     of_support, of_query = (
         np.asarray(jax.jit(application.embed_fn)(meta_params["params"], items, key)) for items in (support, query)
     )
@@ -269,8 +269,8 @@ def test_bf16_is_what_the_encoder_computes_in_and_nothing_else_has():
         )
         meta_params = learner.init(jax.jit(application.init_params)(jax.random.key(0)), jax.random.key(1))
         episodes = jax.tree.map(lambda leaf: leaf[None], fsj.Episode(batch([0, 1, 2]), batch([0, 1, 2], seed=1)))
-        grads, metrics = learner.grad(meta_params, episodes, jax.random.key(2))
-        features = application.embed_fn(meta_params["params"], batch([0, 1]), jax.random.key(3))
+        grads, metrics = jax.jit(learner.grad)(meta_params, episodes, jax.random.key(2))
+        features = jax.jit(application.embed_fn)(meta_params["params"], batch([0, 1]), jax.random.key(3))
         results[name] = features, metrics["loss"], grads
         assert {leaf.dtype for leaf in jax.tree.leaves((meta_params, results[name]))} == {jnp.dtype("float32")}
         program = str(jax.make_jaxpr(application.embed_fn)(meta_params["params"], batch([0, 1]), jax.random.key(3)))

@@ -285,7 +285,7 @@ def test_padding_has_no_part_in_the_features(ngram_width):
     ids, mask = batch()
     model = TextFeatures(make(), ngram_width=ngram_width)
     ngrams = jnp.arange(3.0 * ngram_width).reshape(3, -1) if ngram_width else None
-    params = model.init(jax.random.key(0), ids, mask, ngrams)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), ids, mask, ngrams)["params"]
     apply = jax.jit(lambda ids, mask: model.apply({"params": params}, ids, mask, ngrams))
     features = apply(ids, mask)
     assert features.shape == (3, model.width) == (3, WIDTH + ngram_width)
@@ -299,18 +299,19 @@ def test_ngrams_stand_beside_the_encoder_weighted_by_column_and_gated():
     ids, mask = batch()
     model = TextFeatures(make(), 3.0, ngram_width=4, initial_gate=0.5, weight_gain=2.0)
     ngrams = jnp.array([[1.0, 0, -2, 0], [0, 0, 0, 0], [3, 1, 0, 1]])  # the second text has none
-    params = model.init(jax.random.key(0), ids, mask, ngrams)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), ids, mask, ngrams)["params"]
     params = {**params, "ngram_log_weight": jnp.log(jnp.array([1.0, 2, 3, 4])) / 2.0}
-    features = model.apply({"params": params}, ids, mask, ngrams)
+    features = jax.jit(model.apply)({"params": params}, ids, mask, ngrams)
     plain = TextFeatures(make(), 1.0)
     alone = {name: params[name] for name in ("encoder", "pool")} | {"log_scale": jnp.zeros(())}
-    hidden = np.asarray(plain.apply({"params": alone}, ids, mask))
+    hidden = np.asarray(jax.jit(plain.apply)({"params": alone}, ids, mask))
     weighted = np.asarray(ngrams) * [1, 2, 3, 4]
     weighted /= np.maximum(np.linalg.norm(weighted, axis=1, keepdims=True), 1e-3)
     both = np.concatenate([hidden, 0.5 * weighted], axis=1)
     expected = 3 * both / np.linalg.norm(both, axis=1, keepdims=True)
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
-    assert np.isfinite(jax.grad(lambda p: model.apply({"params": p}, ids, mask, ngrams).sum())(params)["ngram_gate"])
+    grad = jax.jit(jax.grad(lambda params: model.apply({"params": params}, ids, mask, ngrams).sum()))
+    assert np.isfinite(grad(params)["ngram_gate"])
 
 
 def test_a_model_with_ngrams_says_that_it_needs_them():
