@@ -1,7 +1,8 @@
 """How a text model becomes the functions of a learner: by a head, by the names of classes, by spans, by writing."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from fewshot_jax.applications.application import Functions
 from fewshot_jax.applications.classification import classification
@@ -10,11 +11,35 @@ from fewshot_jax.applications.spans import spans
 from fewshot_jax.applications.text_features import features_of_texts, text_features
 from fewshot_jax.applications.text_to_text import text_to_text
 from fewshot_jax.config import Config
+from fewshot_jax.data.sequences import Codec
 from fewshot_jax.models.language_head import HeadKind
+from fewshot_jax.models.transformer import Transformer
 from fewshot_jax.types import Key, Params
 
-if TYPE_CHECKING:
-    from fewshot_jax.applications.text_model import TextModel
+
+class Parts(Protocol):
+    """What a `TextModel` is made of; its attributes are described there."""
+
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def codec(self) -> Codec: ...
+
+    @property
+    def module(self) -> Transformer: ...
+
+    @property
+    def init_params(self) -> Callable[[Key], Params]: ...
+
+    @property
+    def scratch_params(self) -> Callable[[Key], Params] | None: ...
+
+    @property
+    def home(self) -> Path | None: ...
+
+    @property
+    def joint_classes(self) -> int: ...
 
 
 class TextTask(NamedTuple):
@@ -26,7 +51,7 @@ class TextTask(NamedTuple):
     """
 
     head: HeadKind | None
-    functions: Callable[["TextModel", int, bool], Functions]
+    functions: Callable[[Parts, int, bool], Functions]
 
 
 def text_task_of(config: Config) -> TextTask:
@@ -46,7 +71,7 @@ def trains_with_dropout(config: Config) -> bool:
     return config.model.dropout > 0 and (record.joint or not record.has_loop)
 
 
-def head_functions(model: "TextModel", ways: int, training: bool) -> Functions:
+def head_functions(model: Parts, ways: int, training: bool) -> Functions:
     """Return the functions of a classification by a head on one vector of each text."""
     config = model.config
     joint = config.learner.record.joint
@@ -65,7 +90,7 @@ def head_functions(model: "TextModel", ways: int, training: bool) -> Functions:
     return functions(model.init_params)._replace(scratch_params=scratch)
 
 
-def writing_functions(model: "TextModel", ways: int, training: bool) -> Functions:
+def writing_functions(model: Parts, ways: int, training: bool) -> Functions:
     """Return the functions of a model that writes a text after it has read one."""
     del ways
     config = model.config
@@ -83,13 +108,13 @@ def writing_functions(model: "TextModel", ways: int, training: bool) -> Function
     return functions._replace(scratch_params=model.scratch_params)
 
 
-def name_functions(model: "TextModel", ways: int, training: bool) -> Functions:
+def name_functions(model: Parts, ways: int, training: bool) -> Functions:
     """Return the functions of a model that scores the names of classes."""
     functions = writing_functions(model, ways, training)
     return scored_labels(functions, ways=ways, per_token=not model.config.learner.channel)
 
 
-def span_functions(model: "TextModel", ways: int, training: bool) -> Functions:
+def span_functions(model: Parts, ways: int, training: bool) -> Functions:
     """Return the functions of a model that points to answers."""
     del ways
     config = model.config
