@@ -7,6 +7,7 @@ from typing import Any
 
 from fewshot_jax.adaptation.named import NamedModel
 from fewshot_jax.applications.table import application_of
+from fewshot_jax.config.applications import APPLICATION_RECORDS
 from fewshot_jax.data.detect import detect_application
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.fields import TASK_FIELD
@@ -36,7 +37,7 @@ def read_examples(named: NamedModel, path: Path, *, text: str = "text", label: s
         config = dataclasses.replace(named.config, data=dataclasses.replace(named.config.data, task_field=TASK_FIELD))
         # The examples are those of one task, which need not be named.
         return application_of(config).read(config, path, model_of_run(RunDirectory(named.origin)))
-    found = detect_application(path, text=text, label=label, prefer=named.application)
+    found = detect_application(path, APPLICATION_RECORDS, text=text, label=label, prefer=named.application)
     if found != named.application:
         raise UserError(
             f"{path}: has the columns of {found}, and {named.origin} labels texts; give a run of {found} as MODEL"

@@ -201,7 +201,8 @@ def _application(arguments: Validate | Preview) -> str:
 
     path = arguments.file if isinstance(arguments, Validate) else arguments.source
     if arguments.application is None:
-        return detect_application(path, text=arguments.text_field, label=arguments.label_field, flag="--application")
+        fields = {"text": arguments.text_field, "label": arguments.label_field}
+        return detect_application(path, APPLICATION_RECORDS, **fields, flag="--application")
     known = columns_of_files()
     require(
         arguments.application in known,

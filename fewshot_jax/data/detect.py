@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 
 from fewshot_jax import strict_json
-from fewshot_jax.config.applications import APPLICATION_RECORDS, ApplicationRecord, columns_of_files
+from fewshot_jax.config.applications import ApplicationRecord, columns_of_files
 from fewshot_jax.data.fields import kind, listed
 from fewshot_jax.data.files import jsonl_rows, read_rows, read_text, suffix_of
 from fewshot_jax.data.spreadsheet import start_of_cells, without_separator
@@ -19,12 +19,12 @@ _EXAMPLE = '{"text": "...", "label": "..."}'
 
 def detect_application(
     path: str | PurePath,
+    applications: Mapping[str, ApplicationRecord],
     *,
     text: str = "text",
     label: str = "label",
     prefer: str | None = None,
     flag: str | None = None,
-    applications: Mapping[str, ApplicationRecord] = APPLICATION_RECORDS,
 ) -> str:
     """Return the name of the application whose columns a file has, or the field at the top of its JSON.
 
@@ -32,11 +32,11 @@ def detect_application(
 
     Args:
         path: a `.csv`, `.tsv`, `.jsonl` or `.json` file, or a `.gz` of one.
+        applications: to choose from, with the columns of each.
         text: the column of the text of a classification, where the user has named another.
         label: that of the label.
         prefer: the application to take where several fit.
         flag: of the command line, by which the user can say which.
-        applications: to choose from.
 
     Raises:
         UserError: the file cannot be read, or its columns are those of no application, or of several.

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from fewshot_jax.config.applications import columns_of_files
+from fewshot_jax.config.applications import APPLICATION_RECORDS, columns_of_files
 from fewshot_jax.data.detect import detect_application
 from fewshot_jax.errors import UserError
 
@@ -32,22 +32,22 @@ def written(folder, name, content):
 
 @pytest.mark.parametrize(("name", "content", "application"), FILES)
 def test_the_columns_tell_the_application(tmp_path, name, content, application):
-    assert detect_application(written(tmp_path, name, content)) == application
+    assert detect_application(written(tmp_path, name, content), APPLICATION_RECORDS) == application
     packed = tmp_path / f"{name}.gz"
     packed.write_bytes(gzip.compress(b"\xef\xbb\xbf" + content.encode()))
-    assert detect_application(packed) == application, "packed and with a byte order mark"
+    assert detect_application(packed, APPLICATION_RECORDS) == application, "packed and with a byte order mark"
 
 
 def test_columns_that_the_user_has_named_count_as_text_and_label(tmp_path):
     path = written(tmp_path, "a.csv", "utterance,intent\na,b\n")
-    assert detect_application(path, text="utterance", label="intent") == "text_classification"
+    assert detect_application(path, APPLICATION_RECORDS, text="utterance", label="intent") == "text_classification"
     with pytest.raises(UserError, match="utterance"):
-        detect_application(path)
+        detect_application(path, APPLICATION_RECORDS)
 
 
 def test_columns_of_no_application_are_listed_with_what_each_needs(tmp_path):
     with pytest.raises(UserError) as caught:
-        detect_application(written(tmp_path, "a.csv", "text,lable\na,b\n"))
+        detect_application(written(tmp_path, "a.csv", "text,lable\na,b\n"), APPLICATION_RECORDS)
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'a.csv'}, line 1: its columns are 'text', 'lable'")
     assert "There is no column 'label'. Did you mean 'lable'?" in message
@@ -59,12 +59,14 @@ def test_columns_of_no_application_are_listed_with_what_each_needs(tmp_path):
 def test_the_line_of_the_columns_is_that_of_the_first_that_is_not_blank(tmp_path):
     for name, content in (("a.csv", "\n\ntexts,labels\na,b\n"), ("a.jsonl", '\n \n{"a": 1}\n')):
         with pytest.raises(UserError, match=f"{name}, line 3: its columns are"):
-            detect_application(written(tmp_path, name, content))
+            detect_application(written(tmp_path, name, content), APPLICATION_RECORDS)
 
 
 def test_columns_of_several_applications_are_not_guessed_between(tmp_path):
     with pytest.raises(UserError, match=r"of text_classification and of translation .* --application"):
-        detect_application(written(tmp_path, "a.csv", "text,label,source,target\na,b,c,d\n"), flag="--application")
+        detect_application(
+            written(tmp_path, "a.csv", "text,label,source,target\na,b,c,d\n"), APPLICATION_RECORDS, flag="--application"
+        )
 
 
 @pytest.mark.parametrize(
@@ -81,10 +83,10 @@ def test_columns_of_several_applications_are_not_guessed_between(tmp_path):
 )
 def test_a_file_that_cannot_be_read_says_why(tmp_path, name, content, message):
     with pytest.raises(UserError, match=f"{name}.*{message}"):
-        detect_application(written(tmp_path, name, content))
+        detect_application(written(tmp_path, name, content), APPLICATION_RECORDS)
 
 
 def test_a_missing_file_is_named(tmp_path):
     for name in ("none.csv", "none.json", "none.jsonl"):
         with pytest.raises(UserError, match="no such file"):
-            detect_application(tmp_path / name)
+            detect_application(tmp_path / name, APPLICATION_RECORDS)

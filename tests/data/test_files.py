@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from fewshot_jax.config.applications import APPLICATION_RECORDS
 from fewshot_jax.data.detect import detect_application
 from fewshot_jax.data.files import read_records, read_texts
 from fewshot_jax.data.records import Record
@@ -184,7 +185,7 @@ def test_blank_rows_before_the_header_are_none_of_the_file(write, blank):
     with pytest.raises(UserError, match=r"a\.csv, line 3: no column 'note'"):
         read_texts(path, text="note")
     with pytest.raises(UserError, match=r"a\.csv, line 3: its columns are 'words', 'label'"):
-        detect_application(write("a.csv", f"{blank}\n{blank}\nwords,label,\na,b,\n"))
+        detect_application(write("a.csv", f"{blank}\n{blank}\nwords,label,\na,b,\n"), APPLICATION_RECORDS)
 
 
 def test_a_blank_line_of_spaces_is_a_row_of_blank_cells(write):
