@@ -25,6 +25,7 @@ SAID_BY = {
     "parallel/processes.py": ("train", "pretrain"),
     "reporting": ("report",),
     "search": ("tune",),
+    "runs": ("train",),
     "training": ("train",),
     "training/compare.py": ("evaluate",),
     "pretraining/corpus.py": ("pretrain",),

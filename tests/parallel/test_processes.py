@@ -139,7 +139,7 @@ def test_one_signal_saves_in_all_processes(tmp_path):
 
 def test_the_first_process_names_a_bad_task_of_another(tmp_path):
     poisoned = (
-        "import types; from fewshot_jax.cli.main import main; from tests.training.test_faults import poisoned\n"
+        "import types; from fewshot_jax.cli.main import main; from tests.runs.test_faults import poisoned\n"
         "poisoned(types.SimpleNamespace(setattr=setattr), [1], task=3); main()\n"
     )
     path, run = tmp_path / "config.yaml", tmp_path / "run"
