@@ -135,7 +135,17 @@ class Experiment:
         return guarded_step(meta_gradient(self.training.learner), outer_optimizer(outer), steps=outer.steps)
 
     def initial_state(self) -> TrainState:
-        """Return the state before the first step, a function of the config's seed."""
+        """Return the state before the first step, a function of the config's seed.
+
+        It is one compiled program instead of a hundred small ones, but for the weights of a checkpoint, which would
+        become constants of the program.
+        """
+        if self.config.model.pretrained is not None:
+            return self._initial_state()
+        state: TrainState = jax.jit(self._initial_state)()
+        return state
+
+    def _initial_state(self) -> TrainState:
         functions, learner = self.training
         meta_params = learner.init(functions.init_params(self.keys.params), self.keys.learner)
         return first_state(meta_params, outer_optimizer(self.config.outer), self.keys.train)
