@@ -70,6 +70,9 @@ def given_examples(named: NamedModel, records_or_texts: Iterable[Any], labels: I
         return given
     if named.writes:
         raise UserError(f"{wanted}, which hold what to write. Give fsj.Example(source, target), and no labels")
+    for i, one in enumerate(given):
+        if isinstance(one, Record | Example):
+            raise UserError(f"texts[{i}] is of type {type(one).__name__}, which has its label: leave labels= out")
     names = _listed("labels", labels)
     if len(given) != len(names):
         raise UserError(f"{len(given)} texts, but {len(names)} labels: expected one label for each text. Add the rest")

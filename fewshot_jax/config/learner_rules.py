@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from fewshot_jax.config.applications import WRITES
 from fewshot_jax.config.learners import LEARNER_RECORDS
+from fewshot_jax.config.names import is_function
 from fewshot_jax.errors import require
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def check_learner(config: "Config") -> None:
             )
     for field in ("inner_steps", "tune_rates"):
         value = getattr(config.evaluation, field)
-        require(not value or record.has_loop, f"evaluation.{field}={value}: {name} has no inner loop; leave it out")
+        why = "has an inner loop that a config cannot change" if is_function(name) else "has no inner loop"
+        require(not value or record.has_loop, f"evaluation.{field}={value}: {name} {why}; leave it out")
     for place, why in record.refuses.items():
         section, field = place.split(".")
         given = getattr(config, section)

@@ -138,10 +138,11 @@ def estimates(config: Config, *, chip: str, memory: float | None, network: float
     )
     here = tasks // shards
     asked = config.learner.task_chunk
-    choices = [2**power for power in range(here.bit_length()) if 2**power < here] + [here]
+    chunks = "learner.task_chunk" not in config.learner.record.refuses  # a function of the user's own has none
+    choices = [2**power for power in range(here.bit_length()) if chunks and 2**power < here] + [here]
     found: list[StepEstimate] = []
     for at_once in [min(asked, here)] if asked else choices:
-        fields = dataclasses.replace(config.learner, task_chunk=at_once)
+        fields = dataclasses.replace(config.learner, task_chunk=at_once) if chunks else config.learner
         learner = experiment.with_config(dataclasses.replace(config, learner=fields)).training.learner
         step = step_on_mesh(
             meta_gradient(learner, shards),

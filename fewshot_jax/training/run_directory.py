@@ -25,6 +25,7 @@ from typing import Any
 from fewshot_jax.applications.application import READING, Application
 from fewshot_jax.atomic_write import cannot_write
 from fewshot_jax.config import Config
+from fewshot_jax.config.names import is_function
 from fewshot_jax.config_file import differences
 from fewshot_jax.errors import UserError
 from fewshot_jax.parallel.processes import first_alone
@@ -156,7 +157,9 @@ class RunDirectory(RunFiles):
                     f"({', '.join(changed)}). Expected the same; restore the files if they have changed, or go on with "
                     "the version that started it, or start a new run."
                 )
+            source = self.config().data.source
+            remedy = f"restore what {source} reads" if is_function(source) else "restore the files that data.path names"
             raise UserError(
                 f"{self.path}: the data has changed since this run started (splits: {', '.join(changed)}); "
-                "restore the files that data.path names, or start a new run"
+                f"{remedy}, or start a new run"
             )
