@@ -10,7 +10,7 @@ import pytest
 from fewshot_jax.data.pretraining.masking import MaskTokens, mask_tokens, next_tokens
 from fewshot_jax.data.pretraining.packing import Packing, pack
 from fewshot_jax.models.huggingface.fresh import new_model
-from fewshot_jax.models.stack import StackShape, empty_cache
+from fewshot_jax.models.stack import StackShape, Tokens, empty_cache
 from fewshot_jax.models.transformer import ModelShape, Transformer
 from fewshot_jax.pretraining.language_model import token_loss
 
@@ -135,9 +135,8 @@ def test_a_cache_has_no_segments():
         model.module.apply(
             {"params": model.params},
             method=lambda module: module.decoder(
-                jnp.zeros((1, 1, 16)),
+                Tokens(jnp.zeros((1, 1, 16)), segment_BL=jnp.ones((1, 1), jnp.int32)),
                 jnp.ones((1, 4), bool),
                 cache=empty_cache(shape, 1, 4),
-                segments_BL=jnp.ones((1, 1), jnp.int32),
             ),
         )

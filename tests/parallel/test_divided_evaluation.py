@@ -15,7 +15,6 @@ from fewshot_jax.parallel.rules import shardings
 from fewshot_jax.planning.collectives import collectives
 from fewshot_jax.reporting.probe import probe
 from fewshot_jax.reporting.record import read_run
-from fewshot_jax.training import loop
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.run_directory import RunDirectory
 from tests.small_run import RUN, initial_state, merged
@@ -78,7 +77,7 @@ def test_weights_stay_divided_and_are_gathered_once():
 def test_no_device_holds_the_weights_of_a_run_that_divides_them(tmp_path, monkeypatch):
     """Neither between the steps of validation, nor in the evaluation at the end, whose scores are one device's."""
     seen = []
-    evaluate = loop.evaluate_episodes
+    evaluate = evaluate_episodes
 
     def watched(scores, meta_params, *arguments, **sizes):
         sizes_of = {leaf.shape: leaf.size for leaf in jax.tree.leaves(meta_params) if leaf.size >= 1024}
@@ -91,8 +90,8 @@ def test_no_device_holds_the_weights_of_a_run_that_divides_them(tmp_path, monkey
     for name, parallel in (("one", {}), ("divided", {"fsdp": 4, "tensor": 2})):
         if parallel:
             jax.clear_caches()
-            for module in ("fewshot_jax.training.loop", "fewshot_jax.training.rows", "fewshot_jax.reporting.probe"):
-                monkeypatch.setattr(f"{module}.evaluate_episodes", watched)
+            for module in ("training.experiment", "training.rows", "reporting.probe"):
+                monkeypatch.setattr(f"fewshot_jax.{module}.evaluate_episodes", watched)
         config = from_dict(merged(WIDE, **more, parallel=parallel))
         found[name] = fsj.train(config, tmp_path / name, quiet=True)
     assert len(seen) > 10 and max(seen) <= 0.25
