@@ -157,7 +157,7 @@ class RunDirectory(RunFiles):
                     f"({', '.join(changed)}). Expected the same; restore the files if they have changed, or go on with "
                     "the version that started it, or start a new run."
                 )
-            source = self.config().data.source
+            source = self.config().data.source if self.exists() else ""
             remedy = f"restore what {source} reads" if is_function(source) else "restore the files that data.path names"
             raise UserError(
                 f"{self.path}: the data has changed since this run started (splits: {', '.join(changed)}); "
