@@ -23,9 +23,7 @@ def acquire(path: Path, *, flag: str) -> BaseFileLock:
     Raises:
         UserError: the file cannot be written.
     """
-    lock = _acquire(path, path, flag, wait=True)
-    assert lock is not None
-    return lock
+    return _acquire(path, path, flag, wait=True)
 
 
 def try_acquire(path: Path, *, flag: str, named: Path | None = None) -> BaseFileLock | None:
@@ -35,10 +33,13 @@ def try_acquire(path: Path, *, flag: str, named: Path | None = None) -> BaseFile
         path, flag: as of `acquire`.
         named: what a message names; by default the path.
     """
-    return _acquire(path, named or path, flag, wait=False)
+    try:
+        return _acquire(path, named or path, flag, wait=False)
+    except Timeout:
+        return None
 
 
-def _acquire(path: Path, named: Path, flag: str, *, wait: bool) -> BaseFileLock | None:
+def _acquire(path: Path, named: Path, flag: str, *, wait: bool) -> BaseFileLock:
     lock = FileLock(path, thread_local=False, fallback_to_soft=False)
     try:
         path.open("a").close()
@@ -46,10 +47,8 @@ def _acquire(path: Path, named: Path, flag: str, *, wait: bool) -> BaseFileLock 
         raise cannot_write(named, error, flag) from None
     try:
         lock.acquire(blocking=wait, poll_interval=_POLL)
-    except Timeout:
-        return None
-    except PermissionError as error:
-        raise cannot_write(named, error, flag) from None
+    except Timeout:  # an OSError
+        raise
     except OSError as error:
         if error.errno not in _WITHOUT_LOCKS:
             raise cannot_write(named, error, flag) from None

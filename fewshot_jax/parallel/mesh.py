@@ -65,6 +65,20 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     return _put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def shapes_on(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Return the shapes and dtypes of a pytree as arrays that are sharded in this way would have them.
+
+    Args:
+        tree: of arrays or their shapes.
+        shardings: a sharding for each leaf, or one for all.
+    """
+    if isinstance(shardings, jax.sharding.Sharding):
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings), tree)
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), tree, shardings
+    )
+
+
 def place(tree: PyTree, shardings: PyTree) -> PyTree:
     """Put each leaf of a pytree as a tree of shardings says; each process gives the whole leaf."""
     return jax.tree.map(_put_leaf, tree, shardings)

@@ -1,15 +1,16 @@
 """Which dimension of which leaf is divided over which mesh axis: a table of regular expressions."""
 
+import contextlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fewshot_jax.errors import UserError
-from fewshot_jax.parallel.mesh import FSDP, TENSOR
+from fewshot_jax.parallel.mesh import FSDP, TASK, TENSOR, on_host, place
 from fewshot_jax.types import PyTree
 
 Rules = Sequence[tuple[str, str]]
@@ -48,6 +49,18 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = ()) -> PyTree:
         )
 
     return jax.tree_util.tree_map_with_path(of, tree)
+
+
+def made_on_mesh(make: Callable[[], PyTree], mesh: Mesh, rules: Rules = ()) -> PyTree:
+    """Make a pytree and place it as `shardings` says: made on the host where no device holds all of it.
+
+    Args:
+        make: gives the arrays.
+        mesh, rules: as of `shardings`.
+    """
+    with on_host() if mesh.size > mesh.shape[TASK] else contextlib.nullcontext():
+        made = make()
+    return place(made, shardings(made, mesh, rules))
 
 
 def _spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> PartitionSpec:

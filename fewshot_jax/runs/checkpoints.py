@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fewshot_jax.atomic_write import of_the_system
 from fewshot_jax.errors import UserError, WriteError, first_line
-from fewshot_jax.parallel.mesh import local_copy, make_mesh
+from fewshot_jax.parallel.mesh import local_copy, make_mesh, shapes_on
 from fewshot_jax.parallel.processes import first_alone, is_first
 from fewshot_jax.runs.checksums import Checksums
 from fewshot_jax.runs.state import TrainState
@@ -187,8 +187,7 @@ class Checkpoints:
         if jax.process_count() == 1:
             return self.restore_meta_params(step, like)
         whole = NamedSharding(make_mesh(), PartitionSpec())  # a checkpoint is read by all processes together
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), like)
-        return local_copy(self.restore_meta_params(step, shapes))
+        return local_copy(self.restore_meta_params(step, shapes_on(like, whole)))
 
     def _restore(self, step: int, how: Any) -> Any:
         try:

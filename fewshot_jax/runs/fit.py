@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 
 from fewshot_jax.config import ParallelConfig, RecoveryConfig
 from fewshot_jax.errors import Terminated, UserError
-from fewshot_jax.parallel.mesh import TASK, host_values, local_copy, make_mesh, on_host, place, shard_tasks
+from fewshot_jax.parallel.mesh import host_values, local_copy, make_mesh, shard_tasks
 from fewshot_jax.parallel.processes import is_first
-from fewshot_jax.parallel.rules import shardings
+from fewshot_jax.parallel.rules import made_on_mesh, shardings
 from fewshot_jax.runs.checkpoints import Checkpoints, Criterion
 from fewshot_jax.runs.directory import RunFiles
 from fewshot_jax.runs.interruption import termination
@@ -160,10 +160,8 @@ def fit(job: Fit, run: RunFiles, *, quiet: bool = False, wandb: str | None = Non
 
 def _latest_state(job: Fit, checkpoints: Checkpoints) -> tuple[TrainState, Any]:
     """Return the state of the last checkpoint, or the initial one, on the mesh, and its shardings."""
-    with on_host() if job.mesh.size > job.mesh.shape[TASK] else contextlib.nullcontext():
-        state = job.state()
+    state = made_on_mesh(job.state, job.mesh, job.parallel.rules)
     state_shardings = shardings(state, job.mesh, job.parallel.rules)
-    state = place(state, state_shardings)
     if saved := checkpoints.steps():
         state = checkpoints.restore(saved[-1], state)
     return state, state_shardings

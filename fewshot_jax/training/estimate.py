@@ -15,7 +15,7 @@ import numpy as np
 from fewshot_jax.applications.table import build_application
 from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError, require
-from fewshot_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
+from fewshot_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, shapes_on
 from fewshot_jax.parallel.rules import shardings
 from fewshot_jax.planning.collectives import Collective, collectives
 from fewshot_jax.planning.matmul_cost import matmul_flops
@@ -132,10 +132,7 @@ def estimates(config: Config, *, chip: str, memory: float | None, network: float
     state_shardings = shardings(state, mesh, parallel.rules)
     first = experiment.application.training_stream()(0, tasks)
     over = batch_sharding(mesh)
-    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=over), first)
-    placed = jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), state, state_shardings
-    )
+    batch, placed = shapes_on(first, over), shapes_on(state, state_shardings)
     here = tasks // shards
     asked = config.learner.task_chunk
     chunks = "learner.task_chunk" not in config.learner.record.refuses  # a function of the user's own has none

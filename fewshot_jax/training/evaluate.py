@@ -73,11 +73,12 @@ def evaluate_experiment(
         episodes, shots, quiet: as of `evaluate`.
     """
     config = experiment.config
-    meta_params, step = experiment.restore_best(run, evaluation_mesh(config))
+    mesh = evaluation_mesh(config)
+    meta_params, step = experiment.restore_best(run, mesh)
     count = config.evaluation.episodes if episodes is None else episodes
     wanted = config.evaluation.shots if shots is None else shots
     setup = EvaluationSetup(experiment, count, quiet=quiet)
-    table = _measure(setup, run, meta_params, wanted, quiet)
+    table = _measure(setup, run, meta_params, wanted, mesh, quiet)
     if setup.at_edge and not quiet:
         print(
             f"note: rows that did best at the edge of what was tried ({'; '.join(setup.at_edge)}) may gain from other "
@@ -112,11 +113,15 @@ def evaluate_experiment(
 
 
 def _measure(
-    setup: EvaluationSetup, run: RunDirectory, meta_params: MetaParams, wanted: Sequence[int], quiet: bool
+    setup: EvaluationSetup,
+    run: RunDirectory,
+    meta_params: MetaParams,
+    wanted: Sequence[int],
+    mesh: Mesh | None,
+    quiet: bool,
 ) -> "_Table":
     """Compute all rows at each number of shots."""
     experiment, config = setup.experiment, setup.config
-    mesh = evaluation_mesh(config)
     own = rows_of_learner(setup, meta_params)
     trained = (
         {MULTI_TASK: meta_params} if config.learner.name == "multi_task" else _multi_task(experiment, run, mesh, quiet)

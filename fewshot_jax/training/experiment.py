@@ -5,7 +5,6 @@ building these themselves.
 """
 
 import functools
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
 import jax
@@ -18,11 +17,11 @@ from fewshot_jax.applications.text_model import TextModel
 from fewshot_jax.config import Config
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes
-from fewshot_jax.parallel.mesh import dividing_mesh, make_mesh, on_host, place
-from fewshot_jax.parallel.rules import shardings
+from fewshot_jax.parallel.mesh import dividing_mesh, make_mesh, shapes_on
+from fewshot_jax.parallel.rules import made_on_mesh, shardings
 from fewshot_jax.runs.checkpoints import Checkpoints
 from fewshot_jax.runs.state import RunKeys, TrainState, first_state, run_keys
-from fewshot_jax.runs.step import StepFn, StepGradient, guarded_step
+from fewshot_jax.runs.step import StepGradient, guarded_step
 from fewshot_jax.training.learners import build_learner
 from fewshot_jax.training.optimizer import outer_optimizer
 from fewshot_jax.training.run_directory import RunDirectory
@@ -55,17 +54,12 @@ def judging_pair(functions: Functions, config: Config, *, name: str | None = Non
         config: of the run.
         name: of another learner over the same functions; None for the config's.
     """
-    return _pair(functions, config, training=False, name=name)
+    return LearnerPair(functions, build_learner(functions, config, training=False, name=name))
 
 
-def writing_pair(functions: Functions, config: Config, *, name: str | None = None) -> LearnerPair:
+def writing_pair(functions: Functions, config: Config) -> LearnerPair:
     """Build `judging_pair`, whose outputs hold generated texts too where the functions write."""
-    writes = functions._replace(output_fn=functions.write_fn or functions.output_fn)
-    return judging_pair(writes, config, name=name)
-
-
-def _pair(functions: Functions, config: Config, *, training: bool, name: str | None = None) -> LearnerPair:
-    return LearnerPair(functions, build_learner(functions, config, training=training, name=name))
+    return judging_pair(functions._replace(output_fn=functions.write_fn or functions.output_fn), config)
 
 
 def meta_gradient(learner: MetaLearner, task_shards: int = 1) -> StepGradient:
@@ -110,7 +104,8 @@ class Experiment:
     @functools.cached_property
     def training(self) -> LearnerPair:
         """Functions and learner of meta-training."""
-        return _pair(self.application.functions(training=True), self.config, training=True)
+        functions = self.application.functions(training=True)
+        return LearnerPair(functions, build_learner(functions, self.config, training=True))
 
     @functools.cached_property
     def judging(self) -> LearnerPair:
@@ -128,11 +123,6 @@ class Experiment:
     def other_learner(self, name: str) -> MetaLearner:
         """Return another learner over the functions of `writing`."""
         return judging_pair(self.writing.functions, self.config, name=name).learner
-
-    def step(self) -> StepFn:
-        """Return the outer step on one device."""
-        outer = self.config.outer
-        return guarded_step(meta_gradient(self.training.learner), outer_optimizer(outer), steps=outer.steps)
 
     def initial_state(self) -> TrainState:
         """Return the state before the first step, a function of the config's seed.
@@ -160,9 +150,7 @@ class Experiment:
         """Return the meta-parameters before the first step, divided over a mesh where one is given."""
         if mesh is None:
             return self.initial_state().meta_params
-        with on_host():
-            meta_params = self.initial_state().meta_params
-        return place(meta_params, shardings(meta_params, mesh, self.config.parallel.rules))
+        return made_on_mesh(lambda: self.initial_state().meta_params, mesh, self.config.parallel.rules)
 
     def restore_best(self, run: RunDirectory, mesh: Mesh | None = None) -> tuple[MetaParams, int]:
         """Read the meta-parameters of a run's best checkpoint, and its step.
@@ -176,12 +164,9 @@ class Experiment:
         """
         shapes = self.shapes.meta_params
         if mesh is None:
-            placed = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
+            like = shapes_on(shapes, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
         else:
-            placed = shardings(shapes, mesh, self.config.parallel.rules)
-        like = jax.tree.map(
-            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, placed
-        )
+            like = shapes_on(shapes, shardings(shapes, mesh, self.config.parallel.rules))
         checkpoints = Checkpoints(run.checkpoints, self.score, read_only=True)
         try:
             step = checkpoints.best_step()
@@ -195,9 +180,9 @@ class Experiment:
             checkpoints.close()
 
     @functools.cached_property
-    def _validation_streams(self) -> list[Stream]:
+    def _validation_streams(self) -> dict[int, Stream]:
         evaluation = self.config.evaluation
-        return [self.application.stream("validation", k) for k in evaluation.validation_shots or evaluation.shots]
+        return {k: self.application.stream("validation", k) for k in evaluation.validation_shots or evaluation.shots}
 
     def open_validation(self) -> None:
         """Raise a UserError if the validation split cannot fill its episodes; otherwise that is found out later."""
@@ -220,7 +205,7 @@ class Experiment:
                 tasks=evaluation.tasks,
                 rng=self.keys.evaluation,
             ).mean()
-            for stream in self._validation_streams
+            for stream in self._validation_streams.values()
         ]
         return float(np.mean(values))
 
@@ -230,12 +215,13 @@ class Experiment:
         Raises:
             UserError: the config does not fit the model.
         """
-        config, application = self.config, self.application
+        config = self.config
         try:
-            self.open_validation()
-            batch = application.training_stream()(0, config.outer.tasks)
-            jax.eval_shape(self.step(), self.shapes, batch)
-            episodes = application.stream("validation", config.evaluation.most_shots("validation"))(0, 1)
+            outer = config.outer
+            streams = self._validation_streams
+            step = guarded_step(meta_gradient(self.training.learner), outer_optimizer(outer), steps=outer.steps)
+            jax.eval_shape(step, self.shapes, self.application.training_stream()(0, outer.tasks))
+            episodes = streams[config.evaluation.most_shots("validation")](0, 1)
             arguments = (self.shapes.meta_params, episodes, jax.random.key(0), 0)
             jax.eval_shape(self._validation_scores, *arguments)
             if self.writing is not self.judging:
@@ -253,7 +239,7 @@ def experiment_of_run(run: RunDirectory) -> Experiment:
     Raises:
         UserError: there is no run, or its data is gone or has changed.
     """
-    application = build_application(run.config(), Path(run.path))
+    application = build_application(run.config(), run.path)
     run.check_data(application.fingerprint())
     return Experiment(application)
 

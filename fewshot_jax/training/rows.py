@@ -16,8 +16,8 @@ from fewshot_jax.evaluation.confusion import Confusion
 from fewshot_jax.evaluation.episodic import episode_scores, evaluate_episodes, judge_by
 from fewshot_jax.evaluation.tuning import Choice, Tuning, adapted, fine_tuned
 from fewshot_jax.evaluation.written import judge_written, scores_of_texts
-from fewshot_jax.parallel.mesh import dividing_mesh, on_host, place
-from fewshot_jax.parallel.rules import shardings
+from fewshot_jax.parallel.mesh import dividing_mesh
+from fewshot_jax.parallel.rules import made_on_mesh
 from fewshot_jax.runs.state import run_keys
 from fewshot_jax.training.experiment import Experiment
 from fewshot_jax.types import Episode, MetaLearner, MetaParams, PyTree
@@ -163,9 +163,8 @@ def starts_of(setup: EvaluationSetup, initial: MetaParams) -> dict[str, MetaPara
     key = run_keys(setup.config.seed).params
     if (mesh := dividing_mesh(initial)) is None:
         return {PRETRAINED: initial, UNTRAINED: {"params": scratch(key)}}
-    with on_host():
-        params = {"params": scratch(key)}
-    return {PRETRAINED: initial, UNTRAINED: place(params, shardings(params, mesh, setup.config.parallel.rules))}
+    params = made_on_mesh(lambda: {"params": scratch(key)}, mesh, setup.config.parallel.rules)
+    return {PRETRAINED: initial, UNTRAINED: params}
 
 
 def rows_in_context(
