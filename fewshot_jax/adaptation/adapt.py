@@ -33,6 +33,7 @@ from fewshot_jax.data.duplicates import distinct_examples
 from fewshot_jax.data.examples import Example
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import TextSplit, text_split
+from fewshot_jax.models.sources.names import lasting_name
 from fewshot_jax.training.run_directory import RunDirectory
 
 
@@ -126,7 +127,7 @@ def _classifier(
 ) -> tuple[Classifier, AdaptationReport]:
     """Cross-validate, choose, and adapt to all texts."""
     data = text_split(records)
-    start = with_choices(start_of(named.origin), len(records))
+    start = with_choices(start_of(named), len(records))
     remarks.note(*unfinished(named.origin))
     if policy.folds or policy.save != "simple":  # else the encoder reads nothing
         remarks.caution(*unknown_words(named.origin, start.model.codec.tokenizer, data.texts))
@@ -173,7 +174,7 @@ def _label_scorer(
     remarks.caution(*unknown_words(named.origin, classifier.reader.tokenizer, [*data.texts, *data.classes]))
     remarks.note(*too_long(classifier.reader, data.texts))
     return classifier, AdaptationReport(
-        start=str(named.origin.resolve()),
+        start=lasting_name(named.origin),
         saved=ADAPTED,
         examples=len(records),
         classes=_counts(data),
@@ -191,7 +192,7 @@ def _writer(
     remarks.note(*unfinished(named.origin))
     remarks.caution(*unknown_words(named.origin, codec.tokenizer, texts))
     remarks.note(*cut(codec))
-    return writer, AdaptationReport(start=str(named.origin.resolve()), saved=ADAPTED, examples=len(examples))
+    return writer, AdaptationReport(start=lasting_name(named.origin), saved=ADAPTED, examples=len(examples))
 
 
 def _counts(data: TextSplit) -> dict[Any, int]:

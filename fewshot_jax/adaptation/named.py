@@ -1,6 +1,5 @@
 """Which model a user names: the default one, a run, a pretrained model, or one that adapt saved."""
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_jax.adaptation.saving import EXAMPLES
-from fewshot_jax.applications.text_model import directory_of
 from fewshot_jax.config import WRITES, Config
 from fewshot_jax.config.applications import APPLICATION_RECORDS
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError, first_line
+from fewshot_jax.models.sources.names import (
+    DEFAULT,
+    KINDS_OF_NAMES,
+    MODEL_OF_A_RUN,
+    ModelFiles,
+    find_files,
+    holds_model,
+)
 from fewshot_jax.training.run_directory import RunDirectory
-
-DEFAULT = "default"
-_KNOWN_BY = ("config.yaml", "model.json")  # a run, and what adapt made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +29,16 @@ class NamedModel:
 
     Attributes:
         name: as the user writes it.
-        origin: the model to adapt: the named one, or that from which a saved model was adapted.
+        origin: the name of the model to adapt: the named one, or that from which a saved model was adapted.
+        files: of a pretrained model; None of a run, and of the default one.
         config: of the run; None where the origin is no run of meta-training.
         examples: those that a saved model was adapted to, to which new ones are added.
     """
 
     name: str | Path
-    origin: Path
-    config: Config | None
+    origin: str
+    files: ModelFiles | None = None
+    config: Config | None = None
     examples: list[Record] = field(default_factory=list)
 
     @property
@@ -53,69 +58,55 @@ class NamedModel:
 
 
 def find_model(name: str | Path) -> NamedModel:
-    """Find what a user names.
+    """Find what a user names; a model of the hub is fetched.
 
     Raises:
         UserError: there is no such model, it keeps no examples to add to, or it can adapt to no texts.
     """
-    check_named(name)
-    origin, examples = _origin_and_examples(Path(name))
-    if str(origin) == DEFAULT or is_pretrained(origin):
-        return NamedModel(name=name, origin=origin, config=None, examples=examples)
+    origin, examples = _origin_and_examples(name)
+    if origin == DEFAULT:
+        return NamedModel(name=name, origin=origin, examples=examples)
+    if not is_run(origin):
+        files = _found(origin)
+        return NamedModel(name=name, origin=files.name, files=files, examples=examples)
     config = RunDirectory(origin).config()
     if not config.record.texts:
         raise UserError(_unserved(origin, config))
     return NamedModel(name=name, origin=origin, config=config, examples=examples)
 
 
-def is_pretrained(path: str | Path) -> bool:
-    """Whether a directory holds a pretrained model, and no run of meta-training."""
-    try:
-        directory_of(str(path))
-    except UserError:
-        return False
-    return not (Path(path) / "labels.json").exists()
-
-
-def is_run(path: str | Path) -> bool:
-    """Whether a directory is a run of meta-training."""
-    return (Path(path) / "config.yaml").exists()
-
-
-def check_named(model: str | Path) -> None:
-    """Raise a UserError if what a user names is not there, or is none of what a model can be."""
+def is_run(model: str | Path) -> bool:
+    """Whether a name is that of a run of meta-training, or of a run that cannot be told yet."""
     path = Path(model).expanduser()
-    if str(model) == DEFAULT or any((path / name).is_file() for name in _KNOWN_BY) or is_pretrained(model):
-        return
-    if path.is_dir():
-        names = sorted(one.name for one in path.iterdir())
-        held = f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}" if names else "nothing"
-        what = f"holds {held}, which is no model"
-    elif path.exists():
-        what = "is a file"
-    else:
-        what = "no such directory"
-        if difflib.get_close_matches(str(model), [DEFAULT]):
-            what += " (did you mean 'default'?)"
-    raise UserError(
-        f"{model}: {what}; give 'default', a run of 'fewshot-jax train' (config.yaml), a Hugging Face directory "
-        "(config.json), or a model that adapt made (model.json)"
-    )
+    pretrained = holds_model(path / MODEL_OF_A_RUN) and not (path / "labels.json").exists()
+    return (path / "config.yaml").exists() and not pretrained
 
 
-def _origin_and_examples(model: Path) -> tuple[Path, list[Record]]:
+def _found(name: str) -> ModelFiles:
+    """Find a pretrained model; the message on a name that is none tells of runs and saved models too."""
+    try:
+        return find_files(name)
+    except UserError as error:
+        if KINDS_OF_NAMES not in str(error):
+            raise
+        more = "a run of 'fewshot-jax train', a model that adapt made"
+        raise UserError(str(error).replace(KINDS_OF_NAMES, f"{more}, {KINDS_OF_NAMES}")) from None
+
+
+def _origin_and_examples(name: str | Path) -> tuple[str, list[Record]]:
     """Read from what, and to which examples, a saved model was adapted; of another model itself, and no examples.
 
     Raises:
         UserError: a saved model keeps no examples, or its files are damaged.
     """
-    if not (model / "model.json").exists():
-        return model, []
+    model = Path(name).expanduser()
+    if not (model / "model.json").exists() or str(name) == DEFAULT:
+        return str(name), []
     try:
         record = json.loads((model / "model.json").read_text(encoding="utf-8"))
         _check_keeps_examples(model, record)
         with (model / EXAMPLES).open(encoding="utf-8") as rows:  # not splitlines(), which cuts texts at U+2028
-            return Path(record["start"]), [Record(**json.loads(row)) for row in rows]
+            return str(record["start"]), [Record(**json.loads(row)) for row in rows]
     except UserError:
         raise
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -145,7 +136,7 @@ def _check_keeps_examples(model: Path, record: Mapping[str, Any]) -> None:
     )
 
 
-def _unserved(model: Path, config: Config) -> str:
+def _unserved(model: str, config: Config) -> str:
     """The message on a run of an application that does not adapt to texts."""
     texts = [name for name, record in APPLICATION_RECORDS.items() if record.texts and not record.variant_of]
     served = [name.replace("_", " ") for name in sorted(texts, key=lambda name: (name in WRITES, name))]

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_jax.adaptation.folds import rare_classes
@@ -50,14 +49,14 @@ class Remarks:
             warn(sentence, Caution)
 
 
-def unfinished(model: Path) -> list[str]:
+def unfinished(model: str) -> list[str]:
     """A note on a run that has not finished, none on another model."""
     if is_run(model) and RunDirectory(model).result() is None:
         return [f"{model} is unfinished; this is its best checkpoint so far"]
     return []
 
 
-def unknown_words(model: Path, tokenizer: "Tokenizer", texts: Sequence[str]) -> list[str]:
+def unknown_words(model: str, tokenizer: "Tokenizer", texts: Sequence[str]) -> list[str]:
     """A warning where the tokenizer of a model knows few words of some texts."""
     if (known := known_share(tokenizer, texts)) >= LITTLE_KNOWN:
         return []

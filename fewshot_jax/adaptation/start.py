@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from fewshot_jax.adaptation.named import DEFAULT, check_named, is_pretrained
+from fewshot_jax.adaptation.named import NamedModel
 from fewshot_jax.adaptation.readers import HeadReader
 from fewshot_jax.adaptation.saving import read_model, weights_not_finite
 from fewshot_jax.applications.application import evaluation_steps
@@ -18,6 +18,7 @@ from fewshot_jax.config import Config
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.tuning import with_rates
+from fewshot_jax.models.sources.names import DEFAULT
 from fewshot_jax.training.experiment import Experiment, model_of_run
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import MetaParams
@@ -90,38 +91,37 @@ def start_of_default() -> Start:
     return Start(name=DEFAULT, config=config, model=TextModel.open(config, PACKAGED), meta_params=precise)
 
 
-def start_of_pretrained(path: str | Path) -> Start:
-    """Return a pretrained model in Hugging Face's format, or of 'fewshot-jax pretrain', on which a head alone adapts.
+def start_of_pretrained(name: str) -> Start:
+    """Return a pretrained model, named as `find_files` takes it, on which a head alone adapts.
 
     Raises:
         UserError: it cannot be used.
     """
     values: dict[str, Any] = {
-        "model": {"pretrained": str(path)},
+        "model": {"pretrained": name},
         "learner": {"name": "protonet"},
         "tokenizer": {"max_length": 128, "buckets": [16, 32, 64, 128]},
     }
     config = from_dict(values)
     model = TextModel.open(config)
     params = {"params": model.functions(training=True).init_params(jax.random.key(config.seed))}
-    if (name := weights_not_finite(flatten_dict(params, sep="/"))) is not None:
+    if (leaf := weights_not_finite(flatten_dict(params, sep="/"))) is not None:
         raise UserError(
-            f"{path}: the weights '{name}' of the model are not all finite numbers. The file is damaged: save or "
+            f"{name}: the weights '{leaf}' of the model are not all finite numbers. The file is damaged: save or "
             "download the model again."
         )
-    return Start(name=str(Path(path).expanduser().resolve()), config=config, model=model, meta_params=params)
+    return Start(name=name, config=config, model=model, meta_params=params)
 
 
-def start_of(model: str | Path) -> Start:
+def start_of(named: NamedModel) -> Start:
     """The start that a user names, see the module.
 
     Raises:
-        UserError: there is no such thing, or it cannot be used.
+        UserError: it cannot be used.
     """
-    if str(model) == DEFAULT:
+    if named.origin == DEFAULT:
         return start_of_default()
-    check_named(model)
-    return start_of_pretrained(model) if is_pretrained(model) else start_of_run(model)
+    return start_of_run(named.origin) if named.files is None else start_of_pretrained(named.files.name)
 
 
 def with_choices(start: Start, examples: int) -> Start:

@@ -1,7 +1,6 @@
 """The model of a run that reads texts: its config, tokenizer and weights as one value."""
 
 import dataclasses
-import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -28,11 +27,10 @@ from fewshot_jax.models.huggingface.fresh import new_module, new_params
 from fewshot_jax.models.huggingface.pretrained import build, read_model_config
 from fewshot_jax.models.huggingface.text_tokenizer import load_text_tokenizer
 from fewshot_jax.models.lora import lora
+from fewshot_jax.models.sources.names import MODEL_OF_A_RUN, ModelFiles, find_files
 from fewshot_jax.models.text_encoder import text_encoder
 from fewshot_jax.models.transformer import Transformer
 from fewshot_jax.types import Key, Params
-
-MODEL_OF_A_RUN = "model"  # where a run keeps the Hugging Face directory of its model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +82,8 @@ class TextModel:
         """
         home = None
         if config.model.pretrained is not None:
-            home = directory_of(config.model.pretrained) if directory is None else directory / MODEL_OF_A_RUN
+            saved = None if directory is None else directory / MODEL_OF_A_RUN
+            home = saved or files_of_model(config, weights=weights).path
             read_model_config(home)  # what is wrong with it tells more than what is wrong with the tokenizer beside it
         codec, render = open_codec(config, directory, home, texts)
         module, loaded = _module(config, codec.tokenizer.get_vocab_size(), home, weights)
@@ -181,8 +180,7 @@ def _module(config: Config, tokens: int, home: Path | None, weights: bool) -> tu
     if weights:
         from fewshot_jax.models.huggingface.load import load_pretrained
 
-        directory = directory_of(model.pretrained)
-        pretrained = load_pretrained(directory, head=head, dtype=jnp.float32, compute_dtype=dtype)
+        pretrained = load_pretrained(model.pretrained, head=head, dtype=jnp.float32, compute_dtype=dtype)
         module, loaded = pretrained.module, pretrained.params
     else:
         module, loaded = build(read_model_config(home), head, dtype), None
@@ -197,33 +195,19 @@ def _module(config: Config, tokens: int, home: Path | None, weights: bool) -> tu
     return module, loaded
 
 
-def directory_of(path: str) -> Path:
-    """The Hugging Face directory that ``model.pretrained`` names: itself, or that of a pretraining run.
+def files_of_model(config: Config, *, weights: bool = True) -> ModelFiles:
+    """Find the files that ``model.pretrained`` names.
 
     Raises:
-        UserError: there is none.
+        UserError: as of `find_files`; it names the field.
     """
-    directory = Path(path).expanduser()
-    for candidate in (directory, directory / MODEL_OF_A_RUN):
-        if (candidate / "config.json").is_file():
-            return candidate
-    missing = "holds no config.json" if directory.exists() else "no such directory"
-    what = f"{missing}; give a Hugging Face directory or a run of 'fewshot-jax pretrain'"
-    if (directory / "config.yaml").exists() and (directory / "data.json").exists():
-        what = "is a run of 'fewshot-jax train', whose model starts no other; give what it started from"
-    elif (directory / "config.yaml").exists():
-        what = "has no model yet; let 'fewshot-jax pretrain' finish"
-    raise UserError(f"{directory}: {what} (model.pretrained)")
+    assert config.model.pretrained is not None
+    try:
+        return find_files(config.model.pretrained, weights=weights)
+    except UserError as error:
+        raise UserError(f"{error} (model.pretrained)") from error
 
 
 def fingerprint_of_model(config: Config) -> dict[str, str]:
     """A hash of the weights and the tokenizer that ``model.pretrained`` names, under that name; {} for none."""
-    given = config.model.pretrained
-    if given is None:
-        return {}
-    files = sorted(file for file in directory_of(given).iterdir() if file.suffix in (".safetensors", ".json"))
-    hashes = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as content:
-            hashes.update(hashlib.file_digest(content, "sha256").digest())
-    return {"model.pretrained": hashes.hexdigest()}
+    return {} if config.model.pretrained is None else {"model.pretrained": files_of_model(config).hash()}

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from fewshot_jax.data.pretraining.packing import Windows, pack, read_windows
 from fewshot_jax.data.tokenization import save_tokenizer, train_tokenizer
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.models.huggingface.text_tokenizer import load_text_tokenizer
+from fewshot_jax.models.sources.names import tokenizer_home
 from fewshot_jax.pretraining.directory import PretrainingDirectory
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def make_tokenizer(config: PretrainConfig, documents: Documents, run: Pretrainin
     given = config.tokenizer.path or config.model.pretrained
     if given is not None:
         with atomic_files(run.tokenizer) as partial:
-            load_text_tokenizer(Path(given), "tokenizer.path").save_pretrained(str(partial))
+            load_text_tokenizer(tokenizer_home(given), "tokenizer.path").save_pretrained(str(partial))
         return
     special = SENTINELS if config.objective == "span_corruption" else ()
     room = _CHARACTERS

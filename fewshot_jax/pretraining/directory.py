@@ -14,12 +14,14 @@ result.json          written when the run ends; a run without it is unfinished
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fewshot_jax.atomic_write import cannot_write
 from fewshot_jax.config.pretraining import PretrainConfig
 from fewshot_jax.config_file import differences
+from fewshot_jax.models.sources.names import lasting_name
 from fewshot_jax.runs.directory import RunFiles
 
 FREE = ("batch.workers", "parallel.", "recovery.")  # may change while a run goes on: the batches are the same
@@ -80,19 +82,19 @@ class PretrainingDirectory(RunFiles):
 
 
 def resolve_paths(config: PretrainConfig) -> PretrainConfig:
-    """Make the config independent of the working directory."""
+    """Make the config independent of the working directory, and of what the hub may have tomorrow.
 
-    def absolute(section: Any, name: str) -> Any:
+    Raises:
+        UserError: a model of the hub cannot be found.
+    """
+
+    def lasting(section: Any, name: str, resolved: Callable[[str], str]) -> Any:
         value = getattr(section, name)
-        return section if value is None else dataclasses.replace(section, **{name: str(_absolute(value))})
+        return section if value is None else dataclasses.replace(section, **{name: resolved(value)})
 
     return dataclasses.replace(
         config,
-        corpus=absolute(config.corpus, "path"),
-        tokenizer=absolute(config.tokenizer, "path"),
-        model=absolute(config.model, "pretrained"),
+        corpus=lasting(config.corpus, "path", lambda path: str(Path(path).expanduser().resolve())),
+        tokenizer=lasting(config.tokenizer, "path", lasting_name),
+        model=lasting(config.model, "pretrained", lasting_name),
     )
-
-
-def _absolute(path: str) -> Path:
-    return Path(path).expanduser().resolve()

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fewshot_jax.applications.text_model import directory_of
 from fewshot_jax.config.pretraining import PretrainConfig
 from fewshot_jax.config_file import read_config, to_dict
 from fewshot_jax.data.pretraining.masking import TokenBatch
@@ -19,6 +18,7 @@ from fewshot_jax.data.pretraining.pipeline import held_out_batches, read_ahead, 
 from fewshot_jax.errors import require
 from fewshot_jax.models.huggingface.pretrained import Pretrained
 from fewshot_jax.models.huggingface.save import save_pretrained
+from fewshot_jax.models.sources.names import find_files
 from fewshot_jax.parallel.processes import first_alone, is_first
 from fewshot_jax.pretraining.corpus import (
     Corpus,
@@ -76,8 +76,7 @@ def pretrain(
         check_installed(wandb)
     config = resolve_paths(config if isinstance(config, PretrainConfig) else read_config(config, PretrainConfig))
     if config.model.pretrained is not None:
-        given = str(directory_of(config.model.pretrained))
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=given))
+        find_files(config.model.pretrained, weights=False)  # before a directory is made
     run = PretrainingDirectory(run_dir)
     with held(run, config):
         return _pretrain(config, run, quiet or not is_first(), wandb)

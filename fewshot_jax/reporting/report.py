@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from fewshot_jax.atomic_write import atomic_files, cannot_write
 from fewshot_jax.errors import require
+from fewshot_jax.models.sources.names import short_name
 from fewshot_jax.reporting import class_sections, sections
 from fewshot_jax.reporting.comparison import comparison
 from fewshot_jax.reporting.page import Section, missing, page, paragraph
@@ -105,7 +106,7 @@ def _names(runs: Sequence[str | Path]) -> list[str]:
 
 def _summary(record: RunRecord) -> str:
     config = record.config
-    start = "a new model" if config.model.pretrained is None else Path(config.model.pretrained).name
+    start = "a new model" if config.model.pretrained is None else short_name(config.model.pretrained)
     state = "finished" if record.result is not None else "unfinished"
     return f"{record.name}: {record.learner} for {config.application.replace('_', ' ')}, from {start}, {state}."
 

@@ -14,7 +14,7 @@ from fewshot_jax import strict_json
 from fewshot_jax.algorithms.gradient_based import RATES
 from fewshot_jax.applications.text_codec import TOKENIZER
 from fewshot_jax.applications.text_functions import text_task_of
-from fewshot_jax.applications.text_model import MODEL_OF_A_RUN, TextModel
+from fewshot_jax.applications.text_model import TextModel
 from fewshot_jax.atomic_write import atomic_directory, cannot_write
 from fewshot_jax.config import Config
 from fewshot_jax.data.tokenization import SPECIAL_TOKENS
@@ -25,13 +25,14 @@ from fewshot_jax.models.huggingface.pretrained import Pretrained, build, read_mo
 from fewshot_jax.models.huggingface.save import write_pretrained
 from fewshot_jax.models.huggingface.text_encoder import exported_text_encoder
 from fewshot_jax.models.lora import lora, merge_lora
+from fewshot_jax.models.sources.names import MODEL_OF_A_RUN
 from fewshot_jax.runs.directory import check_writable
 from fewshot_jax.training.experiment import Experiment, model_of_run
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import MetaParams, Params
 
 # Of a tokenizer of our own, by the names of a config of transformers.
-_TOKENS = {"bos_token_id": SPECIAL_TOKENS.index("[CLS]"), "eos_token_id": SPECIAL_TOKENS.index("[SEP]")}
+TOKENS = {"bos_token_id": SPECIAL_TOKENS.index("[CLS]"), "eos_token_id": SPECIAL_TOKENS.index("[SEP]")}
 EXPORT = "fewshot_jax_export.json"  # in an exported directory: the names of all that was written there
 
 
@@ -168,7 +169,7 @@ def _classifier(run: RunDirectory, model: TextModel) -> Exported:
         given, params = read_model_config(model.home), features["encoder"]["transformer"]
         made = Pretrained(config=given, module=build(given, None, jnp.float32), params=params, path=model.home)
     else:
-        made = exported_text_encoder(model.module, features["encoder"], tokens=_TOKENS, path=run.path / TOKENIZER)
+        made = exported_text_encoder(model.module, features["encoder"], tokens=TOKENS, path=run.path / TOKENIZER)
         if made.tokenizer is not None:
             made.tokenizer.model_max_length = config.tokenizer.max_length
     if config.model.context_width:

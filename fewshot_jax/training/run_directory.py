@@ -28,6 +28,7 @@ from fewshot_jax.config import Config
 from fewshot_jax.config.names import is_function
 from fewshot_jax.config_file import differences
 from fewshot_jax.errors import UserError
+from fewshot_jax.models.sources.names import lasting_name
 from fewshot_jax.parallel.processes import first_alone
 from fewshot_jax.runs.directory import STARTING, RunFiles
 
@@ -38,14 +39,18 @@ PLANNED = ("gradient", "keep", "keep_blocks", "task_chunk")  # fields of `learne
 
 
 def resolve(config: Config) -> Config:
-    """Make the config independent of the working directory."""
+    """Make the config independent of the working directory, and of what the hub may have tomorrow.
+
+    Raises:
+        UserError: ``model.pretrained`` names a model of the hub that cannot be found.
+    """
     data = config.data
     path = None if data.path is None else Path(data.path).expanduser().resolve()
     split = data.class_split
     if split is not None and not (path or Path()).joinpath(split).exists() and Path(split).exists():
         split = str(Path(split).resolve())
     given = config.model.pretrained
-    pretrained = None if given is None else str(Path(given).expanduser().resolve())
+    pretrained = None if given is None else lasting_name(given)
     return dataclasses.replace(
         config,
         data=dataclasses.replace(data, path=None if path is None else str(path), class_split=split),

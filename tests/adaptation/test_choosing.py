@@ -14,7 +14,7 @@ from fewshot_jax.adaptation import simple
 from fewshot_jax.adaptation.card import card
 from fewshot_jax.adaptation.fitting import adapt_start
 from fewshot_jax.adaptation.folds import over_folds, rare_classes, stratified
-from fewshot_jax.adaptation.named import DEFAULT
+from fewshot_jax.adaptation.named import find_model
 from fewshot_jax.adaptation.readers import HeadReader
 from fewshot_jax.adaptation.report import ADAPTED, SIMPLE, verdict
 from fewshot_jax.adaptation.scaling import NONE, most_probable, nats, softmax, temperature_of
@@ -26,6 +26,7 @@ from fewshot_jax.data.duplicates import distinct
 from fewshot_jax.data.records import Record
 from fewshot_jax.data.splits import text_split
 from fewshot_jax.errors import UserError
+from fewshot_jax.models.sources.names import DEFAULT
 from fewshot_jax.training.learners import build_learner
 
 TEXTS = {
@@ -129,7 +130,7 @@ def test_a_class_without_a_training_text_is_not_predicted():
 
 @pytest.fixture(scope="module")
 def start():
-    return start_of(DEFAULT)
+    return start_of(find_model(DEFAULT))
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,7 @@ def test_a_pretrained_model_with_weights_that_are_not_finite_is_refused_by_name(
     tensors[name][3, 2] = np.nan
     save_file(tensors, damaged / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"damaged: the weights '.*token_embedding/embedding' of the model are not all"):
-        start_of_pretrained(damaged)
+        start_of_pretrained(str(damaged))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
 
 import fewshot_jax as fsj
 from fewshot_jax.adaptation.classifier import AdaptedClassifier, load
+from fewshot_jax.adaptation.named import find_model
 from fewshot_jax.adaptation.readers import NameReader
 from fewshot_jax.adaptation.start import start_of
 from fewshot_jax.adaptation.writer import Writer
@@ -110,7 +111,7 @@ def test_a_question_and_its_context_are_read_as_the_tokenizer_reads_a_pair(name,
 def test_a_text_alone_is_read_as_the_tokenizer_reads_it(name, template, tmp_path):
     tokenizer = words(template=template())
     directory_of(tmp_path, name, None, tokenizer)
-    codec = start_of(tmp_path).model.codec
+    codec = start_of(find_model(tmp_path)).model.codec
     assert codec.sources(["jane wrote it"])[0].tolist() == tokenizer("jane wrote it")["input_ids"]
 
 
@@ -214,7 +215,7 @@ def test_a_classifier_of_few_positions_is_adapted_saved_and_refused_with_a_token
     larger.add_tokens(["<new>"])
     larger.save_pretrained(str(directory))
     with pytest.raises(UserError, match=r"'<new>' has the id 14.*14 rows"):
-        start_of(directory)
+        start_of(find_model(directory))
 
 
 @pytest.mark.parametrize(
@@ -229,13 +230,13 @@ def test_a_directory_that_is_no_model_is_told_what_it_holds(names, message, tmp_
     for name in names:
         (tmp_path / name).touch()
     with pytest.raises(UserError, match=message):
-        start_of(tmp_path)
+        start_of(find_model(tmp_path))
 
 
 def test_a_config_of_an_unknown_family_is_told_before_a_missing_tokenizer(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
     with pytest.raises(UserError, match=r"model_type 'mamba' is not one of .*take a model of one of these families"):
-        start_of(tmp_path)
+        start_of(find_model(tmp_path))
 
 
 def test_a_new_classifier_reads_a_text_as_its_own_tokenizer_does():

@@ -31,6 +31,7 @@ from fewshot_jax.models.huggingface.pretrained import (
 from fewshot_jax.models.huggingface.read_leaf import Source, read_leaf
 from fewshot_jax.models.huggingface.tensors import Checkpoint
 from fewshot_jax.models.language_head import HeadKind
+from fewshot_jax.models.sources.names import find_files
 from fewshot_jax.models.transformer import Transformer
 from fewshot_jax.notes import Note
 
@@ -49,13 +50,15 @@ def load_pretrained(
     sharding: Placement | None = None,
     seed: int = 0,
 ) -> Pretrained:
-    """Read a model from a directory that transformers wrote: config.json and safetensors.
+    """Read a model by its name: config and weights, and a tokenizer where there is one.
 
     Nothing is read before all names and shapes are known to fit; then tensors go one by one into
     arrays of the wanted dtype and sharding. Code in the directory is never run, pickles are refused.
 
     Args:
-        path: the directory, with model.safetensors or an index and its shards.
+        path: a directory that transformers or sentence-transformers wrote, with safetensors; a ``.gguf`` file;
+            ``org/name`` or ``org/name@revision`` of the Hugging Face hub; ``package:NAME``, an installed Python package
+            that holds a model; ``"default"``, the encoder that ships with this package.
         head: ``"auto"`` for that of ``architectures[0]``; ``"masked_lm"``, ``"causal_lm"``, ``"classification"``,
             ``"span"``; None for hidden states alone. A head that the checkpoint does not have is created.
         num_labels: classes of a classification; None for the config's. If the checkpoint's head has
@@ -66,17 +69,18 @@ def load_pretrained(
         seed: of a created head, normal with the config's ``initializer_range``.
 
     Raises:
-        UserError: the directory, its config or a file is not what it should be; all tensors that are missing,
-            left over or of another shape are named at once.
+        UserError: there is no such model, or its config or a file is not what it should be; all tensors that are
+            missing, left over or of another shape are named at once.
 
     References:
         The format: https://github.com/huggingface/safetensors.
     """
-    path = Path(path)
     if head is not None and head != "auto" and head not in get_args(HeadKind):
         raise UserError(f"head={head!r}: expected one of {', '.join(map(repr, ('auto', *get_args(HeadKind))))} or None")
     if num_labels is not None and num_labels < 1:
         raise UserError(f"num_labels={num_labels}: expected at least 1")
+    files = find_files(path)
+    path = files.path
     config = read_model_config(path)
     family = FAMILIES[config.model_type]
     kind = head_of(config, path / "config.json") if head == "auto" else head
@@ -127,6 +131,8 @@ def load_pretrained(
         ignored=tuple(sorted(ignored)),
         created=tuple(sorted(created)),
         path=path,
+        name=files.name,
+        revision=files.revision if files.kind == "hub" else None,
     )
 
 

@@ -92,7 +92,7 @@ def save_adapter(path: str | Path, pretrained: Pretrained, trained: Params, adap
     config = {
         "peft_type": "LORA",
         "task_type": "SEQ_2_SEQ_LM" if _writes_answers(pretrained) else _TASKS.get(pretrained.head or ""),
-        "base_model_name_or_path": None if pretrained.path is None else str(pretrained.path),
+        **_base_of(pretrained),
         "r": rank,
         "lora_alpha": _whole(own.alpha * rank / own.rank),
         "rank_pattern": other,
@@ -110,6 +110,13 @@ def save_adapter(path: str | Path, pretrained: Pretrained, trained: Params, adap
             write_checkpoint(partial, tensors, stem=_STEM, max_shard_bytes=2**62)  # peft reads no shards
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def _base_of(pretrained: Pretrained) -> dict[str, str | None]:
+    """Where peft finds the base model: its directory, or its name on the hub and the commit."""
+    if pretrained.name is None or pretrained.revision is None:
+        return {"base_model_name_or_path": None if pretrained.path is None else str(pretrained.path)}
+    return {"base_model_name_or_path": pretrained.name.partition("@")[0], "revision": pretrained.revision}
 
 
 def load_adapter(path: str | Path, pretrained: Pretrained) -> tuple[Params, Adapter]:

@@ -40,6 +40,8 @@ class Pretrained:
         ignored: names of tensors in the checkpoint that were not read.
         created: paths of leaves that the checkpoint does not have and that were initialised.
         path: where it was read from; the tokenizer's home.
+        name: that finds it again; see `sources.names.ModelFiles`. None of a new model.
+        revision: the commit of a model of the hub; None of others.
         layout: the names of its parameters in a file, where they are not those of the config's family (a text encoder
             of our own).
     """
@@ -51,6 +53,8 @@ class Pretrained:
     ignored: tuple[str, ...] = ()
     created: tuple[str, ...] = ()
     path: Path | None = None
+    name: str | None = None
+    revision: str | None = None
     layout: Family | None = None
 
     @property

@@ -1,0 +1,160 @@
+"""Which model a name means.
+
+| name | is |
+|---|---|
+| a directory | a Hugging Face or sentence-transformers directory, or a run of 'fewshot-jax pretrain' |
+| ``FILE.gguf`` | a GGUF file |
+| ``org/name``, ``org/name@revision`` | a model of the Hugging Face hub |
+| ``package:NAME`` | the model inside an installed Python package |
+| ``default`` | the encoder that ships with this package |
+
+A directory that exists wins over a model of the hub.
+"""
+
+import difflib
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fewshot_jax.errors import UserError
+from fewshot_jax.models.huggingface.text_tokenizer import has_tokenizer
+
+DEFAULT, PACKAGE = "default", "package:"
+MODEL_OF_A_RUN = "model"  # where a run keeps the Hugging Face directory of its model
+KINDS_OF_NAMES = (
+    "a Hugging Face or sentence-transformers directory, a .gguf file, 'org/name' or 'org/name@revision' of the Hugging "
+    "Face hub, 'package:NAME', or 'default'"
+)
+_PACKAGED = Path(__file__).parents[1] / DEFAULT
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w./-]*)?", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """The files of a model.
+
+    Attributes:
+        name: finds the same files again, from any directory: an absolute path, ``org/name@commit``, ``package:NAME``
+            or ``default``.
+        path: of the directory, or of the GGUF file.
+        kind: of the name.
+        revision: the commit of a model of the hub, the version of a package; None of other files.
+    """
+
+    name: str
+    path: Path
+    kind: Literal["directory", "gguf", "hub", "package", "default"]
+    revision: str | None = None
+
+    def hash(self) -> str:
+        """Return the SHA-256 of config, tokenizer and weights, by which two models are told apart."""
+        files = [self.path]
+        if self.path.is_dir():
+            parts = self.path.glob("[0-9]_*/*") if (self.path / "modules.json").is_file() else ()
+            files = sorted(one for one in (*self.path.iterdir(), *parts) if one.suffix in (".safetensors", ".json"))
+        hashes = hashlib.sha256()
+        for file in files:
+            with file.open("rb") as content:
+                hashes.update(hashlib.file_digest(content, "sha256").digest())
+        return hashes.hexdigest()
+
+
+def find_files(name: str | Path, *, weights: bool = True) -> ModelFiles:
+    """Find the files of a model; those of the hub are fetched where the cache lacks them.
+
+    Args:
+        name: see the module.
+        weights: fetch the weights too; without them config and tokenizer alone.
+
+    Raises:
+        UserError: there is no such model, or it cannot be fetched.
+    """
+    given, path = str(name), Path(name).expanduser()
+    if given == DEFAULT:
+        return ModelFiles(name=DEFAULT, path=_PACKAGED, kind="default")
+    if given.startswith(PACKAGE):
+        from fewshot_jax.models.sources.package import find_in_package
+
+        path, version = find_in_package(given.removeprefix(PACKAGE))
+        return ModelFiles(name=given, path=path, kind="package", revision=version)
+    if path.is_dir():
+        return ModelFiles(name=str(path.resolve()), path=_directory_of(path), kind="directory")
+    if path.suffix == ".gguf" and path.is_file():
+        return ModelFiles(name=str(path.resolve()), path=path, kind="gguf")
+    if path.exists():
+        raise UserError(f"{name}: is a file, and no .gguf file; give the directory of the model")
+    if path.suffix == ".gguf" or not is_of_hub(given):
+        close = " (did you mean 'default'?)" if difflib.get_close_matches(given, [DEFAULT]) else ""
+        what = "no such file" if path.suffix == ".gguf" else "no such directory"
+        raise UserError(f"{name}: {what}{close}; give {KINDS_OF_NAMES}")
+    from fewshot_jax.models.sources.hub import fetch
+
+    repository, _, revision = given.partition("@")
+    path = fetch(repository, revision or None, weights=weights)
+    return ModelFiles(name=f"{repository}@{path.name}", path=path, kind="hub", revision=path.name)
+
+
+def is_of_hub(name: str) -> bool:
+    """Whether a name has the form of a model of the hub, and there is no such directory or file here."""
+    return _REPOSITORY.fullmatch(name) is not None and ".." not in name and not Path(name).expanduser().exists()
+
+
+def lasting_name(name: str) -> str:
+    """Return a name that means the same model from any directory, and of the hub the same revision.
+
+    Paths are not checked; of the hub, config and tokenizer are fetched.
+
+    Raises:
+        UserError: there is no such model on the hub, or the hub cannot be reached.
+    """
+    if name == DEFAULT or name.startswith(PACKAGE):
+        return name
+    return find_files(name, weights=False).name if is_of_hub(name) else str(Path(name).expanduser().resolve())
+
+
+def short_name(name: str) -> str:
+    """Return what a reader calls a model: a directory without those above it, a model of the hub without the commit."""
+    return Path(name).name if Path(name).is_absolute() else name.partition("@")[0]
+
+
+def tokenizer_home(name: str) -> Path:
+    """Return what holds a named tokenizer: a directory that has no more than that, or the files of a model.
+
+    Raises:
+        UserError: as of `find_files`.
+    """
+    directory = Path(name).expanduser()
+    return directory if has_tokenizer(directory) else find_files(name, weights=False).path
+
+
+def holds_model(directory: Path) -> bool:
+    """Whether a directory has the config of a model, of transformers or sentence-transformers."""
+    return any((directory / name).is_file() for name in ("config.json", "modules.json"))
+
+
+def _directory_of(directory: Path) -> Path:
+    """Return a directory itself, or the one that a pretraining run has in it.
+
+    Raises:
+        UserError: neither holds a model.
+    """
+    for candidate in (directory, directory / MODEL_OF_A_RUN):
+        if holds_model(candidate):
+            return candidate
+    names = sorted(one.name for one in directory.iterdir())
+    held = f"holds {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}" if names else "is empty"
+    what = f"{held}, and no config.json; give {KINDS_OF_NAMES}"
+    if (directory / "adapter_config.json").exists():
+        what = (
+            "holds an adapter in peft's format; give the directory of its base model, and read the adapter with "
+            "fsj.load_adapter"
+        )
+    elif (directory / "config.yaml").exists() and (directory / "data.json").exists():
+        what = "is a run of 'fewshot-jax train', whose model starts no other; give what it started from"
+    elif (directory / "config.yaml").exists():
+        what = "has no model yet; let 'fewshot-jax pretrain' finish"
+    elif found := sorted(directory.glob("*.gguf")):
+        what = f"holds {found[0].name}, and no config.json; give the file: {found[0]}"
+    raise UserError(f"{directory}: {what}")
