@@ -17,6 +17,7 @@ from fewshot_jax.adaptation.remarks import (
     NO_FOLDS,
     TOO_FEW,
     Remarks,
+    changed,
     cut,
     not_judged,
     too_long,
@@ -129,6 +130,7 @@ def _classifier(
     data = text_split(records)
     start = with_choices(start_of(named), len(records))
     remarks.note(*unfinished(named.origin))
+    remarks.caution(*changed(named))
     if policy.folds or policy.save != "simple":  # else the encoder reads nothing
         remarks.caution(*unknown_words(named.origin, start.model.codec.tokenizer, data.texts))
         remarks.note(*too_long(start.reader(len(data.classes)), data.texts))
@@ -140,7 +142,8 @@ def _classifier(
     else:
         classifier = adapt_start(start, data, selection)
     classifier.examples = records
-    report = AdaptationReport(start=start.name, saved=kept, examples=len(records), classes=_counts(data))
+    source = None if named.files is None else named.files.record()
+    report = AdaptationReport(start=start.name, source=source, saved=kept, examples=len(records), classes=_counts(data))
     if selection is None:
         return classifier, dataclasses.replace(report, right=_right(classifier, records))
     found = record_of(selection, start.with_loop(*selection.choice), data.texts, kept)

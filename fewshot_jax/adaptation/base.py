@@ -65,8 +65,10 @@ class Classifier(abc.ABC):
         if report is not None and self.examples:
             rows = (strict_json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in self.examples)
             files[EXAMPLES], record["start"] = "".join(rows), report.start
+        if report is not None and report.source is not None:
+            record["source"] = report.source
         if report is not None and report.cross_validation is not None:
-            files["README.md"] = card(report.cross_validation, directory.name)
+            files["README.md"] = card(report.cross_validation, directory.name, report.source)
             record["cross_validation"] = report.cross_validation
         self._write(directory, record, files)
 

@@ -46,8 +46,14 @@ The examples are saved in examples.jsonl, so that more can be added: share the m
 """
 
 
-def card(record: Mapping[str, Any], title: str) -> str:
-    """The model card, in Markdown; what comes from the data is quoted as code."""
+def card(record: Mapping[str, Any], title: str, source: Mapping[str, str | None] | None = None) -> str:
+    """The model card, in Markdown; what comes from the data is quoted as code.
+
+    Args:
+        record: what cross-validation found.
+        title: of the card.
+        source: of a pretrained model, see `AdaptationReport`.
+    """
     table = [["", "accuracy (%)", "macro F1 (%)"], ["---"] * 3, *score_rows(record)]
     confused = [
         f"- {_code(one['true'])} taken for {_code(one['predicted'])}, {one['count']} times: {_code(one['example'])}"
@@ -61,7 +67,7 @@ def card(record: Mapping[str, Any], title: str) -> str:
         model=SIMPLE
         if record["saved"] == SIMPLE
         else f"a transformer encoder, {_steps(record['inner loop']['steps'])}",
-        start=_code(record["start"]) if record["saved"] == ADAPTED else "nothing",
+        start=f"{_code(record['start'])}{_version(source)}" if record["saved"] == ADAPTED else "nothing",
         labels=", ".join(f"{_code(name)} ({count})" for name, count in record["classes"].items()),
         how=f"By cross-validation: {record['folds']} folds, each labelled by models that had not seen it; rates were "
         "chosen inside the training texts of each fold. Means with 95% intervals (corrected for overlapping folds).",
@@ -72,6 +78,14 @@ def card(record: Mapping[str, Any], title: str) -> str:
         else "No held-out example was labelled wrong.",
         temperature=record["temperature"],
     )
+
+
+def _version(source: Mapping[str, str | None] | None) -> str:
+    """Which files a name stood for."""
+    if source is None:
+        return ""
+    revision = "" if source["revision"] is None else f"revision {source['revision']}, "
+    return f" ({revision}SHA-256 {source['sha256']})"
 
 
 def _steps(count: int) -> str:

@@ -33,6 +33,7 @@ class NamedModel:
         files: of a pretrained model; None of a run, and of the default one.
         config: of the run; None where the origin is no run of meta-training.
         examples: those that a saved model was adapted to, to which new ones are added.
+        changed: whether the files are not those that the saved model was adapted from.
     """
 
     name: str | Path
@@ -40,6 +41,7 @@ class NamedModel:
     files: ModelFiles | None = None
     config: Config | None = None
     examples: list[Record] = field(default_factory=list)
+    changed: bool = False
 
     @property
     def writes(self) -> bool:
@@ -63,12 +65,13 @@ def find_model(name: str | Path) -> NamedModel:
     Raises:
         UserError: there is no such model, it keeps no examples to add to, or it can adapt to no texts.
     """
-    origin, examples = _origin_and_examples(name)
+    origin, examples, sha256 = _origin_and_examples(name)
     if origin == DEFAULT:
         return NamedModel(name=name, origin=origin, examples=examples)
     if not is_run(origin):
         files = _found(origin)
-        return NamedModel(name=name, origin=files.name, files=files, examples=examples)
+        changed = sha256 is not None and sha256 != files.hash()
+        return NamedModel(name=name, origin=files.name, files=files, examples=examples, changed=changed)
     config = RunDirectory(origin).config()
     if not config.record.texts:
         raise UserError(_unserved(origin, config))
@@ -93,20 +96,24 @@ def _found(name: str) -> ModelFiles:
         raise UserError(str(error).replace(KINDS_OF_NAMES, f"{more}, {KINDS_OF_NAMES}")) from None
 
 
-def _origin_and_examples(name: str | Path) -> tuple[str, list[Record]]:
+def _origin_and_examples(name: str | Path) -> tuple[str, list[Record], str | None]:
     """Read from what, and to which examples, a saved model was adapted; of another model itself, and no examples.
+
+    Returns:
+        The name of the model to adapt, the examples, and the hash of its files as they were, where one was kept.
 
     Raises:
         UserError: a saved model keeps no examples, or its files are damaged.
     """
     model = Path(name).expanduser()
     if not (model / "model.json").exists() or str(name) == DEFAULT:
-        return str(name), []
+        return str(name), [], None
     try:
         record = json.loads((model / "model.json").read_text(encoding="utf-8"))
         _check_keeps_examples(model, record)
         with (model / EXAMPLES).open(encoding="utf-8") as rows:  # not splitlines(), which cuts texts at U+2028
-            return str(record["start"]), [Record(**json.loads(row)) for row in rows]
+            examples = [Record(**json.loads(row)) for row in rows]
+            return str(record["start"]), examples, record.get("source", {}).get("sha256")
     except UserError:
         raise
     except (OSError, KeyError, TypeError, ValueError) as error:

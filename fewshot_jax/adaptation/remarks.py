@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fewshot_jax.adaptation.folds import rare_classes
-from fewshot_jax.adaptation.named import is_run
+from fewshot_jax.adaptation.named import NamedModel, is_run
 from fewshot_jax.adaptation.readers import Reader
 from fewshot_jax.data.names import counted
 from fewshot_jax.data.sequences import Codec
@@ -54,6 +54,13 @@ def unfinished(model: str) -> list[str]:
     if is_run(model) and RunDirectory(model).result() is None:
         return [f"{model} is unfinished; this is its best checkpoint so far"]
     return []
+
+
+def changed(named: NamedModel) -> list[str]:
+    """A warning where a saved model was adapted from other files than its name finds now."""
+    if not named.changed:
+        return []
+    return [f"{named.origin} is not what {named.name} was adapted from: its files have changed since"]
 
 
 def unknown_words(model: str, tokenizer: "Tokenizer", texts: Sequence[str]) -> list[str]:

@@ -24,7 +24,8 @@ class AdaptationReport:
     `str` gives a table, `to_json` what ``fewshot-jax adapt --json`` prints.
 
     Attributes:
-        start: what was adapted: "default", or the path of a model.
+        start: what was adapted: "default", or the name of a model.
+        source: name, revision and hash of the files of a pretrained model; None of another.
         saved: the model that was kept: `ADAPTED` or `SIMPLE`.
         examples: number of examples that it was adapted to, duplicates not counted.
         skipped: number of duplicates that were skipped.
@@ -36,6 +37,7 @@ class AdaptationReport:
     """
 
     start: str
+    source: Mapping[str, str | None] | None = None
     saved: str
     examples: int
     skipped: int = 0

@@ -48,6 +48,10 @@ class ModelFiles:
     kind: Literal["directory", "gguf", "hub", "package", "default"]
     revision: str | None = None
 
+    def record(self) -> dict[str, str | None]:
+        """Return what tells the model again: its name, the revision where it has one, and the hash of its files."""
+        return {"name": self.name, "revision": self.revision, "sha256": self.hash()}
+
     def hash(self) -> str:
         """Return the SHA-256 of config, tokenizer and weights, by which two models are told apart."""
         files = [self.path]
