@@ -107,8 +107,8 @@ def licence_of(files: ModelFiles) -> str | None:
         return None
     package = "fewshot-jax" if files.kind == "default" else files.name.removeprefix(PACKAGE)
     stated = distribution(package).metadata
-    found = next((stated[name] for name in ("License-Expression", "License") if name in stated), None)
-    return None if found is None else f"{found.splitlines()[0]} (of the package)"
+    licence = next((stated[name] for name in ("License-Expression", "License") if name in stated), None)
+    return None if licence is None else f"{licence.splitlines()[0]} (of the package)"
 
 
 def bytes_on_disk(path: Path) -> int:
