@@ -2,6 +2,7 @@
 second-order inner loop does."""
 
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fewshot_jax.models import prefix
+from fewshot_jax.models.disentangled import Projected, Term, distance_scores
 from fewshot_jax.models.layers import BlockShape, RMSNorm, recomputed
 from fewshot_jax.models.positions import rotate
 
@@ -20,11 +22,14 @@ class AttentionInputs(NamedTuple):
         mask: ``[B, 1 or L, M]``, True where a query position attends to a key position.
         rotary: cosine and sine ``[B or 1, L, K / 2]`` of the angles that queries and new keys are rotated by.
         bias: ``[1, H, L, M]``, added to the scores.
+        distances: ``[2 L - 1, D]``, embeddings of the distances from ``L - 1`` down to ``1 - L`` tokens, of a sequence
+            that attends to itself.
     """
 
     mask: jax.Array
     rotary: tuple[jax.Array, jax.Array] | None = None
     bias: jax.Array | None = None
+    distances: jax.Array | None = None
 
 
 class Cache(NamedTuple):
@@ -47,6 +52,7 @@ def attend(
     v_BMHK: jax.Array,
     mask_BLM: jax.Array,
     bias_HLM: jax.Array | None = None,
+    distances: Projected | None = None,
     *,
     scale: float | None = None,
     cap: float | None = None,
@@ -60,6 +66,8 @@ def attend(
     # At least float32 for scores and softmax; float64 stays float64, which jax.nn's attention does not keep.
     precise = jnp.promote_types(q_BLHK.dtype, jnp.float32)
     score_BHGLM = jnp.einsum("BLHGK,BMHK->BHGLM", q_BLHGK, k_BMHK, preferred_element_type=precise)
+    if distances is not None:
+        score_BHGLM += distance_scores(q_BLHK, k_BMHK, distances).reshape(score_BHGLM.shape)
     score_BHGLM *= features**-0.5 if scale is None else scale
     if cap is not None:
         score_BHGLM = cap * jnp.tanh(score_BHGLM / cap)
@@ -100,19 +108,23 @@ class Attention(nn.Module):
         """
         shape, features = self.shape, self.shape.features_of_head
 
-        def project(name: str, x: jax.Array, heads: int) -> jax.Array:
-            dense = nn.DenseGeneral((heads, features), use_bias=shape.attention_bias, dtype=self.dtype, name=name)
-            y_BLHK = dense(x)
+        dense = {
+            name: nn.DenseGeneral((heads, features), use_bias=shape.attention_bias, dtype=self.dtype, name=name)
+            for name, heads in (("query", shape.heads), ("key", shape.shared_heads), ("value", shape.shared_heads))
+        }
+
+        def project(name: str, x: jax.Array) -> jax.Array:
+            y_BLHK = dense[name](x)
             if shape.qk_norm and name != "value":
                 y_BLHK = RMSNorm(shape.norm_epsilon, shape.norm_offset, self.dtype, name=f"{name}_norm")(y_BLHK)
             return y_BLHK if inputs.rotary is None or name == "value" else rotate(y_BLHK, *inputs.rotary)
 
-        q_BLHK = project("query", x_BLD, shape.heads)
+        q_BLHK = project("query", x_BLD)
         if kept is not None and slot is None:
             k_BMHK, v_BMHK = kept
         else:
             source = x_BLD if other_BMD is None else other_BMD
-            k_BMHK, v_BMHK = (project(name, source, shape.shared_heads) for name in ("key", "value"))
+            k_BMHK, v_BMHK = (project(name, source) for name in ("key", "value"))
             if kept is not None and slot is not None:
                 k_BMHK, v_BMHK = (
                     jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=1)
@@ -126,9 +138,24 @@ class Attention(nn.Module):
         if prefix.current_prefix():
             k_BMHK, v_BMHK, inputs = self._with_prefix(k_BMHK, v_BMHK, inputs)
         bias_HLM = None if inputs.bias is None else inputs.bias[0]
-        y_BLHK = recomputed(attention)(q_BLHK, k_BMHK, v_BMHK, inputs.mask, bias_HLM)
+        distances = None if inputs.distances is None else self._projected(inputs.distances, dense)
+        y_BLHK = recomputed(attention)(q_BLHK, k_BMHK, v_BMHK, inputs.mask, bias_HLM, distances)
         out = nn.DenseGeneral(shape.width, axis=(-2, -1), use_bias=shape.out_bias, dtype=self.dtype, name="out")
         return out(y_BLHK), kept
+
+    def _projected(self, distance_RD: jax.Array, dense: Mapping[str, nn.Module]) -> Projected:
+        """Embeddings of distances as keys and queries, by the tokens' own layers or by one for each term."""
+        shape, own = self.shape, self.shape.disentangled
+        assert own is not None
+
+        def project(term: Term, tokens: str) -> jax.Array | None:
+            if term not in own.terms:
+                return None
+            heads = (shape.heads, shape.features_of_head)
+            layer = nn.DenseGeneral(heads, use_bias=shape.attention_bias, dtype=self.dtype, name=term)
+            return (dense[tokens] if own.shared else layer)(distance_RD)
+
+        return Projected(project("content_to_position", "key"), project("position_to_content", "query"))
 
     def _with_prefix(
         self, k_BMHK: jax.Array, v_BMHK: jax.Array, inputs: AttentionInputs
@@ -145,4 +172,4 @@ class Attention(nn.Module):
         bias = inputs.bias
         if bias is not None:
             bias = jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (length, 0)))
-        return before("key", k_BMHK), before("value", v_BMHK), AttentionInputs(mask, inputs.rotary, bias)
+        return before("key", k_BMHK), before("value", v_BMHK), inputs._replace(mask=mask, bias=bias)

@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fewshot_jax.models.disentangled import Disentangled
+
 NormOrder = Literal["pre", "post", "sandwich"]
 NormKind = Literal["layer", "rms"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
@@ -53,6 +55,7 @@ class BlockShape:
         qk_norm: queries and keys are normalised head by head (Qwen 3).
         score_scale: of attention scores; None for ``K ** -0.5``.
         score_cap: scores become ``cap * tanh(score / cap)``.
+        disentangled: terms of the scores that depend on a learned embedding of the distance (DeBERTa).
         cross: a second attention reads an encoder's output.
         dropout: rate on sub-layer outputs; needs a ``"dropout"`` key.
     """
@@ -75,6 +78,7 @@ class BlockShape:
     qk_norm: bool = False
     score_scale: float | None = None
     score_cap: float | None = None
+    disentangled: Disentangled | None = None
     cross: bool = False
     dropout: float = 0.0
 
@@ -83,6 +87,8 @@ class BlockShape:
             raise ValueError(f"width={self.width} is not a multiple of heads={self.heads}")
         if self.heads % self.shared_heads:
             raise ValueError(f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}")
+        if self.disentangled is not None and self.shared_heads != self.heads:
+            raise ValueError(f"disentangled: needs as many heads of keys as of queries, not {self.kv_heads}")
 
     @property
     def shared_heads(self) -> int:

@@ -64,11 +64,18 @@ class StackShape:
                 f"pattern={self.pattern} of {self.layers} layers with {len(self.kinds)} kinds: expected indices of "
                 "kinds, at least one and at most one for each layer"
             )
+        if self.block.disentangled is not None and self.causal:
+            raise ValueError("disentangled: a causal stack, whose tokens come one by one, cannot have it")
 
     @property
     def layer_kinds(self) -> tuple[LayerKind, ...]:
         """The kind of each layer."""
         return tuple(self.kinds[self.pattern[layer % len(self.pattern)]] for layer in range(self.layers))
+
+    @property
+    def counts_distances(self) -> bool:
+        """Whether scores depend on distances between slots."""
+        return self.relative_buckets > 0 or self.block.disentangled is not None
 
     @property
     def features_of_embedding(self) -> int:
@@ -139,10 +146,11 @@ class Stack(nn.Module):
         shape, length = self.shape, tokens.embedding_BLD.shape[1]
         _check(shape, tokens, mask_BM, cache)
         mask_BM = mask_BM.astype(bool)
-        back_BL = None
-        if shape.relative_buckets and cache is None:
+        query_L, back_BL = slot + jnp.arange(length), None
+        if shape.counts_distances and cache is None:
+            if shape.max_length is not None and tokens.position_BL is None:
+                tokens = tokens._replace(position_BL=jnp.broadcast_to(query_L, mask_BM.shape))
             tokens, mask_BM, back_BL = _real_first(tokens, mask_BM)
-        query_L = slot + jnp.arange(length)
         count_BM = jnp.cumsum(mask_BM, axis=1)  # distances are differences of these: padding does not count
         count_BL = jax.lax.dynamic_slice_in_dim(count_BM, slot, length, axis=1)
         position_BL = tokens.position_BL
@@ -159,6 +167,9 @@ class Stack(nn.Module):
             positions_BL=position_BL,
             features=shape.block.features_of_head,
         )
+        if shape.block.disentangled is not None:
+            embedded_RD = self._distances(length)
+            inputs = tuple(each._replace(distances=embedded_RD) for each in inputs)
         x_BLD, cache = block_stack(shape.block, shape.layers, self.dtype)(
             self._embedded(tokens, position_BL, deterministic),
             _per_layer(shape.layer_kinds),
@@ -218,6 +229,13 @@ class Stack(nn.Module):
         bias_LMH = _table(shape.relative_buckets, shape.block.heads, self.dtype, "relative_bias")(bucket_LM)
         return bias_LMH.transpose(2, 0, 1)[None]
 
+    def _distances(self, length: int) -> jax.Array:
+        """Embeddings ``[2 L - 1, D]`` of the distances from ``L - 1`` down to ``1 - L`` tokens."""
+        own, block = self.shape.block.disentangled, self.shape.block
+        assert own is not None
+        x_RD = _table(2 * own.span, block.width, self.dtype, "distance_embedding")(jnp.asarray(own.rows(length)))
+        return norm_of(block, "distance_norm", self.dtype)(x_RD) if own.norm else x_RD
+
 
 def _check(shape: StackShape, tokens: Tokens, mask_BM: jax.Array, cache: Cache | None) -> None:
     """Raise a ValueError if a sequence is too long, or has segments and a cache."""
@@ -244,10 +262,15 @@ def _real_first(tokens: Tokens, mask_BL: jax.Array) -> tuple[Tokens, jax.Array, 
     One bias then serves all rows, which a distance of each row's own would not allow.
     """
     order_BL = jnp.argsort(~mask_BL, axis=1, stable=True)
-    x_BLD, segment_BL = tokens.embedding_BLD, tokens.segment_BL
+
+    def ordered(x_BL: jax.Array | None) -> jax.Array | None:
+        return None if x_BL is None else jnp.take_along_axis(jnp.broadcast_to(x_BL, mask_BL.shape), order_BL, axis=1)
+
     tokens = tokens._replace(
-        embedding_BLD=jnp.take_along_axis(x_BLD, order_BL[..., None], axis=1),
-        segment_BL=None if segment_BL is None else jnp.take_along_axis(segment_BL, order_BL, axis=1),
+        embedding_BLD=jnp.take_along_axis(tokens.embedding_BLD, order_BL[..., None], axis=1),
+        position_BL=ordered(tokens.position_BL),
+        type_BL=ordered(tokens.type_BL),
+        segment_BL=ordered(tokens.segment_BL),
     )
     return tokens, jnp.take_along_axis(mask_BL, order_BL, axis=1), jnp.argsort(order_BL, axis=1)
 
