@@ -47,8 +47,8 @@ def bert_stack(config: FamilyConfig) -> StackShape:
     )
 
 
-def _head(kind: HeadKind | None, config: FamilyConfig, lm_activation: str, classifier: str) -> HeadShape | None:
-    """The heads of the three: a dense layer before the words, another before the classes."""
+def bert_head(kind: HeadKind | None, config: FamilyConfig, lm_activation: str, classifier: str) -> HeadShape | None:
+    """The heads of BERT and its relatives: a dense layer before the words, another before the classes."""
     if kind is None:
         return None
     if kind == "masked_lm":
@@ -63,7 +63,7 @@ def _bert(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
     return ModelShape(
         vocab_size=config.vocab_size,
         encoder=bert_stack(config),
-        head=_head(kind, config, config.hidden_act, "tanh"),
+        head=bert_head(kind, config, config.hidden_act, "tanh"),
         pad_id=config.pad_token_id,
     )
 
@@ -80,7 +80,7 @@ def _roberta(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
     return ModelShape(
         vocab_size=config.vocab_size,
         encoder=stack,
-        head=_head(kind, config, "gelu", "tanh"),
+        head=bert_head(kind, config, "gelu", "tanh"),
         pad_id=config.pad_token_id,
     )
 
@@ -92,7 +92,7 @@ def _distilbert(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
     return ModelShape(
         vocab_size=config.vocab_size,
         encoder=stack,
-        head=_head(kind, config, config.activation, "relu"),
+        head=bert_head(kind, config, config.activation, "relu"),
         pad_id=config.pad_token_id,
     )
 

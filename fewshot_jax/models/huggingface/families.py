@@ -2,25 +2,40 @@
 
 from fewshot_jax.models.huggingface.bart import BART
 from fewshot_jax.models.huggingface.bert import BERT, DISTILBERT, ROBERTA
-from fewshot_jax.models.huggingface.family import Family
+from fewshot_jax.models.huggingface.deberta import DEBERTA
+from fewshot_jax.models.huggingface.electra import ELECTRA
+from fewshot_jax.models.huggingface.family import Family, FamilyConfig
 from fewshot_jax.models.huggingface.gpt2 import GPT2
 from fewshot_jax.models.huggingface.llama import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3
 from fewshot_jax.models.huggingface.modernbert import MODERNBERT
+from fewshot_jax.models.huggingface.mpnet import MPNET
 from fewshot_jax.models.huggingface.t5 import T5
+from fewshot_jax.models.huggingface.xlm_roberta import CAMEMBERT, XLM_ROBERTA
 from fewshot_jax.models.huggingface.xlm_roberta_xl import XLM_ROBERTA_XL
 
 FAMILIES: dict[str, Family] = {
     "bart": BART,
     "bert": BERT,
+    "camembert": CAMEMBERT,
+    "deberta-v2": DEBERTA,
     "distilbert": DISTILBERT,
+    "electra": ELECTRA,
     "gemma2": GEMMA2,
     "gpt2": GPT2,
     "llama": LLAMA,
     "mistral": MISTRAL,
     "modernbert": MODERNBERT,
+    "mpnet": MPNET,
     "qwen2": QWEN2,
     "qwen3": QWEN3,
     "roberta": ROBERTA,
     "t5": T5,
+    "xlm-roberta": XLM_ROBERTA,
     "xlm-roberta-xl": XLM_ROBERTA_XL,
 }
+
+
+def family_of(config: FamilyConfig) -> Family:
+    """The family of a config, with the names that its checkpoints have."""
+    family = FAMILIES[config.model_type]
+    return family if family.form is None else family.form(config)

@@ -45,6 +45,7 @@ class Family:
         more: rules that depend on the config.
         copies: names that transformers expects beside others, with the same numbers.
         constants: ``config -> arrays by name``: tensors that transformers expects and no leaf holds.
+        form: ``config -> Family``: the family with other names, where they depend on the config beyond `more`.
         required: fields that config.json must name, as the family calls them.
     """
 
@@ -61,6 +62,7 @@ class Family:
     constants: Callable[[FamilyConfig], Mapping[str, np.ndarray]] = lambda config: {}
     prefixes: Mapping[HeadKind, str] = field(default_factory=dict)
     readable: Mapping[str, HeadKind | None] = field(default_factory=dict)
+    form: Callable[[FamilyConfig], "Family"] | None = None
 
 
 def activation_of(name: str) -> Activation:

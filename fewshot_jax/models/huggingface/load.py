@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.checkpoint_names import body_prefix, left_over, modern_names, tensor_of
-from fewshot_jax.models.huggingface.families import FAMILIES
+from fewshot_jax.models.huggingface.families import family_of
 from fewshot_jax.models.huggingface.family import Family, FamilyConfig
 from fewshot_jax.models.huggingface.mapping import Rule
 from fewshot_jax.models.huggingface.pretrained import (
@@ -82,7 +82,7 @@ def load_pretrained(
     files = find_files(path)
     path = files.path
     config = read_model_config(path)
-    family = FAMILIES[config.model_type]
+    family = family_of(config)
     kind = head_of(config, path / "config.json") if head == "auto" else head
     if kind is not None and kind not in family.heads:
         raise UserError(f"{path}: {config.model_type} has no head '{kind}', only {', '.join(family.heads)}")
@@ -164,9 +164,10 @@ def _untied(
     """The config, its output layer not tied to the embedding if the checkpoint has two different ones."""
     if kind not in _LM or not config.tie_word_embeddings:
         return config
-    (matrix,) = (rule for rule in family.heads[kind] if rule.target == "head/output/kernel")
+    matrix = next((rule for rule in family.heads[kind] if rule.target == "head/output/kernel"), None)
     (table,) = (rule for rule in family.body if rule.target == "token_embedding/embedding")
-    output, stored = (tensor_of(rule, names, ()) for rule in (matrix, table.under(prefix)))
+    output = None if matrix is None else tensor_of(matrix, names, ())
+    stored = tensor_of(table.under(prefix), names, ())
     if output is None or stored is None:
         return config
     first, second = checkpoint.view(output), checkpoint.view(stored)

@@ -125,9 +125,13 @@ def conv1d(source: str, target: str, *, inputs: int = 1, part: int = 0) -> list[
     ]
 
 
-def norm(source: str, target: str, **options: Any) -> list[Rule]:
-    """A norm: scale and bias."""
-    return [Rule(f"{source}.weight", f"{target}/scale", **options), Rule(f"{source}.bias", f"{target}/bias", **options)]
+def norm(source: str, target: str, *, other: str | None = None, **options: Any) -> list[Rule]:
+    """A norm, which some checkpoints call ``other``: scale and bias."""
+    weight, bias = ((f"{other}.{part}",) if other else () for part in ("weight", "bias"))
+    return [
+        Rule(f"{source}.weight", f"{target}/scale", others=weight, **options),
+        Rule(f"{source}.bias", f"{target}/bias", others=bias, **options),
+    ]
 
 
 def rule_table(source: str, target: str, **options: Any) -> list[Rule]:

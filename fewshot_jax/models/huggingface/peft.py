@@ -225,8 +225,8 @@ def _copies(pretrained: Pretrained, head: Mapping[str, np.ndarray]) -> dict[str,
     copies = {copy: head[name] for copy, name in both if name in head and copy not in head}
     own = pretrained.module.shape.head
     if head and kind is not None and own is not None and own.kind in ("causal_lm", "masked_lm") and own.tied:
-        (output,) = (rule.source for rule in family.heads[kind] if rule.target == "head/output/kernel")
-        copies[output] = np.asarray(pretrained.params["token_embedding"]["embedding"])
+        outputs = [rule.source for rule in family.heads[kind] if rule.target == "head/output/kernel"]
+        copies |= dict.fromkeys(outputs, np.asarray(pretrained.params["token_embedding"]["embedding"]))
     return copies
 
 

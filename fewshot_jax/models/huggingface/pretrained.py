@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.adapters import Adapter
-from fewshot_jax.models.huggingface.families import FAMILIES
+from fewshot_jax.models.huggingface.families import FAMILIES, family_of
 from fewshot_jax.models.huggingface.family import Family, FamilyConfig
 from fewshot_jax.models.huggingface.mapping import Rule, placed
 from fewshot_jax.models.huggingface.text_tokenizer import check_rows, has_tokenizer, padding_alone, read_tokenizer
@@ -60,7 +60,7 @@ class Pretrained:
     @property
     def family(self) -> Family:
         """The family whose rules read and write it."""
-        return FAMILIES[self.config.model_type] if self.layout is None else self.layout
+        return family_of(self.config) if self.layout is None else self.layout
 
     def __repr__(self) -> str:
         size = sum(leaf.size for leaf in jax.tree.leaves(self.params))

@@ -7,6 +7,7 @@ import pytest
 import fewshot_jax as fsj
 from fewshot_jax.models.attention import Attention
 from fewshot_jax.models.block import Block
+from fewshot_jax.models.disentangled import Disentangled
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.layers import FeedForward
 from tests.models.huggingface.tiny import CONFIGS
@@ -68,7 +69,8 @@ _LLAMA = {"decoder": ("layers.{}.self_attn.o_proj", "layers.{}.mlp", "layers.{}"
 _BERT = {"encoder": ("encoder.layer.{}.attention.output.dense", "encoder.layer.{}.output.dense", "encoder.layer.{}")}
 PARTS = {
     "bert": _BERT,
-    "roberta": _BERT,
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "electra", "deberta-v2"), _BERT),
+    "mpnet": {"encoder": ("encoder.layer.{}.attention.attn.o", "encoder.layer.{}.output.dense", "encoder.layer.{}")},
     "distilbert": {
         "encoder": ("transformer.layer.{}.attention.out_lin", "transformer.layer.{}.ffn", "transformer.layer.{}")
     },
@@ -131,3 +133,13 @@ def test_every_part_of_every_layer_is_that_of_transformers(name, tmp_path):
             assert len(ours) == getattr(pretrained.module.shape, stack).layers
             for layer, output in enumerate(ours):
                 same(output, seen[theirs.format(layer)], mask)
+
+
+@pytest.mark.parametrize(("span", "farthest"), [(256, 512), (64, 512), (8, 32)])
+def test_distances_have_the_rows_of_debertas_buckets(span, farthest):
+    from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+
+    distances = torch.arange(farthest + 99, -farthest - 100, -1)
+    theirs = torch.clamp(make_log_bucket_position(distances, span, farthest).long() + span, 0, 2 * span - 1)
+    ours = Disentangled(span=span, farthest=farthest).rows(farthest + 100)
+    assert ours.tolist() == theirs.tolist()

@@ -25,6 +25,19 @@ _SIZES = {
 _GROUPED = {**_SIZES, "num_key_value_heads": 2}
 _SEQ2SEQ = {"vocab_size": VOCABULARY, "d_model": 16, "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
 _T5 = {**_SEQ2SEQ, "d_kv": 6, "d_ff": 24, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4}
+_ROBERTA = {**_SIZES, "pad_token_id": 1, "bos_token_id": 0, "max_position_embeddings": 34}
+_DEBERTA3 = {  # as version 3 has it: positions only in the attention, which shares its layers with them
+    **_SIZES,
+    "relative_attention": True,
+    "position_buckets": 8,
+    "max_relative_positions": -1,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+    "layer_norm_eps": 1e-7,
+}
 _LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 500.0,
@@ -38,7 +51,31 @@ _LLAMA3 = {
 CONFIGS = {
     "bert": ("bert", _SIZES),
     "bert-untied": ("bert", {**_SIZES, "tie_word_embeddings": False, "hidden_act": "gelu_new"}),
-    "roberta": ("roberta", {**_SIZES, "pad_token_id": 1, "bos_token_id": 0, "max_position_embeddings": 34}),
+    "roberta": ("roberta", _ROBERTA),
+    "xlm-roberta": ("xlm-roberta", {**_ROBERTA, "type_vocab_size": 1}),
+    "camembert": ("camembert", {**_ROBERTA, "tie_word_embeddings": False}),
+    "mpnet": ("mpnet", _ROBERTA),
+    "mpnet-untied": ("mpnet", {**_ROBERTA, "tie_word_embeddings": False}),
+    "electra": ("electra", {**_SIZES, "embedding_size": 10, "hidden_act": "gelu_new"}),
+    "electra-untied": ("electra", {**_SIZES, "embedding_size": 16, "tie_word_embeddings": False}),
+    "deberta": ("deberta-v2", _DEBERTA3),
+    "deberta-new": (
+        "deberta-v2",
+        {
+            **_DEBERTA3,
+            "legacy": False,
+            "share_att_key": False,
+            "norm_rel_ebd": "none",
+            "position_buckets": -1,
+            "max_relative_positions": 9,
+            "position_biased_input": True,
+            "type_vocab_size": 2,
+        },
+    ),
+    "deberta-untied": (
+        "deberta-v2",
+        {**_DEBERTA3, "tie_word_embeddings": False, "share_att_key": False, "pos_att_type": ["p2c"]},
+    ),
     "distilbert": (
         "distilbert",
         {

@@ -47,7 +47,7 @@ def inputs_of(model, kind):
     given = {"input_ids": ids, "attention_mask": mask}
     if model.config.is_encoder_decoder and kind in (None, "causal_lm"):
         given["decoder_input_ids"] = np.random.default_rng(1).integers(3, VOCABULARY, (3, 7))
-    if kind != "classification" and model.config.model_type == "bert":
+    if kind != "classification" and getattr(model.config, "type_vocab_size", 0) > 1:
         given["token_type_ids"] = (np.arange(LENGTH) > 3).astype(np.int64)[None].repeat(3, 0)
     return given
 
