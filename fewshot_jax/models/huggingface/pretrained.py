@@ -16,6 +16,7 @@ from fewshot_jax.models.adapters import Adapter
 from fewshot_jax.models.huggingface.families import FAMILIES, family_of
 from fewshot_jax.models.huggingface.family import Family, FamilyConfig
 from fewshot_jax.models.huggingface.mapping import Rule, placed
+from fewshot_jax.models.huggingface.relatives import suggestion
 from fewshot_jax.models.huggingface.text_tokenizer import check_rows, has_tokenizer, padding_alone, read_tokenizer
 from fewshot_jax.models.language_head import HeadKind
 from fewshot_jax.models.transformer import Transformer
@@ -142,8 +143,8 @@ def read_model_config(path: Path) -> FamilyConfig:
     if kind not in FAMILIES:
         code = ". Code that comes with a checkpoint is never run" if "auto_map" in raw else ""
         raise UserError(
-            f"{file}: model_type '{kind}' is not one of {', '.join(FAMILIES)}{code}; take a model of one of these "
-            "families"
+            f"{file}: model_type '{kind}' is not supported; {suggestion(kind, FAMILIES)}take a model of one of the "
+            f"families {', '.join(FAMILIES)}{code}"
         )
     from transformers import CONFIG_MAPPING
 

@@ -222,7 +222,7 @@ def test_all_that_does_not_fit_is_named_at_once(saved):
 
 
 BAD_CONFIGS = {
-    "unknown": ({"model_type": "mamba"}, "model_type 'mamba' is not one of bart, bert"),
+    "unknown": ({"model_type": "mamba"}, "'mamba' is not supported; .* families bart, bert"),
     "code": ({"model_type": "own", "auto_map": {"AutoModel": "own.Model"}}, "is never run"),
     "none": ({"model_type": ...}, "names no model_type"),
     "missing": ({"hidden_size": ..., "num_hidden_layers": ...}, "lacks hidden_size, num_hidden_layers"),
