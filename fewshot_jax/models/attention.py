@@ -20,7 +20,8 @@ class AttentionInputs(NamedTuple):
 
     Attributes:
         mask: ``[B, 1 or L, M]``, True where a query position attends to a key position.
-        rotary: cosine and sine ``[B or 1, L, K / 2]`` of the angles that queries and new keys are rotated by.
+        rotary: cosine and sine ``[B or 1, L, R / 2]`` of the angles that queries and new keys are rotated by, in
+            their first ``R`` features.
         bias: ``[1, H, L, M]``, added to the scores.
         distances: ``[2 L - 1, D]``, embeddings of the distances from ``L - 1`` down to ``1 - L`` tokens, of a sequence
             that attends to itself.

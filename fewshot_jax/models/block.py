@@ -58,12 +58,14 @@ class Block(nn.Module):
         if which is not None:
             own_inputs = jax.tree.map(lambda *of_kinds: jax.lax.select_n(which, *of_kinds), *inputs)
 
+        block_input_BLD = x_BLD
+
         def around(x_BLD: jax.Array, name: str, layer: Callable[[jax.Array], jax.Array]) -> jax.Array:
             """A sub-layer with its norm and the residual sum."""
             norm = norm_of(shape, f"{name}_norm", self.dtype)
             if shape.order == "post":
                 return norm(x_BLD + drop(layer(x_BLD)))
-            given = norm(x_BLD)
+            given = norm(block_input_BLD if shape.parallel else x_BLD)
             if per_layer.bare is not None and name == "attention":
                 given = jnp.where(per_layer.bare, x_BLD, given)
             y_BLD = layer(given)

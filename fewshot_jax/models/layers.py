@@ -43,6 +43,8 @@ class BlockShape:
         head_width: features of a head, ``K``; None for ``width / heads``.
         order: ``"pre"`` normalises each sub-layer's input (GPT-2), ``"post"`` the sum of input and output
             (BERT), ``"sandwich"`` the input and the output (Gemma 2).
+        parallel: attention and feed-forward layers both read the block's input, and both outputs are added to it
+            (GPT-NeoX); otherwise the second reads what the first gives. Not with ``"post"``.
         norm: LayerNorm, or root mean square without mean and bias.
         norm_epsilon: added to the variance.
         norm_bias: of LayerNorm.
@@ -66,6 +68,7 @@ class BlockShape:
     kv_heads: int | None = None
     head_width: int | None = None
     order: NormOrder = "pre"
+    parallel: bool = False
     norm: NormKind = "layer"
     norm_epsilon: float = 1e-6
     norm_bias: bool = True
@@ -83,6 +86,8 @@ class BlockShape:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.parallel and self.order == "post":
+            raise ValueError("parallel=True: a norm of each sum (order='post') needs one sum after the other")
         if self.head_width is None and self.width % self.heads:
             raise ValueError(f"width={self.width} is not a multiple of heads={self.heads}")
         if self.heads % self.shared_heads:

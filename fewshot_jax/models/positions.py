@@ -15,6 +15,7 @@ class Rotary:
 
     Attributes:
         theta: base of the wavelengths.
+        share: of a head's features, the first of which are rotated and the others left as they are (GPT-NeoX).
         kind: ``"default"``; ``"linear"`` divides all frequencies by ``factor``; ``"llama3"`` divides the long
             wavelengths, keeps the short ones and blends between them.
         factor, low, high, original: of ``"llama3"``: wavelengths beyond ``original / low`` tokens are long,
@@ -26,6 +27,7 @@ class Rotary:
     """
 
     theta: float = 10_000.0
+    share: float = 1.0
     kind: Literal["default", "linear", "llama3"] = "default"
     factor: float = 1.0
     low: float = 1.0
@@ -33,8 +35,11 @@ class Rotary:
     original: int = 8192
 
     def frequencies(self, features: int) -> np.ndarray:
-        """Radians per position, ``[K / 2]`` float32, of a head with ``K`` features."""
-        frequency = self.theta ** -(np.arange(0, features, 2, dtype=np.float64) / features)
+        """Radians per position, ``[R / 2]`` float32, of a head of which ``R`` features are rotated."""
+        rotated = int(features * self.share)
+        if rotated % 2 or not 0 < rotated <= features:
+            raise ValueError(f"share={self.share} of {features} features: expected an even number of them, at least 2")
+        frequency = self.theta ** -(np.arange(0, rotated, 2, dtype=np.float64) / rotated)
         if self.kind == "linear":
             frequency /= self.factor
         if self.kind == "llama3":
@@ -44,17 +49,19 @@ class Rotary:
         return frequency.astype(np.float32)
 
     def angles(self, positions_BL: jax.Array, features: int) -> tuple[jax.Array, jax.Array]:
-        """Cosine and sine ``[B, L, K / 2]``, in float32 also where the model is not."""
+        """Cosine and sine ``[B, L, R / 2]``, in float32 also where the model is not."""
         angle_BLK = positions_BL.astype(jnp.float32)[..., None] * self.frequencies(features)[None, None]
         return jnp.cos(angle_BLK), jnp.sin(angle_BLK)
 
 
-def rotate(x_BLHK: jax.Array, cos_BLK: jax.Array, sin_BLK: jax.Array) -> jax.Array:
-    """Rotate feature ``i`` with feature ``i + K / 2`` by the angle of position and frequency ``i``."""
+def rotate(x_BLHK: jax.Array, cos_BLR: jax.Array, sin_BLR: jax.Array) -> jax.Array:
+    """Rotate feature ``i`` with feature ``i + R / 2`` by the angle of position and frequency ``i``, of ``R / 2``."""
     precise = jnp.promote_types(x_BLHK.dtype, jnp.float32)
-    first, second = jnp.split(x_BLHK.astype(precise), 2, axis=-1)
-    cos, sin = cos_BLK[:, :, None], sin_BLK[:, :, None]
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BLHK.dtype)
+    rotated = 2 * cos_BLR.shape[-1]
+    first, second = jnp.split(x_BLHK[..., :rotated].astype(precise), 2, axis=-1)
+    cos, sin = cos_BLR[:, :, None], sin_BLR[:, :, None]
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BLHK.dtype)
+    return turned if rotated == x_BLHK.shape[-1] else jnp.concatenate([turned, x_BLHK[..., rotated:]], axis=-1)
 
 
 def relative_buckets(distance: jax.Array, *, buckets: int, farthest: int, both_ways: bool) -> jax.Array:

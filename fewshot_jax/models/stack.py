@@ -67,6 +67,9 @@ class StackShape:
         if self.block.disentangled is not None and self.causal:
             raise ValueError("disentangled: a causal stack, whose tokens come one by one, cannot have it")
 
+        if len({kind.rotary.share for kind in self.kinds if kind.rotary is not None}) > 1:
+            raise ValueError("rotary: the layers of one stack rotate the same share of a head's features")
+
     @property
     def layer_kinds(self) -> tuple[LayerKind, ...]:
         """The kind of each layer."""

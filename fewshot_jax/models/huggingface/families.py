@@ -5,10 +5,13 @@ from fewshot_jax.models.huggingface.bert import BERT, DISTILBERT, ROBERTA
 from fewshot_jax.models.huggingface.deberta import DEBERTA
 from fewshot_jax.models.huggingface.electra import ELECTRA
 from fewshot_jax.models.huggingface.family import Family, FamilyConfig
+from fewshot_jax.models.huggingface.gemma3 import GEMMA3
 from fewshot_jax.models.huggingface.gpt2 import GPT2
+from fewshot_jax.models.huggingface.gpt_neox import GPT_NEOX
 from fewshot_jax.models.huggingface.llama import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3
 from fewshot_jax.models.huggingface.modernbert import MODERNBERT
 from fewshot_jax.models.huggingface.mpnet import MPNET
+from fewshot_jax.models.huggingface.smollm3 import SMOLLM3
 from fewshot_jax.models.huggingface.t5 import T5
 from fewshot_jax.models.huggingface.xlm_roberta import CAMEMBERT, XLM_ROBERTA
 from fewshot_jax.models.huggingface.xlm_roberta_xl import XLM_ROBERTA_XL
@@ -21,7 +24,9 @@ FAMILIES: dict[str, Family] = {
     "distilbert": DISTILBERT,
     "electra": ELECTRA,
     "gemma2": GEMMA2,
+    "gemma3_text": GEMMA3,
     "gpt2": GPT2,
+    "gpt_neox": GPT_NEOX,
     "llama": LLAMA,
     "mistral": MISTRAL,
     "modernbert": MODERNBERT,
@@ -29,6 +34,7 @@ FAMILIES: dict[str, Family] = {
     "qwen2": QWEN2,
     "qwen3": QWEN3,
     "roberta": ROBERTA,
+    "smollm3": SMOLLM3,
     "t5": T5,
     "xlm-roberta": XLM_ROBERTA,
     "xlm-roberta-xl": XLM_ROBERTA_XL,

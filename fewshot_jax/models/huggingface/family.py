@@ -44,6 +44,7 @@ class Family:
         optional: names that may be missing, their leaves being zero.
         more: rules that depend on the config.
         copies: names that transformers expects beside others, with the same numbers.
+        written: names in the files that transformers writes, of tensors that it now calls by other names.
         constants: ``config -> arrays by name``: tensors that transformers expects and no leaf holds.
         form: ``config -> Family``: the family with other names, where they depend on the config beyond `more`.
         required: fields that config.json must name, as the family calls them.
@@ -59,6 +60,7 @@ class Family:
     optional: tuple[str, ...] = ()
     more: Callable[[FamilyConfig], tuple[Rule, ...]] = lambda config: ()
     copies: Mapping[str, str] = field(default_factory=dict)
+    written: Mapping[str, str] = field(default_factory=dict)
     constants: Callable[[FamilyConfig], Mapping[str, np.ndarray]] = lambda config: {}
     prefixes: Mapping[HeadKind, str] = field(default_factory=dict)
     readable: Mapping[str, HeadKind | None] = field(default_factory=dict)
@@ -87,8 +89,12 @@ def expect(config: FamilyConfig, field_name: str, value: Any) -> None:
         raise UserError(f"config.json: {field_name}={given!r} is not supported, only {value!r}")
 
 
-def rotary_of(parameters: Mapping[str, Any]) -> Rotary:
+def rotary_of(parameters: Mapping[str, Any], *, partial: bool = False) -> Rotary:
     """Rotary positions of a config's ``rope_parameters``.
+
+    Args:
+        parameters: of the config, or of one kind of its layers.
+        partial: the family's models may rotate a part of each head's features.
 
     Raises:
         UserError: they are of a kind that is not here, or lack a field.
@@ -96,16 +102,18 @@ def rotary_of(parameters: Mapping[str, Any]) -> Rotary:
     kind, theta = parameters.get("rope_type", "default"), float(parameters.get("rope_theta", 10_000.0))
     if not (theta > 0 and float(parameters.get("factor", 1.0)) > 0):
         raise UserError("config.json: rope_parameters: rope_theta and factor must be positive")
-    if parameters.get("partial_rotary_factor", 1.0) != 1.0:
+    share = float(parameters.get("partial_rotary_factor", 1.0))
+    if share != 1.0 and not partial:
         raise UserError("config.json: rope_parameters: partial_rotary_factor is not supported")
     try:
         if kind == "default":
-            return Rotary(theta=theta)
+            return Rotary(theta=theta, share=share)
         if kind == "linear":
-            return Rotary(theta=theta, kind="linear", factor=float(parameters["factor"]))
+            return Rotary(theta=theta, share=share, kind="linear", factor=float(parameters["factor"]))
         if kind == "llama3":
             return Rotary(
                 theta=theta,
+                share=share,
                 kind="llama3",
                 factor=float(parameters["factor"]),
                 low=float(parameters["low_freq_factor"]),

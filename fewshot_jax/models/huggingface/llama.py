@@ -59,15 +59,18 @@ def llama_model(
 
 
 def windowed_layers(config: FamilyConfig) -> dict[str, Any]:
-    """The layers of a config whose attention is limited to a window, and the others."""
+    """The layers of a config whose attention is limited to a window, and the others.
+
+    Both have the same rotary positions, or each kind has its own (Gemma 3).
+    """
     types = ("full_attention", "sliding_attention")
     if unknown := set(config.layer_types) - set(types):
         raise UserError(f"config.json: layer_types: {', '.join(sorted(map(str, unknown)))} is not supported")
     if config.sliding_window is None and "sliding_attention" in config.layer_types:
         raise UserError("config.json: layer_types has sliding_attention, and sliding_window is null")
-    rotary = rotary_of(config.rope_parameters)
+    full, sliding = (rotary_of(config.rope_parameters.get(kind, config.rope_parameters)) for kind in types)
     return {
-        "kinds": (LayerKind(rotary=rotary), LayerKind(rotary=rotary, window=config.sliding_window)),
+        "kinds": (LayerKind(rotary=full), LayerKind(rotary=sliding, window=config.sliding_window)),
         "pattern": tuple(map(types.index, config.layer_types)),
     }
 
@@ -104,21 +107,24 @@ def _qwen3(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
     return llama_model(config, kind, block=block, stack=windowed_layers(config))
 
 
-def _gemma2(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
+def gemma_model(config: FamilyConfig, kind: HeadKind | None, **block: Any) -> ModelShape:
+    """Build the shape that Gemma 2 and 3 share, with more fields of its blocks."""
     if config.use_bidirectional_attention:
         expect(config, "use_bidirectional_attention", False)
-    block = {
+    shared = {
         "activation": activation_of(config.hidden_activation),
         "attention_bias": config.attention_bias,
         "out_bias": config.attention_bias,
         "order": "sandwich",
         "norm_offset": 1.0,
         "score_scale": config.query_pre_attn_scalar**-0.5,
-        "score_cap": config.attn_logit_softcapping,
     }
-    return llama_model(
-        config, kind, block=block, stack={**windowed_layers(config), "embedding_scale": config.hidden_size**0.5}
-    )
+    stack = {**windowed_layers(config), "embedding_scale": config.hidden_size**0.5}
+    return llama_model(config, kind, block={**shared, **block}, stack=stack)
+
+
+def _gemma2(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
+    return gemma_model(config, kind, score_cap=config.attn_logit_softcapping)
 
 
 # The matrices of a layer, each a tensor of its own; `mapping.fused` gives the rules of those that share one.
@@ -164,13 +170,14 @@ LLAMA = Family(
 )
 
 
-def _named(name: str) -> dict[HeadKind | None, str]:
+def named_like_llama(name: str) -> dict[HeadKind | None, str]:
+    """The names of transformers' classes of a relative."""
     return {kind: architecture.replace("Llama", name) for kind, architecture in LLAMA.architectures.items()}
 
 
-MISTRAL = replace(LLAMA, shape=_mistral, architectures=_named("Mistral"), prefixes={})
-QWEN2 = replace(LLAMA, shape=_qwen2, architectures=_named("Qwen2"))
-QWEN3 = replace(LLAMA, shape=_qwen3, architectures=_named("Qwen3"))
+MISTRAL = replace(LLAMA, shape=_mistral, architectures=named_like_llama("Mistral"), prefixes={})
+QWEN2 = replace(LLAMA, shape=_qwen2, architectures=named_like_llama("Qwen2"))
+QWEN3 = replace(LLAMA, shape=_qwen3, architectures=named_like_llama("Qwen3"))
 GEMMA2 = replace(
     LLAMA,
     shape=_gemma2,
@@ -183,5 +190,5 @@ GEMMA2 = replace(
         }
     ),
     heads={kind: rules for kind, rules in DECODER_HEADS.items() if kind != "span"},
-    architectures={kind: name for kind, name in _named("Gemma2").items() if kind != "span"},
+    architectures={kind: name for kind, name in named_like_llama("Gemma2").items() if kind != "span"},
 )

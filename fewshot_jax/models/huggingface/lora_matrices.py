@@ -24,7 +24,8 @@ class Dense(NamedTuple):
         leading: lengths of these axes: layers, and their experts; () for a layer without a number.
         inputs: of the matrix.
         outputs: of each of our layers.
-        targets: our layers; several where their outputs are parts of one matrix, one after the other.
+        targets: our layers; several where their outputs are parts of one matrix.
+        turns: heads, where these parts take turns head by head; 1 where they follow each other.
     """
 
     module: str
@@ -32,6 +33,7 @@ class Dense(NamedTuple):
     inputs: int
     outputs: tuple[int, ...]
     targets: tuple[str, ...]
+    turns: int = 1
 
     @property
     def regex(self) -> str:
@@ -44,10 +46,12 @@ class Dense(NamedTuple):
         return math.prod(self.leading)
 
     @property
-    def rows(self) -> list[slice]:
-        """The outputs of each of our layers among those of the matrix."""
+    def rows(self) -> list[np.ndarray]:
+        """The indices of each of our layers' outputs among those of the matrix."""
         ends = list(itertools.accumulate(self.outputs))
-        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        index = np.arange(ends[-1]).reshape(self.turns, -1)
+        pairs = zip([0, *ends], ends, strict=False)
+        return [index[:, start // self.turns : end // self.turns].reshape(-1) for start, end in pairs]
 
     def each(self) -> Iterator[tuple[int, str]]:
         """Number and name of each layer."""
@@ -92,7 +96,7 @@ def _dense_layers(rules: list[Rule], leaves: Leaves) -> list[Dense]:
         inputs = math.prod(inner[0][: parts[0].inputs])
         outputs = tuple(math.prod(shape) // inputs for shape in inner)
         targets = tuple(rule.target.removesuffix("/kernel") for rule in parts)
-        denses.append(Dense(module, shapes[0][:leading], inputs, outputs, targets))
+        denses.append(Dense(module, shapes[0][:leading], inputs, outputs, targets, parts[0].turns(inner[0])))
     return denses
 
 

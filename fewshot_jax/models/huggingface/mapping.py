@@ -28,6 +28,8 @@ class Rule:
         axis: of the stored tensor, along which they follow each other.
         before: entries of the stored tensor along that axis before this leaf's own.
         whole: length of the stored tensor along that axis; None if it ends with this leaf.
+        by_head: the leaves that share a tensor take turns head by head, along the first axis of each leaf's outputs:
+            the first head of all of them, then the second (GPT-NeoX). Along ``axis`` 0 alone.
         first: the first layer that has such a tensor; earlier ones hold ones.
         others: names that the tensor has in some checkpoints.
     """
@@ -40,6 +42,7 @@ class Rule:
     axis: int = 0
     before: int = 0
     whole: int | None = None
+    by_head: bool = False
     first: int = 0
     others: tuple[str, ...] = ()
 
@@ -64,20 +67,31 @@ class Rule:
         shape[self.axis] = self.before + shape[self.axis] if self.whole is None else self.whole
         return tuple(shape)
 
-    def place(self, leaf: tuple[int, ...]) -> tuple[slice, ...]:
-        """The indices of the leaf's part of the stored tensor."""
-        length = self._own_shape(leaf)[self.axis]
-        return (slice(None),) * self.axis + (slice(self.before, self.before + length),)
+    def turns(self, leaf: tuple[int, ...]) -> int:
+        """How many times the leaves of one tensor take turns: the number of heads, or once."""
+        return leaf[self.inputs or 0] if self.by_head else 1
 
     def to_leaf(self, stored: np.ndarray, leaf: tuple[int, ...]) -> np.ndarray:
         """A view on the stored tensor with the axes of the leaf; nothing is copied."""
-        own = stored[self.place(leaf)]
-        return (own.T if self.transposed else own).reshape(leaf)
+        own = self._own(stored, leaf)
+        return (np.moveaxis(own, -1, 0) if self.transposed else own).reshape(leaf)
+
+    def put(self, stored: np.ndarray, leaf: np.ndarray) -> None:
+        """Write the leaf into its part of the stored tensor."""
+        own = self._own(stored, leaf.shape)
+        own[...] = self.to_stored(leaf).reshape(own.shape)
 
     def to_stored(self, leaf: np.ndarray) -> np.ndarray:
         """The leaf's part of the stored tensor."""
         shape = self._own_shape(leaf.shape)
         return leaf.reshape(shape[::-1]).T if self.transposed else leaf.reshape(shape)
+
+    def _own(self, stored: np.ndarray, leaf: tuple[int, ...]) -> np.ndarray:
+        """A view on the leaf's part, with an axis of turns before ``axis``."""
+        turns, shape = self.turns(leaf), stored.shape
+        start, length = self.before // turns, self._own_shape(leaf)[self.axis] // turns
+        each = stored.reshape(*shape[: self.axis], turns, -1, *shape[self.axis + 1 :])
+        return each[(slice(None),) * (self.axis + 1) + (slice(start, start + length),)]
 
     def _own_shape(self, leaf: tuple[int, ...]) -> tuple[int, ...]:
         if self.inputs is None:
@@ -148,6 +162,6 @@ def attention(source: str, target: str, names: tuple[str, str, str, str]) -> lis
     ]
 
 
-def fused(source: str, targets: Sequence[str]) -> list[Rule]:
-    """One torch ``Linear`` whose outputs are those of several layers, one after the other."""
-    return [rule for part, target in enumerate(targets) for rule in linear(source, target, part=part)]
+def fused(source: str, targets: Sequence[str], *, by_head: bool = False) -> list[Rule]:
+    """One torch ``Linear`` whose outputs are those of several layers, one after the other or head by head."""
+    return [rule for part, name in enumerate(targets) for rule in linear(source, name, part=part, by_head=by_head)]

@@ -75,7 +75,8 @@ def _tensors(pretrained: Pretrained, dtype: Any) -> list[TensorSource]:
     copies = {copy: sources[name] for copy, name in family.copies.items() if name in sources and copy not in sources}
     sources |= {copy: source._replace(name=copy) for copy, source in copies.items()}
     constants = family.constants(pretrained.config)
-    return [*sources.values(), *(_constant(name, array, dtype) for name, array in constants.items())]
+    named = (source._replace(name=family.written.get(name, name)) for name, source in sources.items())
+    return [*named, *(_constant(name, array, dtype) for name, array in constants.items())]
 
 
 def _write_texts(partial: Path, path: Path, pretrained: Pretrained, tensors: list[TensorSource]) -> None:
@@ -125,12 +126,11 @@ def _source(
 
     def get() -> np.ndarray:
         leaves = [(rule, np.asarray(params[rule.target][index])) for rule, index in parts]
-        arrays = [(rule.place(leaf.shape), rule.to_stored(leaf)) for rule, leaf in leaves]
-        if len(arrays) == 1 and arrays[0][1].shape == shape:
-            return np.ascontiguousarray(arrays[0][1], kept)
+        if len(leaves) == 1 and (array := rule.to_stored(leaves[0][1])).shape == shape:
+            return np.ascontiguousarray(array, kept)
         whole = np.zeros(shape, kept)
-        for place, array in arrays:
-            whole[place] = array
+        for own, leaf in leaves:
+            own.put(whole, leaf)
         return whole
 
     return TensorSource(name, kept, shape, get)

@@ -427,3 +427,11 @@ def test_a_directory_without_a_config_is_told_what_it_holds(tmp_path):
     (tmp_path / "adapter_config.json").touch()
     with pytest.raises(fsj.UserError, match=r"an adapter in peft's format; give the directory of its base model"):
         fsj.load_pretrained(tmp_path)
+
+
+def test_an_output_layer_has_the_name_that_transformers_gives_it_in_files(tmp_path):
+    pretrained = tiny("gpt-neox", "causal_lm")
+    fsj.save_pretrained(tmp_path, pretrained)
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert "embed_out.weight" in tensors and "lm_head.weight" not in tensors
+    np.testing.assert_array_equal(tensors["embed_out.weight"], pretrained.params["head"]["output"]["kernel"].T)

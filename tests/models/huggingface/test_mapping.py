@@ -73,6 +73,20 @@ def test_queries_keys_and_values_of_unequal_length_share_one_matrix(tmp_path):
     same(read_back(rules, params, tmp_path), params)
 
 
+def test_queries_keys_and_values_take_turns_head_by_head(tmp_path):
+    rules = fused("layers.{}.qkv", ["query", "key", "value"], by_head=True)
+    params = filled({f"{name}/kernel": (LAYERS, WIDTH, HEADS, FEATURES) for name in ("query", "key", "value")})
+    params |= filled({f"{name}/bias": (LAYERS, HEADS, FEATURES) for name in ("query", "key", "value")})
+    tensors = stored(rules, params)
+    for layer in range(LAYERS):
+        matrix = tensors[f"layers.{layer}.qkv.weight"].reshape(HEADS, 3, FEATURES, WIDTH)
+        vector = tensors[f"layers.{layer}.qkv.bias"].reshape(HEADS, 3, FEATURES)
+        for part, name in enumerate(("query", "key", "value")):
+            np.testing.assert_array_equal(matrix[:, part], jnp.moveaxis(params[f"{name}/kernel"][layer], 0, -1))
+            np.testing.assert_array_equal(vector[:, part], params[f"{name}/bias"][layer])
+    same(read_back(rules, params, tmp_path), params)
+
+
 @pytest.mark.parametrize("divided", [False, True])
 def test_each_expert_of_each_layer_has_a_tensor_of_its_own(tmp_path, divided):
     rules = [
@@ -120,8 +134,18 @@ def test_a_tensor_that_is_too_short_for_its_parts_is_named(tmp_path):
     assert problems == ["qkv.weight has shape [9, 8], expected [10, 8]"]
 
 
-def test_lora_of_layers_that_share_a_matrix_is_divided_by_their_own_lengths():
-    dense = Dense("layers.{}.qkv", (LAYERS,), WIDTH, (12, 6, 6), ("query", "key", "value"))
+def test_lora_of_layers_that_take_turns_lies_in_the_rows_of_their_heads():
+    dense = Dense("layers.{}.qkv", (LAYERS,), WIDTH, (4, 4), ("query", "key"), turns=2)
+    flat = {path: np.asarray(leaf) for path, leaf in filled(shapes_of(dense, 2)).items()}
+    _, b = stacked(dense, {path: leaf for path, leaf in flat.items() if path.startswith("key")})
+    rows = b.reshape(LAYERS, 2, 2, 2, 2)  # layer, head, part, feature, rank
+    assert not rows[:, :, 0].any()
+    np.testing.assert_array_equal(rows[:, :, 1].reshape(LAYERS, 4, 2).swapaxes(1, 2), flat["key/lora_b"])
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_lora_of_layers_that_share_a_matrix_is_divided_by_their_own_lengths(turns):
+    dense = Dense("layers.{}.qkv", (LAYERS,), WIDTH, (12, 6, 6), ("query", "key", "value"), turns)
     flat = {path: np.asarray(leaf) for path, leaf in filled(shapes_of(dense, 2)).items()}
     a, b = stacked(dense, flat)
     assert b.shape == (LAYERS, 24, 6)

@@ -76,7 +76,8 @@ PARTS = {
     },
     "modernbert": {"encoder": ("layers.{}.attn.Wo", "layers.{}.mlp", "layers.{}")},
     "gpt2": {"decoder": ("h.{}.attn.c_proj", "h.{}.mlp", "h.{}")},
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma2"), _LLAMA),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3"), _LLAMA),
+    "gpt_neox": {"decoder": ("layers.{}.attention.dense", "layers.{}.mlp", "layers.{}")},
     "t5": {
         "encoder": (
             "encoder.block.{}.layer.0.SelfAttention.o",

@@ -32,6 +32,10 @@ CASES = [
     ("gpt2", "classification", ["c_attn", "c_fc"], "key|up"),
     ("llama", "causal_lm", "all-linear", "attention|mlp"),
     ("gemma2", "classification", ["q_proj", "down_proj"], "query|mlp/down"),
+    ("gemma3", "causal_lm", ["k_proj", "gate_proj"], "key|mlp/gate"),
+    ("gpt-neox", "causal_lm", ["query_key_value"], "query|value"),
+    ("gpt-neox", "classification", ["query_key_value", "dense_h_to_4h"], "key|up"),
+    ("smollm3", "span", ["q_proj", "down_proj"], "query|mlp/down"),
     ("t5", "causal_lm", ["q", "v"], "query|value"),
     ("bart", "classification", ["q_proj", "fc1"], "query|up"),
 ]

@@ -143,6 +143,44 @@ CONFIGS = {
             "final_logit_softcapping": 0.7,
         },
     ),
+    "gemma3": (
+        "gemma3_text",
+        {
+            **_GROUPED,
+            "head_dim": 6,
+            "query_pre_attn_scalar": 9,
+            "sliding_window": 4,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+                "full_attention": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0},
+            },
+        },
+    ),
+    "gemma3-untied": (
+        "gemma3_text",
+        {**_GROUPED, "head_dim": 8, "sliding_window": 4, "attention_bias": True, "tie_word_embeddings": False},
+    ),
+    "gpt-neox": ("gpt_neox", {**_SIZES, "num_attention_heads": 2, "rotary_pct": 0.5, "rotary_emb_base": 100}),
+    "gpt-neox-serial": (
+        "gpt_neox",
+        {
+            **_SIZES,
+            "rotary_pct": 1.0,
+            "use_parallel_residual": False,
+            "attention_bias": False,
+            "tie_word_embeddings": True,
+            "hidden_act": "gelu_new",
+        },
+    ),
+    "smollm3": (
+        "smollm3",
+        {**_GROUPED, "no_rope_layers": [1, 0, 1], "use_sliding_window": True, "sliding_window": 4},
+    ),
+    "smollm3-untied": (
+        "smollm3",
+        {**_GROUPED, "no_rope_layer_interval": 3, "tie_word_embeddings": False, "mlp_bias": True},
+    ),
     "t5": ("t5", {**_T5, "feed_forward_proj": "relu"}),
     "t5-gated": ("t5", {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
     "bart": (
