@@ -46,8 +46,8 @@ def beam_search(
         return top_BK, *map(take, rows)
 
     def body(now: _Beams) -> _Beams:
-        log_prob_BKV = jax.nn.log_softmax(now.logits).reshape(items, -1, vocabulary) + now.running_score[..., None]
-        flat_BC = log_prob_BKV.reshape(items, -1)
+        log_prob_BKV = sequences.possible(jax.nn.log_softmax(now.logits)).reshape(items, -1, vocabulary)
+        flat_BC = (log_prob_BKV + now.running_score[..., None]).reshape(items, -1)
         score_BW, index_BW = jax.lax.top_k(flat_BC, wide)
         parent_BW, token_BW = index_BW // vocabulary, (index_BW % vocabulary).astype(jnp.int32)
         ids_BWN = jax.vmap(lambda rows, parent: rows[parent])(now.running, parent_BW)

@@ -27,11 +27,23 @@ class Generated(NamedTuple):
 
 
 class Sequences(NamedTuple):
-    """Logits ``[B, V]`` after the prompts, the cache, and ``(cache, ids [B], t) -> (logits, cache)`` from there."""
+    """Prompts that were read.
+
+    Attributes:
+        logits: ``[B, V]`` after them.
+        cache: of their keys and values.
+        step: ``(cache, ids [B], t) -> (logits, cache)`` from there.
+        never_ids: tokens that are never written.
+    """
 
     logits: jax.Array
     cache: Cache
     step: Callable[[Cache, jax.Array, jax.Array], tuple[jax.Array, Cache]]
+    never_ids: tuple[int, ...] = ()
+
+    def possible(self, scores_V: jax.Array) -> jax.Array:
+        """Scores ``[..., V]``, minus infinity for what is never written."""
+        return scores_V.at[..., list(self.never_ids)].set(-jnp.inf) if self.never_ids else scores_V
 
 
 def check_positions(module: Transformer, mask_BL: jax.Array, new: int) -> None:
@@ -91,4 +103,4 @@ def start_decoding(
             memory=later,
         )
 
-    return Sequences(logits_BV, jax.tree.map(lambda leaf: repeat(leaf, 1), cache), step)
+    return Sequences(logits_BV, jax.tree.map(lambda leaf: repeat(leaf, 1), cache), step, module.shape.never_ids)

@@ -128,7 +128,7 @@ def _one_by_one(
     def take(
         logits_BV: jax.Array, t: jax.Array | int, done_B: jax.Array, out: Generated
     ) -> tuple[jax.Array, jax.Array, Generated]:
-        token_B = jnp.where(done_B, pad_id, choose(logits_BV, t))
+        token_B = jnp.where(done_B, pad_id, choose(sequences.possible(logits_BV), t))
         gain_B = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B[:, None], 1)[:, 0]
         score = out.score + jnp.where(done_B, 0, gain_B)
         ids = jax.lax.dynamic_update_index_in_dim(out.ids, token_B.astype(out.ids.dtype), t, 1)

@@ -1,4 +1,4 @@
-"""Positions of tokens: rotary angles and the relative bias of T5."""
+"""Positions of tokens: rotary angles, constant sines and cosines, and the relative bias of T5."""
 
 import math
 from dataclasses import dataclass
@@ -62,6 +62,39 @@ def rotate(x_BLHK: jax.Array, cos_BLR: jax.Array, sin_BLR: jax.Array) -> jax.Arr
     cos, sin = cos_BLR[:, :, None], sin_BLR[:, :, None]
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BLHK.dtype)
     return turned if rotated == x_BLHK.shape[-1] else jnp.concatenate([turned, x_BLHK[..., rotated:]], axis=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sinusoid:
+    """Constant positions that are added to embeddings: sines in the first half of the features, cosines in the second.
+
+    Attributes:
+        inclusive: the lowest frequency is 1 / 10,000 radians per token (tensor2tensor, M2M-100); otherwise the
+            frequencies stop one step before it (Marian).
+
+    References:
+        Vaswani et al. Attention Is All You Need. NeurIPS 2017 (section 3.5, where sines and cosines alternate).
+    """
+
+    inclusive: bool = False
+
+    def rows(self, positions_BL: jax.Array, width: int) -> jax.Array:
+        """The numbers ``[B, L, D]`` of some positions, float32."""
+        frequency = (1 / self._wavelengths(width)).astype(np.float32)
+        angle_BLD = positions_BL.astype(jnp.float32)[..., None] * frequency[None, None]
+        return jnp.concatenate([jnp.sin(angle_BLD), jnp.cos(angle_BLD)], axis=-1)
+
+    def table(self, length: int, width: int) -> np.ndarray:
+        """The numbers ``[L, D]`` of all positions, float32, computed in float64."""
+        angle_LD = np.arange(length)[:, None] / self._wavelengths(width)
+        return np.concatenate([np.sin(angle_LD), np.cos(angle_LD)], axis=-1).astype(np.float32)
+
+    def _wavelengths(self, width: int) -> np.ndarray:
+        """Tokens per radian, ``[D / 2]`` float64."""
+        if width % 2:
+            raise ValueError(f"width={width}: sinusoidal positions need an even number of features")
+        half = width // 2
+        return 10_000.0 ** (np.arange(half) / max(half - 1 if self.inclusive else half, 1))
 
 
 def relative_buckets(distance: jax.Array, *, buckets: int, farthest: int, both_ways: bool) -> jax.Array:

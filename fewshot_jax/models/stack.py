@@ -12,7 +12,7 @@ from fewshot_jax.models.attention import Cache
 from fewshot_jax.models.block import PerLayer, block_stack
 from fewshot_jax.models.layer_kinds import LayerKind, attention_inputs, attention_numbers, distinct_attentions
 from fewshot_jax.models.layers import BlockShape, norm_of
-from fewshot_jax.models.positions import relative_buckets
+from fewshot_jax.models.positions import Sinusoid, relative_buckets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,9 @@ class StackShape:
         causal: no position attends to later ones.
         kinds: of layers: windows of attention and rotary positions.
         pattern: for each layer the index of its kind in ``kinds``; a pattern shorter than the stack repeats.
-        max_length: longest sequence, in tokens, where positions are learned; None for no limit.
-        position_offset: rows of the learned positions before that of the first token.
+        max_length: longest sequence, in tokens, where positions are learned or sinusoidal; None for no limit.
+        sinusoid: positions of sines and cosines, in the place of learned ones.
+        position_offset: rows of the learned or sinusoidal positions before that of the first token.
         positions_skip_padding: positions count the tokens that are no padding (RoBERTa), not the slots.
         token_types: number of token types, 0 for none.
         context_width: numbers in a task's context, which shifts the embedding of every token; 0 for none.
@@ -46,6 +47,7 @@ class StackShape:
     kinds: tuple[LayerKind, ...] = (LayerKind(),)
     pattern: tuple[int, ...] = (0,)
     max_length: int | None = None
+    sinusoid: Sinusoid | None = None
     position_offset: int = 0
     positions_skip_padding: bool = False
     token_types: int = 0
@@ -99,8 +101,8 @@ class Tokens(NamedTuple):
 
     Attributes:
         embedding_BLD: of each token.
-        position_BL: None to count the slots where positions are learned, as transformers does, and the real tokens
-            where they are not.
+        position_BL: None to count the slots where the number of positions is limited, as transformers does, and the
+            real tokens where it is not. Negative at padding where positions skip it.
         type_BL: None for zeros.
         segment_BL: numbers of texts that share a row and do not attend to each other; None for one text.
         context_C: numbers that shift all embeddings; None for zeros. A stack without a context ignores it.
@@ -194,7 +196,10 @@ class Stack(nn.Module):
         x_BLE, _, type_BL, _, context_C = tokens
         if shape.embedding_scale is not None:
             x_BLE = x_BLE * jnp.asarray(shape.embedding_scale, x_BLE.dtype)  # rounded as the model was trained
-        if shape.max_length is not None:
+        if shape.sinusoid is not None:
+            row_BLE = shape.sinusoid.rows(position_BL + shape.position_offset, width).astype(x_BLE.dtype)
+            x_BLE += jnp.where(position_BL[..., None] < 0, 0, row_BLE)
+        elif shape.max_length is not None:
             rows = shape.max_length + shape.position_offset
             table = _table(rows, width, self.dtype, "position_embedding", deviation)
             x_BLE += table(position_BL + shape.position_offset)

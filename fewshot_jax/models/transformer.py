@@ -25,6 +25,7 @@ class ModelShape:
         start_id: token that a decoder starts with.
         pad_id: token of padding, where shifting a sequence needs it.
         eos_id: token that ends a sequence, for ``pooling="eos"``.
+        never_ids: tokens that are never written.
         flat: the parameters of the only stack lie beside the token embedding (``blocks/...``) and not under the
             stack's name (``encoder/blocks/...``).
     """
@@ -36,6 +37,7 @@ class ModelShape:
     start_id: int | None = None
     pad_id: int | None = None
     eos_id: int | None = None
+    never_ids: tuple[int, ...] = ()
     flat: bool = False
 
     def __post_init__(self) -> None:
@@ -134,7 +136,7 @@ class Transformer(nn.Module):
             if token_type_ids is not None and not self.shape.last.token_types:
                 raise ValueError("token_type_ids: this model has no token types")
             if position_ids is None:
-                position_ids = self._positions(input_ids)
+                position_ids = self._positions(input_ids, self.shape.last)
             stack = self.decoder if self.shape.encoder is None else self.encoder
             tokens = Tokens(self._embedded(input_ids, mask_BL), position_ids, token_type_ids, segment_ids, context)
             x_BLD, _ = stack(tokens, mask_BL, deterministic=deterministic)
@@ -146,26 +148,30 @@ class Transformer(nn.Module):
         memory_BMD = self.encode(input_ids, mask_BL, deterministic=deterministic)
         decoder_mask = _mask(decoder_input_ids, decoder_attention_mask, "decoder_")
         x_BLD, _ = self.decoder(
-            Tokens(self._embedded(decoder_input_ids, decoder_mask)),
+            Tokens(
+                self._embedded(decoder_input_ids, decoder_mask), self._positions(decoder_input_ids, self.shape.decoder)
+            ),
             decoder_mask,
             memory=(memory_BMD, mask_BL),
             deterministic=deterministic,
         )
         return self._output(x_BLD, decoder_mask, input_ids)._replace(encoder_last_hidden_state=memory_BMD)
 
-    def _positions(self, input_ids: jax.Array) -> jax.Array | None:
-        """Positions of a model that counts the tokens that are no padding, whatever the mask says of them (RoBERTa)."""
-        if not self.shape.last.positions_skip_padding or self.shape.pad_id is None:
+    def _positions(self, input_ids: jax.Array, stack: StackShape) -> jax.Array | None:
+        """Positions of a stack that counts the tokens that are no padding, whatever the mask says of them (RoBERTa)."""
+        if not stack.positions_skip_padding or self.shape.pad_id is None:
             return None
         if isinstance(input_ids, jax.core.Tracer):
-            self.shape.last.check_slots(input_ids.shape[1])
+            stack.check_slots(input_ids.shape[1])
         real_BL = input_ids != self.shape.pad_id
         return jnp.cumsum(real_BL, axis=1) * real_BL - 1
 
     def encode(self, input_ids: jax.Array, attention_mask: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Hidden states ``[B, M, D]`` of the encoder."""
         mask_BL = attention_mask.astype(bool)
-        return self.encoder(Tokens(self._embedded(input_ids, mask_BL)), mask_BL, deterministic=deterministic)[0]
+        assert self.shape.encoder is not None
+        tokens = Tokens(self._embedded(input_ids, mask_BL), self._positions(input_ids, self.shape.encoder))
+        return self.encoder(tokens, mask_BL, deterministic=deterministic)[0]
 
     def decode(
         self,

@@ -1,5 +1,7 @@
 """BART (Lewis et al., ACL 2020)."""
 
+from typing import Any
+
 from fewshot_jax.models.huggingface.family import Family, FamilyConfig, activation_of
 from fewshot_jax.models.huggingface.mapping import Rule, attention, linear, norm, rule_table
 from fewshot_jax.models.language_head import HeadKind, HeadShape
@@ -7,29 +9,33 @@ from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.stack import StackShape
 from fewshot_jax.models.transformer import ModelShape
 
+REQUIRED = ("vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads")
 _NAMES = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
-def _stack(config: FamilyConfig, side: str) -> StackShape:
-    causal = side == "decoder"
+def _stack(config: FamilyConfig, side: str, **options: Any) -> StackShape:
+    """Build the shape of a side, "encoder" or "decoder", with a relative's own fields.
+
+    Its blocks are ``order="post"``; ``block=...`` gives other fields of theirs.
+    """
+    causal, own = side == "decoder", options.pop("block", {})
     block = BlockShape(
         width=config.d_model,
         heads=getattr(config, f"{side}_attention_heads"),
         mlp_width=getattr(config, f"{side}_ffn_dim"),
-        order="post",
         norm_epsilon=1e-5,
         activation=activation_of(config.activation_function),
         cross=causal,
         dropout=config.dropout,
+        **{"order": "post", **own},
     )
     return StackShape(
         block=block,
         layers=getattr(config, f"{side}_layers"),
         causal=causal,
         max_length=config.max_position_embeddings,
-        position_offset=2,
-        embedding_norm=True,
         embedding_scale=config.d_model**0.5 if config.scale_embedding else None,
+        **options,
     )
 
 
@@ -41,16 +47,21 @@ def _head(config: FamilyConfig, kind: HeadKind | None) -> HeadShape | None:
     return HeadShape(kind=kind, tied=config.tie_word_embeddings)
 
 
-def _shape(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
+def bart_model(config: FamilyConfig, head: HeadShape | None, **stack: Any) -> ModelShape:
+    """Build the shape that BART and its relatives share, with a relative's own fields of both stacks."""
     return ModelShape(
         vocab_size=config.vocab_size,
-        encoder=_stack(config, "encoder"),
-        decoder=_stack(config, "decoder"),
-        head=_head(config, kind),
+        encoder=_stack(config, "encoder", **stack),
+        decoder=_stack(config, "decoder", **stack),
+        head=head,
         start_id=config.decoder_start_token_id,
         pad_id=config.pad_token_id,
         eos_id=config.eos_token_id,
     )
+
+
+def _shape(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
+    return bart_model(config, _head(config, kind), position_offset=2, embedding_norm=True)
 
 
 def _side(side: str) -> tuple[Rule, ...]:
@@ -95,5 +106,5 @@ BART = Family(
         "span": "BartForQuestionAnswering",
     },
     optional=("final_logits_bias",),
-    required=("vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads"),
+    required=REQUIRED,
 )

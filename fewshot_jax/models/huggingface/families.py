@@ -9,8 +9,11 @@ from fewshot_jax.models.huggingface.gemma3 import GEMMA3
 from fewshot_jax.models.huggingface.gpt2 import GPT2
 from fewshot_jax.models.huggingface.gpt_neox import GPT_NEOX
 from fewshot_jax.models.huggingface.llama import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3
+from fewshot_jax.models.huggingface.m2m_100 import M2M_100
+from fewshot_jax.models.huggingface.marian import MARIAN
 from fewshot_jax.models.huggingface.modernbert import MODERNBERT
 from fewshot_jax.models.huggingface.mpnet import MPNET
+from fewshot_jax.models.huggingface.mt5 import MT5
 from fewshot_jax.models.huggingface.smollm3 import SMOLLM3
 from fewshot_jax.models.huggingface.t5 import T5
 from fewshot_jax.models.huggingface.xlm_roberta import CAMEMBERT, XLM_ROBERTA
@@ -28,9 +31,12 @@ FAMILIES: dict[str, Family] = {
     "gpt2": GPT2,
     "gpt_neox": GPT_NEOX,
     "llama": LLAMA,
+    "m2m_100": M2M_100,
+    "marian": MARIAN,
     "mistral": MISTRAL,
     "modernbert": MODERNBERT,
     "mpnet": MPNET,
+    "mt5": MT5,
     "qwen2": QWEN2,
     "qwen3": QWEN3,
     "roberta": ROBERTA,

@@ -45,7 +45,8 @@ class Family:
         more: rules that depend on the config.
         copies: names that transformers expects beside others, with the same numbers.
         written: names in the files that transformers writes, of tensors that it now calls by other names.
-        constants: ``config -> arrays by name``: tensors that transformers expects and no leaf holds.
+        constants: ``config -> arrays by name``, the names as in ``body``: tensors that transformers expects and no leaf
+            holds.
         form: ``config -> Family``: the family with other names, where they depend on the config beyond `more`.
         required: fields that config.json must name, as the family calls them.
     """

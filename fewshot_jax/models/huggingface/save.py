@@ -70,11 +70,12 @@ def _tensors(pretrained: Pretrained, dtype: Any) -> list[TensorSource]:
     ]
     if problems:
         raise ValueError("params do not fit the module: " + "; ".join(problems))
-    rules = rules_of(family, pretrained.config, kind, prefix_of(family, kind), leaves)
+    prefix = prefix_of(family, kind)
+    rules = rules_of(family, pretrained.config, kind, prefix, leaves)
     sources = stored_tensors(rules, params, dtype)
     copies = {copy: sources[name] for copy, name in family.copies.items() if name in sources and copy not in sources}
     sources |= {copy: source._replace(name=copy) for copy, source in copies.items()}
-    constants = family.constants(pretrained.config)
+    constants = {f"{prefix}{name}": array for name, array in family.constants(pretrained.config).items()}
     named = (source._replace(name=family.written.get(name, name)) for name, source in sources.items())
     return [*named, *(_constant(name, array, dtype) for name, array in constants.items())]
 

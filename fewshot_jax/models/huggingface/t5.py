@@ -41,7 +41,7 @@ def _head(config: FamilyConfig, kind: HeadKind | None) -> HeadShape | None:
     if kind is None or kind == "encoder":
         return None
     if kind == "causal_lm":
-        scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
+        scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
         return HeadShape(kind=kind, bias=False, scale=scale, tied=config.tie_word_embeddings)
     if kind == "span":
         return HeadShape(kind=kind)

@@ -33,9 +33,12 @@ def prompts(left):
 
 def theirs(model, ids, mask, **options):
     options = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0, "eos_token_id": 2, **options}
+    if model.config.model_type == "marian":  # as the generation_config.json of each of its models says
+        options["bad_words_ids"] = [[model.config.pad_token_id]]
     model.generation_config.forced_eos_token_id = model.config.forced_eos_token_id = None
     config = type(model.generation_config)(
-        decoder_start_token_id=0 if model.config.is_encoder_decoder else None, **options
+        decoder_start_token_id=model.config.decoder_start_token_id if model.config.is_encoder_decoder else None,
+        **options,
     )
     with torch.no_grad():
         out = model.generate(torch.tensor(ids), attention_mask=torch.tensor(mask), generation_config=config)

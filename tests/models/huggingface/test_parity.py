@@ -67,6 +67,28 @@ def test_what_is_saved_is_what_was_loaded(name, kind, tmp_path):
 # Of a base model: names of the torch modules whose outputs are those of our attention, feed-forward layers and block.
 _LLAMA = {"decoder": ("layers.{}.self_attn.o_proj", "layers.{}.mlp", "layers.{}")}
 _BERT = {"encoder": ("encoder.layer.{}.attention.output.dense", "encoder.layer.{}.output.dense", "encoder.layer.{}")}
+_T5 = {
+    "encoder": (
+        "encoder.block.{}.layer.0.SelfAttention.o",
+        "encoder.block.{}.layer.1.DenseReluDense",
+        "encoder.block.{}",
+    ),
+    "decoder": (
+        "decoder.block.{}.layer.0.SelfAttention.o",
+        "decoder.block.{}.layer.2.DenseReluDense",
+        "decoder.block.{}",
+        "decoder.block.{}.layer.1.EncDecAttention.o",
+    ),
+}
+_BART = {
+    "encoder": ("encoder.layers.{}.self_attn.out_proj", "encoder.layers.{}.fc2", "encoder.layers.{}"),
+    "decoder": (
+        "decoder.layers.{}.self_attn.out_proj",
+        "decoder.layers.{}.fc2",
+        "decoder.layers.{}",
+        "decoder.layers.{}.encoder_attn.out_proj",
+    ),
+}
 PARTS = {
     "bert": _BERT,
     **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "electra", "deberta-v2"), _BERT),
@@ -78,28 +100,8 @@ PARTS = {
     "gpt2": {"decoder": ("h.{}.attn.c_proj", "h.{}.mlp", "h.{}")},
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3"), _LLAMA),
     "gpt_neox": {"decoder": ("layers.{}.attention.dense", "layers.{}.mlp", "layers.{}")},
-    "t5": {
-        "encoder": (
-            "encoder.block.{}.layer.0.SelfAttention.o",
-            "encoder.block.{}.layer.1.DenseReluDense",
-            "encoder.block.{}",
-        ),
-        "decoder": (
-            "decoder.block.{}.layer.0.SelfAttention.o",
-            "decoder.block.{}.layer.2.DenseReluDense",
-            "decoder.block.{}",
-            "decoder.block.{}.layer.1.EncDecAttention.o",
-        ),
-    },
-    "bart": {
-        "encoder": ("encoder.layers.{}.self_attn.out_proj", "encoder.layers.{}.fc2", "encoder.layers.{}"),
-        "decoder": (
-            "decoder.layers.{}.self_attn.out_proj",
-            "decoder.layers.{}.fc2",
-            "decoder.layers.{}",
-            "decoder.layers.{}.encoder_attn.out_proj",
-        ),
-    },
+    **dict.fromkeys(("t5", "mt5"), _T5),
+    **dict.fromkeys(("bart", "marian", "m2m_100"), _BART),
 }
 
 

@@ -38,6 +38,9 @@ CASES = [
     ("smollm3", "span", ["q_proj", "down_proj"], "query|mlp/down"),
     ("t5", "causal_lm", ["q", "v"], "query|value"),
     ("bart", "classification", ["q_proj", "fc1"], "query|up"),
+    ("mt5", "causal_lm", ["k", "wi_1"], "key|up"),
+    ("marian", "causal_lm", ["q_proj", "fc2"], "query|mlp/down"),
+    ("m2m-100", "causal_lm", ["v_proj", "fc1"], "value|up"),
 ]
 
 
@@ -75,7 +78,8 @@ SPECIAL = {
 def test_what_peft_writes_gives_its_outputs_here(family, kind, theirs, special, tmp_path):
     base = torch_model(family, kind)
     pretrained = fsj.load_pretrained(saved(base, tmp_path / "base"))
-    task = {"classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}.get(kind) if family != "t5" else "SEQ_2_SEQ_LM"
+    writes = "SEQ_2_SEQ_LM" if base.config.is_encoder_decoder else "CAUSAL_LM"
+    task = {"classification": "SEQ_CLS", "causal_lm": writes}.get(kind)
     fused = {"fan_in_fan_out": True} if family == "gpt2" else {}
     torch.manual_seed(1)
     config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=theirs, task_type=task, **fused, **special)

@@ -38,6 +38,17 @@ _DEBERTA3 = {  # as version 3 has it: positions only in the attention, which sha
     "type_vocab_size": 0,
     "layer_norm_eps": 1e-7,
 }
+_BART = {
+    **_SEQ2SEQ,
+    "encoder_layers": 3,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 20,
+    "max_position_embeddings": 32,
+    "scale_embedding": True,
+}
 _LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 500.0,
@@ -183,21 +194,12 @@ CONFIGS = {
     ),
     "t5": ("t5", {**_T5, "feed_forward_proj": "relu"}),
     "t5-gated": ("t5", {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
-    "bart": (
-        "bart",
-        {
-            **_SEQ2SEQ,
-            "bos_token_id": 1,
-            "encoder_layers": 3,
-            "decoder_layers": 2,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 2,
-            "encoder_ffn_dim": 24,
-            "decoder_ffn_dim": 20,
-            "max_position_embeddings": 32,
-            "scale_embedding": True,
-        },
-    ),
+    "mt5": ("mt5", {**_T5, "feed_forward_proj": "gated-gelu"}),
+    "bart": ("bart", {**_BART, "bos_token_id": 1}),
+    "marian": ("marian", {**_BART, "activation_function": "swish"}),
+    "marian-unscaled": ("marian", {**_BART, "scale_embedding": False}),
+    "m2m-100": ("m2m_100", {**_BART, "decoder_start_token_id": 2}),
+    "m2m-100-gelu": ("m2m_100", {**_BART, "activation_function": "gelu", "pad_token_id": 1}),
 }
 
 

@@ -20,7 +20,8 @@ def torch_model(name, kind):
     model = getattr(transformers, FAMILIES[model_type].architectures[kind])(config).eval()
     with torch.no_grad():
         for leaf in model.parameters():
-            leaf.add_(torch.randn_like(leaf) * 0.3)
+            if leaf.requires_grad:  # Marian's positions are constants
+                leaf.add_(torch.randn_like(leaf) * 0.3)
         for key, buffer in model.named_buffers():
             if key == "final_logits_bias":
                 buffer.add_(torch.randn_like(buffer))
