@@ -17,22 +17,25 @@ class Rotary:
         theta: base of the wavelengths.
         share: of a head's features, the first of which are rotated and the others left as they are (GPT-NeoX).
         kind: ``"default"``; ``"linear"`` divides all frequencies by ``factor``; ``"llama3"`` divides the long
-            wavelengths, keeps the short ones and blends between them.
+            wavelengths, keeps the short ones and blends between them; ``"factors"`` divides each frequency by its own.
         factor, low, high, original: of ``"llama3"``: wavelengths beyond ``original / low`` tokens are long,
             below ``original / high`` short.
+        factors: of ``"factors"``, ``[R / 2]``.
 
     References:
         Su et al. RoFormer: Enhanced Transformer with Rotary Position Embedding. arXiv:2104.09864 (section 3.2.2).
+        Ding et al. LongRoPE. arXiv:2402.13753 (section 3.2: one factor for each frequency).
         Llama Team. The Llama 3 Herd of Models. arXiv:2407.21783 (section 3.2: theta for long contexts).
     """
 
     theta: float = 10_000.0
     share: float = 1.0
-    kind: Literal["default", "linear", "llama3"] = "default"
+    kind: Literal["default", "linear", "llama3", "factors"] = "default"
     factor: float = 1.0
     low: float = 1.0
     high: float = 4.0
     original: int = 8192
+    factors: tuple[float, ...] = ()
 
     def frequencies(self, features: int) -> np.ndarray:
         """Radians per position, ``[R / 2]`` float32, of a head of which ``R`` features are rotated."""
@@ -46,6 +49,10 @@ class Rotary:
             turns = self.original * frequency / (2 * math.pi)  # in the original context
             share = np.clip((turns - self.low) / (self.high - self.low), 0, 1)
             frequency *= share + (1 - share) / self.factor
+        if self.kind == "factors":
+            if len(self.factors) != len(frequency):
+                raise ValueError(f"{len(self.factors)} factors of rotary positions, expected {len(frequency)}")
+            frequency /= self.factors
         return frequency.astype(np.float32)
 
     def angles(self, positions_BL: jax.Array, features: int) -> tuple[jax.Array, jax.Array]:

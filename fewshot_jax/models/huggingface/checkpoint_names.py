@@ -8,13 +8,13 @@ from pathlib import Path
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.family import Family, FamilyConfig
 from fewshot_jax.models.huggingface.mapping import LAYER, Rule
-from fewshot_jax.models.huggingface.tensors import Checkpoint
 from fewshot_jax.models.language_head import HeadKind
+from fewshot_jax.models.mapped_files import Tensors
 
 _WRAPPED = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
-def modern_names(path: Path, checkpoint: Checkpoint, family: Family) -> tuple[dict[str, str], str]:
+def modern_names(path: Path, checkpoint: Tensors, family: Family) -> tuple[dict[str, str], str]:
     """Names as they are today to names in the file, and the prefix of a wrapper that is taken off, "" for none.
 
     The first BERTs called a norm's scale and bias gamma and beta. Wrappers put their names before all others, or

@@ -121,6 +121,13 @@ def rotary_of(parameters: Mapping[str, Any], *, partial: bool = False) -> Rotary
                 high=float(parameters["high_freq_factor"]),
                 original=int(parameters["original_max_position_embeddings"]),
             )
+        if kind == "longrope" and (factors := parameters["long_factor"]) == parameters["short_factor"]:
+            if parameters.get("attention_factor") != 1.0 or not all(factor > 0 for factor in factors):
+                raise UserError("config.json: rope_parameters: expected attention_factor 1.0 and positive factors")
+            return Rotary(theta=theta, share=share, kind="factors", factors=tuple(map(float, factors)))
     except KeyError as missing:
         raise UserError(f"config.json: rope_parameters of type '{kind}' lack {missing}") from None
-    raise UserError(f"config.json: rope_type '{kind}' is not supported, only default, linear and llama3")
+    raise UserError(
+        f"config.json: rope_type '{kind}' is not supported, only default, linear and llama3, and "
+        "longrope whose two lists of factors are equal"
+    )

@@ -13,6 +13,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax.errors import UserError
+from fewshot_jax.models.gguf.checkpoint import GGUFCheckpoint
+from fewshot_jax.models.gguf.file import is_gguf
 from fewshot_jax.models.huggingface.checkpoint_names import body_prefix, left_over, modern_names, tensor_of
 from fewshot_jax.models.huggingface.families import family_of
 from fewshot_jax.models.huggingface.family import Family, FamilyConfig
@@ -31,6 +33,7 @@ from fewshot_jax.models.huggingface.pretrained import (
 from fewshot_jax.models.huggingface.read_leaf import Source, read_leaf
 from fewshot_jax.models.huggingface.tensors import Checkpoint
 from fewshot_jax.models.language_head import HeadKind
+from fewshot_jax.models.mapped_files import Tensors
 from fewshot_jax.models.sources.names import find_files
 from fewshot_jax.models.transformer import Transformer
 from fewshot_jax.notes import Note
@@ -56,7 +59,8 @@ def load_pretrained(
     arrays of the wanted dtype and sharding. Code in the directory is never run, pickles are refused.
 
     Args:
-        path: a directory that transformers or sentence-transformers wrote, with safetensors; a ``.gguf`` file;
+        path: a directory that transformers or sentence-transformers wrote, with safetensors; a ``.gguf`` file, whose
+            quantised tensors are dequantised;
             ``org/name`` or ``org/name@revision`` of the Hugging Face hub; ``package:NAME``, an installed Python package
             that holds a model; ``"default"``, the encoder that ships with this package.
         head: ``"auto"`` for that of ``architectures[0]``; ``"masked_lm"``, ``"causal_lm"``, ``"classification"``,
@@ -73,7 +77,8 @@ def load_pretrained(
             missing, left over or of another shape are named at once.
 
     References:
-        The format: https://github.com/huggingface/safetensors.
+        The formats: https://github.com/huggingface/safetensors,
+        https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
     """
     if head is not None and head != "auto" and head not in get_args(HeadKind):
         raise UserError(f"head={head!r}: expected one of {', '.join(map(repr, ('auto', *get_args(HeadKind))))} or None")
@@ -92,7 +97,7 @@ def load_pretrained(
         config.num_labels = num_labels
     kept = _floating(jnp.float32 if dtype is None else dtype, "dtype")
     computed = _floating(kept if compute_dtype is None else compute_dtype, "compute_dtype")
-    with Checkpoint(path) as checkpoint:
+    with open_checkpoint(path) as checkpoint:
         names, wrapper = modern_names(path, checkpoint, family)
         if kind == "pooler" and not any("pooler." in name for name in names):
             kind = None  # sentence encoders are often saved without it
@@ -136,6 +141,15 @@ def load_pretrained(
     )
 
 
+def open_checkpoint(path: Path) -> Tensors:
+    """The tensors of a directory, or of a GGUF file.
+
+    Raises:
+        UserError: there are none, or they cannot be read.
+    """
+    return GGUFCheckpoint(path) if is_gguf(path) else Checkpoint(path)
+
+
 def _also_output(rule: Rule, family: Family, config: FamilyConfig) -> Rule:
     """The rule of a leaf; of an embedding that the output layer shares, the output's name serves as well."""
     if rule.target != "token_embedding/embedding" or not config.tie_word_embeddings:
@@ -147,6 +161,8 @@ def _also_output(rule: Rule, family: Family, config: FamilyConfig) -> Rule:
 
 def _misfit(path: Path, config: FamilyConfig, prefix: str) -> str:
     """The first line of the error of a checkpoint that does not fit."""
+    if is_gguf(path):
+        return f"{path}: its tensors do not fit its metadata (model_type '{config.model_type}'). Download it again"
     return (
         f"{path}: does not fit its config.json (model_type '{config.model_type}', names under '{prefix}'); give the "
         "config.json that was saved with these weights, or save both again with transformers' save_pretrained"
@@ -158,7 +174,7 @@ def _untied(
     family: Family,
     kind: HeadKind | None,
     prefix: str,
-    checkpoint: Checkpoint,
+    checkpoint: Tensors,
     names: dict[str, str],
 ) -> FamilyConfig:
     """The config, its output layer not tied to the embedding if the checkpoint has two different ones."""
@@ -185,7 +201,7 @@ def _rows(matrix: np.ndarray, step: int = 4096) -> Iterable[np.ndarray]:
     return (matrix[i : i + step] for i in range(0, len(matrix), step))
 
 
-def _absent_head(rules: list[Rule], leaves: Leaves, checkpoint: Checkpoint, names: dict[str, str]) -> set[str]:
+def _absent_head(rules: list[Rule], leaves: Leaves, checkpoint: Tensors, names: dict[str, str]) -> set[str]:
     """The leaves of a head that must be created: those missing, and an output of another number of classes."""
     absent: set[str] = set()
     for rule in rules:
@@ -198,7 +214,7 @@ def _absent_head(rules: list[Rule], leaves: Leaves, checkpoint: Checkpoint, name
 
 
 def sources_of(
-    rules: list[Rule], leaves: Leaves, optional: tuple[str, ...], checkpoint: Checkpoint, names: dict[str, str]
+    rules: list[Rule], leaves: Leaves, optional: tuple[str, ...], checkpoint: Tensors, names: dict[str, str]
 ) -> tuple[dict[str, list[Source]], list[str]]:
     """Where each leaf lies, and what does not fit."""
     sources: dict[str, list[Source]] = {}

@@ -13,6 +13,8 @@ from flax.traverse_util import flatten_dict
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.adapters import Adapter
+from fewshot_jax.models.gguf.architectures import config_of
+from fewshot_jax.models.gguf.file import is_gguf, read_file
 from fewshot_jax.models.huggingface.families import FAMILIES, family_of
 from fewshot_jax.models.huggingface.family import Family, FamilyConfig
 from fewshot_jax.models.huggingface.mapping import Rule, placed
@@ -122,15 +124,18 @@ def misfit(what: str, problems: Sequence[str], unknown: Sequence[str] = (), unre
 
 
 def read_model_config(path: Path) -> FamilyConfig:
-    """The config of a directory.
+    """The config of a directory, or of a GGUF file.
 
     Raises:
-        UserError: config.json is missing or no JSON object, names no known architecture, or lacks a field.
+        UserError: config.json is missing or no JSON object, names no known architecture, or lacks a field; the
+            metadata of a GGUF file are not what they should be.
     """
+    if is_gguf(path):
+        return config_of(read_file(path))
     file = path / "config.json"
     if not path.is_dir():
         what = "is a file" if path.exists() else "no such directory"
-        raise UserError(f"{path}: {what}; give a directory that transformers' save_pretrained wrote")
+        raise UserError(f"{path}: {what}; give a directory that transformers' save_pretrained wrote, or a .gguf file")
     if not file.is_file():
         raise UserError(f"{file}: no such file; {_instead_of_config(path)}")
     raw = read_model_json(file)
@@ -172,6 +177,8 @@ def _instead_of_config(path: Path) -> str:
             "adapter with fsj.load_adapter"
         )
     names = sorted(one.name for one in path.iterdir())
+    if gguf := [name for name in names if name.endswith(".gguf")]:
+        return f"the directory holds a GGUF file; name it: {path / gguf[0]}"
     held = f"holds {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}" if names else "is empty"
     return f"the directory {held}; give one that transformers' save_pretrained wrote"
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from fewshot_jax.models.huggingface.mapping import Rule
-from fewshot_jax.models.huggingface.tensors import Checkpoint
+from fewshot_jax.models.mapped_files import Tensors
 
 _CACHE_LINE = 64  # bytes
 _THREADS = min(4, os.cpu_count() or 1)  # copy layers at once
@@ -25,7 +25,7 @@ class Source(NamedTuple):
 
 
 def read_leaf(
-    checkpoint: Checkpoint, sources: list[Source], shape: tuple[int, ...], dtype: np.dtype, place: jax.sharding.Sharding
+    checkpoint: Tensors, sources: list[Source], shape: tuple[int, ...], dtype: np.dtype, place: jax.sharding.Sharding
 ) -> jax.Array:
     """A leaf, of which every device is given its own part."""
     leading = sources[0].rule.leading

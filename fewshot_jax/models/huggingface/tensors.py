@@ -9,7 +9,6 @@ Files come from strangers: nothing is mapped before its header was checked, and 
 
 import json
 import math
-import mmap
 import os
 import re
 import reprlib
@@ -24,6 +23,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from fewshot_jax.errors import UserError, require
+from fewshot_jax.models.mapped_files import MappedFiles
 
 # Native byte order is the format's, little-endian: jax runs nowhere else.
 _DTYPES: dict[str, np.dtype] = {
@@ -86,14 +86,13 @@ class Checkpoint:
 
     def __init__(self, directory: Path, *, stem: str = "model"):
         self.tensors = MappingProxyType(_find(Path(directory), stem))
-        self._maps: dict[Path, mmap.mmap] = {}
+        self._files = MappedFiles()
 
     def __enter__(self) -> "Checkpoint":
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Not closed by force: a view that is still in use keeps its map alive.
-        self._maps.clear()
+        self._files.close()
 
     def view(self, name: str) -> np.ndarray:
         """A read-only array on the mapped file: it costs nothing until it is read.
@@ -102,26 +101,12 @@ class Checkpoint:
             KeyError: there is no such tensor.
             UserError: the file has gone or shrunk since its header was read.
         """
-        file, dtype, shape, start, stop = self.tensors[name]
-        if file not in self._maps:
-            try:
-                with file.open("rb") as stream:
-                    self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError) as error:  # ValueError: it is empty by now
-                raise UserError(f"{file}: cannot be mapped ({error})") from None
-        mapped = self._maps[file]
-        require(len(mapped) >= stop, f"{file}: has become shorter since its header was read. {_AGAIN}")
-        return np.ndarray(shape, dtype, buffer=mapped, offset=start)
+        return self._files.view(*self.tensors[name])
 
     def release(self, name: str) -> None:
         """Drop a tensor's pages from resident memory; its views stay valid and read them again when asked."""
         info = self.tensors[name]
-        mapped = self._maps.get(info.file)
-        if mapped is None or info.start == info.stop or not hasattr(mmap, "MADV_DONTNEED"):
-            return
-        # Whole pages: those shared with a neighbour cost it another read from the page cache.
-        start = info.start - info.start % mmap.PAGESIZE
-        mapped.madvise(mmap.MADV_DONTNEED, start, info.stop - start)
+        self._files.release(info.file, info.start, info.stop)
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:

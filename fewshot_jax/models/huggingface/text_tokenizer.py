@@ -1,4 +1,6 @@
-"""The tokenizer of a directory that transformers wrote, and whether a model has a row for each of its tokens."""
+"""The tokenizer of a directory that transformers wrote or of a GGUF file, and whether a model has a row for each of
+its tokens.
+"""
 
 import importlib.util
 from collections.abc import Mapping
@@ -6,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_jax.errors import UserError, first_line, require
+from fewshot_jax.models.gguf.file import is_gguf
+from fewshot_jax.models.gguf.tokenizer import holds_tokenizer, tokenizer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,16 +22,20 @@ COMPANIONS = ("merges.txt", "added_tokens.json", "special_tokens_map.json", "cha
 
 
 def has_tokenizer(path: Path) -> bool:
-    """Whether a directory holds a tokenizer."""
+    """Whether a directory holds a tokenizer, or a GGUF file describes one."""
+    if is_gguf(path):
+        return holds_tokenizer(path)
     return any((path / name).is_file() for name in TOKENIZER_FILES)
 
 
 def read_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
-    """Read the tokenizer of a directory, as transformers does.
+    """Read the tokenizer of a directory, as transformers does, or of a GGUF file.
 
     Raises:
         UserError: its files are damaged or incomplete, or need a package that is not installed.
     """
+    if is_gguf(path):
+        return tokenizer_of(path)
     _check_complete(path)
     from transformers import AutoTokenizer
 
@@ -41,10 +49,10 @@ def read_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
 
 
 def load_text_tokenizer(path: Path, field: str | None = None) -> "PreTrainedTokenizerBase":
-    """Read the tokenizer of a directory, which must be of the fast kind.
+    """Read the tokenizer of a directory or of a GGUF file, which must be of the fast kind.
 
     Args:
-        path: the directory.
+        path: the directory, or the file.
         field: of the config that names it, for messages; None where a model's own directory is meant.
 
     Raises:
@@ -52,7 +60,9 @@ def load_text_tokenizer(path: Path, field: str | None = None) -> "PreTrainedToke
     """
     named = "" if field is None else f" ({field})"
     if not has_tokenizer(path):
-        what = "holds no tokenizer (no tokenizer.json)" if path.is_dir() else "no such directory"
+        what = "no such directory"
+        if path.exists():
+            what = "holds no tokenizer" if is_gguf(path) else "holds no tokenizer (no tokenizer.json)"
         raise UserError(
             f"{path}: {what}; expected a directory that transformers' save_pretrained wrote, with its tokenizer{named}"
         )
