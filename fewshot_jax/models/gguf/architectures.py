@@ -13,7 +13,7 @@ import numpy as np
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.gguf.file import AGAIN, GGUFFile, quote
-from fewshot_jax.models.gguf.metadata import integer, number, text
+from fewshot_jax.models.gguf.metadata import integer, number, size, text
 from fewshot_jax.models.gguf.rope import rope_parameters
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.family import FamilyConfig
@@ -46,10 +46,10 @@ class Architecture:
 def _decoder(file: GGUFFile, given: dict[str, Any]) -> dict[str, Any]:
     """The fields of Llama's relatives that have defaults, or are found by looking at the tensors."""
     prefix = architecture_name(file)
-    width, heads = given["hidden_size"], max(given["num_attention_heads"], 1)
-    head_dim = integer(file, f"{prefix}.attention.key_length", width // heads)
+    width, heads = given["hidden_size"], given["num_attention_heads"]
+    head_dim = size(file, f"{prefix}.attention.key_length", width // heads)
     for key in ("attention.value_length", "rope.dimension_count"):
-        if integer(file, f"{prefix}.{key}", head_dim) != head_dim:
+        if size(file, f"{prefix}.{key}", head_dim) != head_dim:
             raise UserError(
                 f"{file.path}: {prefix}.{key}={file.metadata[f'{prefix}.{key}']} is not supported, only that of a "
                 f"whole attention head, {head_dim}. Take another model"
@@ -57,7 +57,7 @@ def _decoder(file: GGUFFile, given: dict[str, Any]) -> dict[str, Any]:
     if integer(file, f"{prefix}.expert_count", 0):
         raise UserError(f"{file.path}: a mixture of experts, which is not supported. Take a model without experts")
     return {
-        "num_key_value_heads": integer(file, f"{prefix}.attention.head_count_kv", heads),
+        "num_key_value_heads": size(file, f"{prefix}.attention.head_count_kv", heads),
         "head_dim": head_dim,
         "rope_parameters": rope_parameters(file, prefix, head_dim),
     }
@@ -77,7 +77,7 @@ def _gemma(layers_of_27b: int) -> Callable[[GGUFFile, dict[str, Any]], dict[str,
     def fields(file: GGUFFile, given: dict[str, Any]) -> dict[str, Any]:
         found = _decoder(file, given)
         largest = given["num_hidden_layers"] == layers_of_27b
-        per_head = given["hidden_size"] // max(given["num_attention_heads"], 1)
+        per_head = given["hidden_size"] // given["num_attention_heads"]
         return {**found, "query_pre_attn_scalar": per_head if largest else found["head_dim"]}
 
     return fields
@@ -86,7 +86,7 @@ def _gemma(layers_of_27b: int) -> Callable[[GGUFFile, dict[str, Any]], dict[str,
 def _gemma2(file: GGUFFile, given: dict[str, Any]) -> dict[str, Any]:
     return {
         **_gemma(46)(file, given),
-        "sliding_window": integer(file, "gemma2.attention.sliding_window", 4096),
+        "sliding_window": size(file, "gemma2.attention.sliding_window", 4096),
         "attn_logit_softcapping": number(file, "gemma2.attn_logit_softcapping", 50.0),
         "final_logit_softcapping": number(file, "gemma2.final_logit_softcapping", 30.0),
     }
@@ -97,7 +97,7 @@ def _gemma3(file: GGUFFile, given: dict[str, Any]) -> dict[str, Any]:
     local = number(file, "gemma3.rope.freq_base_swa", 10_000.0)
     return {
         **fields,
-        "sliding_window": integer(file, "gemma3.attention.sliding_window"),
+        "sliding_window": size(file, "gemma3.attention.sliding_window"),
         "rope_parameters": {
             "full_attention": fields["rope_parameters"],
             "sliding_attention": {"rope_type": "default", "rope_theta": local},
@@ -199,8 +199,8 @@ def config_of(file: GGUFFile) -> FamilyConfig:
     name = architecture_name(file)
     architecture = ARCHITECTURES[name]
     family, kind_of_config = FAMILIES[architecture.model_type], CONFIG_MAPPING[architecture.model_type]
-    fields: dict[str, Any] = {own: integer(file, f"{name}.{key}") for key, own in architecture.fields.items()}
-    layers = integer(file, f"{name}.block_count")
+    fields: dict[str, Any] = {own: size(file, f"{name}.{key}") for key, own in architecture.fields.items()}
+    layers = size(file, f"{name}.block_count")
     if layers > len(file.tensors):
         raise UserError(f"{file.path}: {name}.block_count={layers}, but it holds {len(file.tensors)} tensors. {AGAIN}")
     fields[architecture.epsilon[1]] = number(file, f"{name}.{architecture.epsilon[0]}")

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fewshot_jax.models.gguf.architectures import ARCHITECTURES, Undo, architecture_name, config_of, undo_of
-from fewshot_jax.models.gguf.file import GGUFFile, StoredTensor, dequantised, read_file
+from fewshot_jax.models.gguf.file import GGUFFile, read_file
+from fewshot_jax.models.gguf.stored_tensor import StoredTensor, dequantised
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.family import FamilyConfig
 from fewshot_jax.models.mapped_files import MappedFiles

@@ -14,54 +14,25 @@ import mmap
 import re
 import reprlib
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from fewshot_jax.errors import UserError, require
-from fewshot_jax.models.mapped_files import MappedFiles
+from fewshot_jax.models.gguf.stored_tensor import PLAIN, StoredTensor, block_of, can_dequantise
 
 AGAIN = "Download it again."
 _VERSIONS = (2, 3)
 _MAX_RANK = 4  # ggml's
-_CHUNK = 2**18  # numbers that are dequantised at once
-_PLAIN = {  # kinds of tensors that are arrays as they lie there
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I8": np.dtype(np.int8),
-    "I16": np.dtype(np.int16),
-    "I32": np.dtype(np.int32),
-    "I64": np.dtype(np.int64),
-}
 _LENGTH = struct.Struct("<Q")  # of a string
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 _short = reprlib.Repr()
 _short.maxstring, _short.maxother = 100, 100
 quote = _short.repr  # what a file says, of bounded length
-
-
-class StoredTensor(NamedTuple):
-    """A tensor of a file: bytes ``start`` to ``stop``, in C order.
-
-    Attributes:
-        dtype: of its numbers once they are dequantised.
-        shape: as numpy has it, the last axis contiguous; the file lists the axes the other way round.
-        kind: name of the type of ggml, as ``"Q4_K"``.
-    """
-
-    file: Path
-    dtype: np.dtype
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-    kind: str
 
 
 class GGUFFile(NamedTuple):
@@ -188,7 +159,8 @@ class _Header:
         if kind == "STRING":
             return self._string(f"metadata {quote(key)}")
         if kind != "ARRAY":
-            return np.frombuffer(self._mapped, kind, 1, self._take(kind.itemsize))[0].item()
+            value = np.frombuffer(self._mapped, kind, 1, self._take(kind.itemsize))[0]
+            return float(str(value)) if kind == np.float32 else value.item()  # 1e-05 as it was written
         of, count = _kinds_of_values().get(self._number("<I")), self._number("<Q")
         if of is None or of == "ARRAY":
             raise UserError(f"{self.path}: metadata {quote(key)}: an array of an unknown type. {AGAIN}")
@@ -222,7 +194,7 @@ class _Header:
             start, stop = data + offset, data + offset + math.prod(shape) // block * size
             require(offset % alignment == 0, f"{where} is not aligned to {alignment} bytes. {AGAIN}")
             require(stop <= self._size, f"{where} ends behind the file: truncated or damaged. {AGAIN}")
-            tensors[name] = StoredTensor(self.path, _PLAIN.get(kind, _PLAIN["F32"]), shape, start, stop, kind)
+            tensors[name] = StoredTensor(self.path, PLAIN.get(kind, PLAIN["F32"]), shape, start, stop, kind)
         end, before = data, ""
         for name, tensor in sorted(tensors.items(), key=lambda pair: pair[1][3:5]):
             both = f"tensors {quote(before)} and {quote(name)}"
@@ -262,55 +234,6 @@ def _kind_of_tensor(where: str, code: int) -> tuple[str, int, int]:
             f"{where} is of an unknown type ({code}). Update the package that knows them (pip install -U gguf), or "
             "take a file of another quantisation"
         ) from None
-    if kind.name not in _PLAIN and not can_dequantise(kind.name):
+    if kind.name not in PLAIN and not can_dequantise(kind.name):
         raise UserError(f"{where} is quantised as {kind.name}, which cannot be read. Take a file of another one")
     return kind.name, block, size
-
-
-@functools.cache
-def block_of(kind: str) -> tuple[int, int]:
-    """The numbers in a block of a type, and its bytes."""
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    return GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
-
-
-@functools.cache
-def _dequantiser(kind: str) -> Callable[[np.ndarray], np.ndarray]:
-    """The function from rows of bytes, ``[rows, bytes]`` uint8, to float32 numbers ``[rows, numbers]``."""
-    from gguf import GGMLQuantizationType, quants
-
-    return functools.partial(quants.dequantize, qtype=GGMLQuantizationType[kind])
-
-
-@functools.cache
-def can_dequantise(kind: str) -> bool:
-    """Whether the gguf package knows a type of quantised tensors: it is tried on one block of zeros."""
-    try:
-        _dequantiser(kind)(np.zeros((1, block_of(kind)[1]), np.uint8))
-    except NotImplementedError:
-        return False
-    return True
-
-
-def dequantised(files: MappedFiles, tensor: StoredTensor) -> np.ndarray:
-    """The numbers of a tensor: float32 if it is quantised, otherwise a view on the file.
-
-    Blocks do not depend on each other: some after the others are dequantised, as few rows as fill a processor's cache.
-    """
-    if tensor.kind in _PLAIN:
-        return files.view(*tensor[:5])
-    block, size = block_of(tensor.kind)
-    raw = files.view(tensor.file, np.dtype(np.uint8), (tensor.stop - tensor.start,), tensor.start, tensor.stop)
-    out = np.empty(len(raw) // size * block, np.float32)
-    step, dequantise = max(1, _CHUNK // block), _dequantiser(tensor.kind)
-    for first in range(0, len(raw) // size, step):
-        rows = raw[first * size : (first + step) * size]
-        with np.errstate(all="ignore"):  # scales of a damaged file may be infinite
-            out[first * block : (first + step) * block] = dequantise(rows[None])[0]
-    return out.reshape(tensor.shape)
-
-
-def read_tensor(tensor: StoredTensor) -> np.ndarray:
-    """The numbers of a tensor, read from its file."""
-    return np.array(dequantised(MappedFiles(), tensor))

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from fewshot_jax.errors import UserError
-from fewshot_jax.models.gguf.file import AGAIN, GGUFFile, quote, read_tensor
+from fewshot_jax.models.gguf.file import AGAIN, GGUFFile, quote
 from fewshot_jax.models.gguf.metadata import integer, number, text
+from fewshot_jax.models.gguf.stored_tensor import read_tensor
 from fewshot_jax.models.positions import Rotary
 
 FACTORS = "rope_freqs.weight"  # divides the frequencies; llama.cpp writes Llama 3's scaling so
