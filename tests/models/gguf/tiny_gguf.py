@@ -5,7 +5,6 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, get_tensor_name_map, quants
 from safetensors.numpy import load_file
-
 from transformers import CONFIG_MAPPING
 
 import fewshot_jax as fsj
@@ -159,7 +158,9 @@ def write(path, architecture, metadata, tensors, *, kinds=None, **options):
 
 def add(writer, key, value):
     """Add one value of the metadata by its Python type."""
-    if isinstance(value, bool):
+    if key == "general.alignment":
+        writer.add_custom_alignment(value)
+    elif isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):
         writer.add_uint32(key, value)
