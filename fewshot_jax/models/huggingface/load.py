@@ -31,7 +31,9 @@ from fewshot_jax.models.huggingface.pretrained import (
     rules_of,
 )
 from fewshot_jax.models.huggingface.read_leaf import Source, read_leaf
+from fewshot_jax.models.huggingface.sentence_transformers import check_hidden, read_vectors
 from fewshot_jax.models.huggingface.tensors import Checkpoint
+from fewshot_jax.models.huggingface.vector_files import read_dense
 from fewshot_jax.models.language_head import HeadKind
 from fewshot_jax.models.mapped_files import Tensors
 from fewshot_jax.models.sources.names import find_files
@@ -60,9 +62,10 @@ def load_pretrained(
 
     Args:
         path: a directory that transformers or sentence-transformers wrote, with safetensors; a ``.gguf`` file, whose
-            quantised tensors are dequantised;
-            ``org/name`` or ``org/name@revision`` of the Hugging Face hub; ``package:NAME``, an installed Python package
-            that holds a model; ``"default"``, the encoder that ships with this package.
+            quantised tensors are dequantised; ``org/name`` or ``org/name@revision`` of the Hugging Face hub;
+            ``package:NAME``, an installed Python package that holds a model; ``"default"``, the encoder that ships with
+            this package. Where a directory has a modules.json (of sentence-transformers), this says where the
+            transformer lies, and what makes one vector of a text.
         head: ``"auto"`` for that of ``architectures[0]``; ``"masked_lm"``, ``"causal_lm"``, ``"classification"``,
             ``"span"``; None for hidden states alone. A head that the checkpoint does not have is created.
         num_labels: classes of a classification; None for the config's. If the checkpoint's head has
@@ -85,7 +88,8 @@ def load_pretrained(
     if num_labels is not None and num_labels < 1:
         raise UserError(f"num_labels={num_labels}: expected at least 1")
     files = find_files(path)
-    path = files.path
+    described = read_vectors(files.path)
+    path = described.body
     config = read_model_config(path)
     family = family_of(config)
     kind = head_of(config, path / "config.json") if head == "auto" else head
@@ -104,6 +108,7 @@ def load_pretrained(
         prefix = body_prefix(family, names)
         config = _untied(config, family, kind, prefix, checkpoint, names)
         module = build(config, kind, computed)
+        check_hidden(path, described.vectors.shape, module.shape.last.block.width)
         leaves = leaves_of(module)
         rules = [_also_output(rule, family, config) for rule in rules_of(family, config, kind, prefix, leaves)]
         created = _absent_head(rules, leaves, checkpoint, names) if head != "auto" or num_labels is not None else set()
@@ -138,6 +143,8 @@ def load_pretrained(
         path=path,
         name=files.name,
         revision=files.revision if files.kind == "hub" else None,
+        vectors=described.vectors,
+        dense_params=read_dense(described),
     )
 
 

@@ -28,7 +28,8 @@ from fewshot_jax.models.huggingface.lora_matrices import (
     taken,
 )
 from fewshot_jax.models.huggingface.mapping import Rule
-from fewshot_jax.models.huggingface.pretrained import Pretrained, misfit, prefix_of, read_model_json
+from fewshot_jax.models.huggingface.pretrained import Pretrained, misfit, prefix_of
+from fewshot_jax.models.huggingface.read_json import read_model_json
 from fewshot_jax.models.huggingface.tensors import Checkpoint
 from fewshot_jax.models.huggingface.writer import TensorSource, atomic_checkpoint, write_checkpoint
 from fewshot_jax.models.lora import A, B, lora, lora_of

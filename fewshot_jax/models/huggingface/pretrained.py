@@ -1,24 +1,27 @@
 """A pretrained model: its config, its module, its parameters, its tokenizer."""
 
 import functools
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.adapters import Adapter
 from fewshot_jax.models.gguf.architectures import config_of
 from fewshot_jax.models.gguf.file import is_gguf, read_file
+from fewshot_jax.models.huggingface.embedding import embed_texts, vectorizer
 from fewshot_jax.models.huggingface.families import FAMILIES, family_of
 from fewshot_jax.models.huggingface.family import Family, FamilyConfig
 from fewshot_jax.models.huggingface.mapping import Rule, placed
+from fewshot_jax.models.huggingface.read_json import read_model_json
 from fewshot_jax.models.huggingface.relatives import suggestion
+from fewshot_jax.models.huggingface.sentence_transformers import TextVectors
 from fewshot_jax.models.huggingface.text_tokenizer import check_rows, has_tokenizer, padding_alone, read_tokenizer
 from fewshot_jax.models.language_head import HeadKind
 from fewshot_jax.models.transformer import Transformer
@@ -47,6 +50,8 @@ class Pretrained:
         revision: the commit of a model of the hub; None of others.
         layout: the names of its parameters in a file, where they are not those of the config's family (a text encoder
             of our own).
+        vectors: what makes one vector of a text, as the directory describes it.
+        dense_params: parameters of the dense layers that vectors go through; {} for none.
     """
 
     config: FamilyConfig
@@ -59,6 +64,8 @@ class Pretrained:
     name: str | None = None
     revision: str | None = None
     layout: Family | None = None
+    vectors: TextVectors = field(default_factory=TextVectors)
+    dense_params: Params = field(default_factory=dict)
 
     @property
     def family(self) -> Family:
@@ -74,6 +81,30 @@ class Pretrained:
         """Trained and frozen parameters for an adapter, whose new ones are initialised; see `Adapter.split`."""
         return adapter.split(self.params, functools.partial(initial_params, self.module, jax.random.key(seed)))
 
+    def embed(self, texts: Sequence[str], *, prompt: str | None = None, batch_size: int = 32) -> np.ndarray:
+        """One vector of each text, ``[N, D']`` float32, in the order of the texts.
+
+        As the directory describes it: pooling, dense layers, unit length, prompts, the longest text. Where it says
+        nothing, the mean of the hidden states. Texts are sorted by length; few shapes are compiled.
+
+        Args:
+            texts: of any length; what is beyond the longest is not read.
+            prompt: put before each text: a name among ``vectors.prompts``, or the text itself; None for the default
+                prompt of the directory, ``""`` for none.
+            batch_size: texts computed at once.
+
+        Raises:
+            UserError: there is no tokenizer, or it cannot be read; something in ``texts`` is no text.
+
+        References:
+            Reimers, Gurevych. Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks. EMNLP 2019.
+        """
+        return embed_texts(self, texts, self._vectorize, prompt=prompt, batch_size=batch_size)
+
+    @functools.cached_property
+    def _vectorize(self) -> Any:
+        return vectorizer(self.module)
+
     @functools.cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase | None":
         """The tokenizer beside the model, read when first asked for; None where there is none.
@@ -88,20 +119,6 @@ class Pretrained:
         rows = self.module.shape.vocab_size
         check_rows(tokenizer.get_vocab(), rows, str(self.path), padding=padding_alone(tokenizer))
         return tokenizer
-
-
-def read_model_json(file: Path) -> Any:
-    """What a file of a model's directory says.
-
-    Raises:
-        UserError: it cannot be read, or is not JSON.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: is not JSON ({error})") from None
 
 
 def misfit(what: str, problems: Sequence[str], unknown: Sequence[str] = (), unread: Sequence[str] = ()) -> UserError:
@@ -154,11 +171,11 @@ def read_model_config(path: Path) -> FamilyConfig:
     from transformers import CONFIG_MAPPING
 
     kind_of_config = CONFIG_MAPPING[kind]
-    names = {field: {field} for field in FAMILIES[kind].required}
-    for alias, field in kind_of_config.attribute_map.items():
-        names.setdefault(field, {field}).add(alias)
-        names.setdefault(alias, {alias}).add(field)
-    if missing := [field for field in FAMILIES[kind].required if not names[field] & raw.keys()]:
+    names = {name: {name} for name in FAMILIES[kind].required}
+    for alias, name in kind_of_config.attribute_map.items():
+        names.setdefault(name, {name}).add(alias)
+        names.setdefault(alias, {alias}).add(name)
+    if missing := [name for name in FAMILIES[kind].required if not names[name] & raw.keys()]:
         raise UserError(
             f"{file}: lacks {', '.join(missing)}, which model_type '{kind}' needs; copy the config.json again from "
             "where the model came from"

@@ -13,7 +13,9 @@ from fewshot_jax.atomic_write import cannot_write
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.mapping import Rule
 from fewshot_jax.models.huggingface.pretrained import Pretrained, leaves_of, prefix_of, rules_of
+from fewshot_jax.models.huggingface.sentence_transformers import MODULES
 from fewshot_jax.models.huggingface.text_tokenizer import COMPANIONS, TOKENIZER_FILES
+from fewshot_jax.models.huggingface.vector_files import write_vectors
 from fewshot_jax.models.huggingface.writer import TensorSource, atomic_checkpoint, write_checkpoint
 
 
@@ -22,8 +24,10 @@ def save_pretrained(
 ) -> None:
     """Write config.json, safetensors and the tokenizer; transformers loads the directory with equal outputs.
 
-    The files of a tokenizer that cannot be read here are copied. A new directory appears whole or not at all; in one
-    that exists nothing is replaced before all is on disk, and a reader never finds weights beside another config.
+    A model that was read with a description of its vectors gets the files of sentence-transformers as well, which
+    loads the directory with equal vectors. The files of a tokenizer that cannot be read here are copied. A new
+    directory appears whole or not at all; in one that exists nothing is replaced before all is on disk, and a reader
+    never finds weights beside another config.
 
     Args:
         path: the directory, made if need be; files of the same names are replaced.
@@ -47,8 +51,10 @@ def write_pretrained(
 ) -> None:
     """`save_pretrained` that raises an OSError where the directory cannot be written."""
     tensors = _tensors(pretrained, dtype)
-    with atomic_checkpoint(path, key="config.json") as partial:
+    hidden = pretrained.module.shape.last.block.width
+    with atomic_checkpoint(path, key="config.json", gone=(MODULES,)) as partial:
         _write_texts(partial, path, pretrained, tensors)
+        write_vectors(partial, pretrained.vectors, hidden, pretrained.dense_params)
         write_checkpoint(partial, tensors, max_shard_bytes=max_shard_bytes)
 
 

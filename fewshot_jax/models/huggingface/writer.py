@@ -30,7 +30,9 @@ class TensorSource(NamedTuple):
 
 
 @contextlib.contextmanager
-def atomic_checkpoint(directory: Path, *, stem: str = "model", key: str | None = None) -> Iterator[Path]:
+def atomic_checkpoint(
+    directory: Path, *, stem: str = "model", key: str | None = None, gone: tuple[str, ...] = ()
+) -> Iterator[Path]:
     """`atomic_files` for a directory with a checkpoint, which `write_checkpoint` writes, and the files beside it.
 
     The block writes everything to the directory that this yields. A reader finds the old checkpoint until the new
@@ -42,11 +44,12 @@ def atomic_checkpoint(directory: Path, *, stem: str = "model", key: str | None =
         directory: made if need be.
         stem: as of `write_checkpoint`.
         key: the file beside the weights without which nothing is read; the block writes it.
+        gone: old files that say something of the old checkpoint, which go where the block does not write them.
 
     Raises:
         OSError: one file cannot be written; names ``directory``.
     """
-    with atomic_files(directory, order=functools.partial(_order, stem=stem, key=key)) as partial:
+    with atomic_files(directory, order=functools.partial(_order, stem=stem, key=key, gone=gone)) as partial:
         yield partial
 
 
@@ -157,7 +160,7 @@ def _deciding(stem: str) -> tuple[str, str]:
     return f"{stem}.safetensors", f"{stem}.safetensors.index.json"
 
 
-def _order(partial: Path, directory: Path, *, stem: str, key: str | None) -> Order:
+def _order(partial: Path, directory: Path, *, stem: str, key: str | None, gone: tuple[str, ...]) -> Order:
     """How new files replace those of a directory, so that a reader never finds a mixture.
 
     The single file or the index alone decides which weights are read. Where it alone is replaced, this one step
@@ -170,11 +173,14 @@ def _order(partial: Path, directory: Path, *, stem: str, key: str | None) -> Ord
     deciding = index if index in weights else single
     shards = [name for name in weights if name != deciding]
     beside = [name for name in made if name not in weights and not _same(partial / name, directory / name)]
-    if not beside and not old.intersection(shards):
+    old_texts = [name for name in gone if name not in made and (directory / name).is_file()]
+    if not beside and not old_texts and not old.intersection(shards):
         return Order([], [*shards, deciding], sorted(old.difference(weights), key=lambda name: name != single))
     texts = [name for name in beside if name != key]
     first = [name for name in (key, index, single) if name is not None and (directory / name).is_file()]
-    replaced = [name for name in (*texts, *sorted(old)) if name not in first and (directory / name).is_file()]
+    replaced = [
+        name for name in (*old_texts, *texts, *sorted(old)) if name not in first and (directory / name).is_file()
+    ]
     return Order([*first, *replaced], [*texts, *shards, deciding, *([key] if key is not None else [])])
 
 
