@@ -18,13 +18,16 @@ from fewshot_jax.config import Config
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.errors import UserError
 from fewshot_jax.evaluation.tuning import with_rates
-from fewshot_jax.models.sources.names import DEFAULT
+from fewshot_jax.models.huggingface.sentence_transformers import read_vectors
+from fewshot_jax.models.sources.names import DEFAULT, find_files
 from fewshot_jax.training.experiment import Experiment, model_of_run
 from fewshot_jax.training.run_directory import RunDirectory
 from fewshot_jax.types import MetaParams
 
 PACKAGED = Path(__file__).parent / DEFAULT
 MANY = 512  # support texts; of more, each inner step reads a part
+LONGEST, UNSTATED = 256, 128  # tokens of a text: the most of a model that states its limit, and those of others
+BUCKETS = (16, 32, 64, 128)
 FACTORS = (0.3, 1.0, 3.0)  # of the inner rate, from which one is chosen
 HEAD, HEAD_RATE, HEAD_STEPS = "^head", 1e-2, (0, 30, 100)  # of a head on features that stay, by Adam
 
@@ -97,10 +100,12 @@ def start_of_pretrained(name: str) -> Start:
     Raises:
         UserError: it cannot be used.
     """
+    stated = read_vectors(find_files(name).path).vectors.max_length
+    longest = UNSTATED if stated is None else min(stated, LONGEST)
     values: dict[str, Any] = {
         "model": {"pretrained": name},
         "learner": {"name": "protonet"},
-        "tokenizer": {"max_length": 128, "buckets": [16, 32, 64, 128]},
+        "tokenizer": {"max_length": longest, "buckets": [*(size for size in BUCKETS if size < longest), longest]},
     }
     config = from_dict(values)
     model = TextModel.open(config)

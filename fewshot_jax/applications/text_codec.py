@@ -11,6 +11,8 @@ from fewshot_jax.data.pretraining.objectives import vocabulary_of
 from fewshot_jax.data.sequences import Codec
 from fewshot_jax.data.tokenization import load_tokenizer, train_tokenizer
 from fewshot_jax.errors import UserError
+from fewshot_jax.models.huggingface.embedding import lower_case
+from fewshot_jax.models.huggingface.sentence_transformers import TextVectors
 from fewshot_jax.models.huggingface.text_tokenizer import check_rows, load_text_tokenizer, padding_alone
 from fewshot_jax.models.transformer import ModelShape
 
@@ -24,7 +26,11 @@ Render = Callable[[Sequence[tuple[str, str]]], str]
 
 
 def open_codec(
-    config: Config, saved: Path | None, home: Path | None, texts: Callable[[], Sequence[str]]
+    config: Config,
+    saved: Path | None,
+    home: Path | None,
+    texts: Callable[[], Sequence[str]],
+    vectors: TextVectors,
 ) -> tuple[Codec, Render | None]:
     """Open the tokenizer of a config, or train one, and read its chat template where the config asks for it.
 
@@ -33,11 +39,12 @@ def open_codec(
         saved: directory of the run or of the saved model; None where there is none yet.
         home: directory of a pretrained model's config and tokenizer; None of a new model.
         texts: to train a tokenizer on, called only if that is needed.
+        vectors: how a pretrained model's directory says that its texts are read.
 
     Raises:
         UserError: the tokenizer cannot be used.
     """
-    tokenizer, around, render = _tokenizer(config, texts, saved, home)
+    tokenizer, around, render = _tokenizer(config, texts, saved, home, vectors)
     sizes = config.tokenizer
     codec = Codec(
         tokenizer=tokenizer,
@@ -65,7 +72,11 @@ def codec_of_model(codec: Codec, config: Config, shape: ModelShape, home: Path) 
 
 
 def _tokenizer(
-    config: Config, texts: Callable[[], Sequence[str]], saved: Path | None, home: Path | None
+    config: Config,
+    texts: Callable[[], Sequence[str]],
+    saved: Path | None,
+    home: Path | None,
+    vectors: TextVectors,
 ) -> tuple["Tokenizer", dict[str, Any], Render | None]:
     """Return the tokenizer, the tokens around texts, and the chat template where one is asked for and exists."""
     chat = config.record.chat
@@ -82,7 +93,10 @@ def _tokenizer(
     tokenizer = of_model.backend_tokenizer
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    return tokenizer, _around(of_model, config, str(home), rendered=render is not None), render
+    if vectors.lower_case:
+        lower_case(tokenizer)
+    around = _around(of_model, config, str(home), rendered=render is not None, exact=vectors.stated)
+    return tokenizer, {**around, "prompt": vectors.prompt(None)}, render
 
 
 def _with_rows(codec: Codec, rows: int, home: Path, where: str) -> Codec:
@@ -131,14 +145,24 @@ def _read_codec(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is missing or damaged; restore it, or train or adapt again") from None
 
 
-def _around(tokenizer: Any, config: Config, where: str, *, rendered: bool) -> dict[str, Any]:
-    """The special tokens of a pretrained model, put where ours stand; a chat template puts its own."""
+def _around(tokenizer: Any, config: Config, where: str, *, rendered: bool, exact: bool) -> dict[str, Any]:
+    """The special tokens of a pretrained model, put where ours stand; a chat template puts its own.
+
+    Args:
+        tokenizer: with its template.
+        config: of the run.
+        where: of what a message speaks.
+        rendered: whether a chat template is used.
+        exact: whether a text has what the template adds and nothing else.
+    """
     own = vocabulary_of(tokenizer, where)
     points = not config.record.head and config.model.architecture == "encoder"  # at a span of the second text
     two_stacks = config.model.architecture == "encoder_decoder" and not config.record.head
     begin, middle = _template(tokenizer.backend_tokenizer, own.start, pair=points)
     if rendered:
         begin, middle = [], []
+    elif exact:
+        pass
     elif middle and (points or two_stacks or tokenizer.sep_token_id is not None):
         pass  # as the tokenizer's own template has it; what ends a text that a decoder goes on with is left out
     elif tokenizer.sep_token_id is not None:

@@ -12,6 +12,7 @@ from fewshot_jax.applications.classification import Features
 from fewshot_jax.config import ModelConfig
 from fewshot_jax.models.heads import TextFeatures
 from fewshot_jax.models.lora import lora
+from fewshot_jax.models.pooling import VectorShape
 from fewshot_jax.models.text_encoder import TextEncoder
 from fewshot_jax.models.transformer import Transformer
 from fewshot_jax.types import Batch, Key, Params
@@ -32,6 +33,7 @@ def features_of_texts(
     deterministic: bool = True,
     lora_rank: int = 0,
     pretrained: Callable[[Key], Params] | None = None,
+    dense: Params | None = None,
 ) -> Features:
     """A text model as the features of a classification.
 
@@ -40,6 +42,7 @@ def features_of_texts(
         deterministic: no dropout.
         lora_rank: of the low-rank path beside the attention's queries and values; 0 for none.
         pretrained: ``rng -> parameters`` of a pretrained encoder's transformer; None for initial ones.
+        dense: parameters of the dense layers of a pretrained model's vectors; None or {} for initial ones, or for none.
     """
     adapted: Callable[[], Any] = lora(rank=lora_rank).active if lora_rank else nullcontext
 
@@ -48,6 +51,8 @@ def features_of_texts(
         ngrams = jnp.zeros((1, model.ngram_width)) if model.ngram_width else None
         with adapted():
             params = model.init(rng, ids, jnp.ones_like(ids), ngrams)["params"]
+        if dense:
+            params = {**params, "vectors": jax.tree.map(jnp.array, dense)}  # a copy, as of the other weights
         return params if pretrained is None else {**params, "encoder": {"transformer": pretrained(rng)}}
 
     def apply(params: Params, batch: Batch, rng: Key) -> jax.Array:
@@ -67,6 +72,11 @@ def features_of_texts(
     return Features(init, apply, model.width, jnp.zeros(model.context_width))
 
 
-def text_features(config: ModelConfig, module: Transformer) -> TextFeatures:
-    """Put what makes one vector of a text on a transformer without a head."""
-    return TextFeatures(TextEncoder(module), initial_scale=config.feature_scale, ngram_width=config.ngram_width)
+def text_features(config: ModelConfig, module: Transformer, vectors: VectorShape | None = None) -> TextFeatures:
+    """Put what makes one vector of a text on a transformer without a head; None for the mean of its hidden states."""
+    return TextFeatures(
+        TextEncoder(module),
+        initial_scale=config.feature_scale,
+        ngram_width=config.ngram_width,
+        vectors=VectorShape() if vectors is None else vectors,
+    )

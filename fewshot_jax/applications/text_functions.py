@@ -12,6 +12,7 @@ from fewshot_jax.applications.text_features import features_of_texts, text_featu
 from fewshot_jax.applications.text_to_text import text_to_text
 from fewshot_jax.config import Config
 from fewshot_jax.data.sequences import Codec
+from fewshot_jax.models.huggingface.sentence_transformers import TextVectors
 from fewshot_jax.models.language_head import HeadKind
 from fewshot_jax.models.transformer import Transformer
 from fewshot_jax.types import Key, Params
@@ -34,6 +35,12 @@ class Parts(Protocol):
 
     @property
     def scratch_params(self) -> Callable[[Key], Params] | None: ...
+
+    @property
+    def vectors(self) -> TextVectors: ...
+
+    @property
+    def dense(self) -> Params: ...
 
     @property
     def home(self) -> Path | None: ...
@@ -77,17 +84,17 @@ def head_functions(model: Parts, ways: int, training: bool) -> Functions:
     joint = config.learner.record.joint
     # Unlike models that write, a head has no dropout in joint training.
     deterministic = not training or joint or not trains_with_dropout(config)
-    texts = text_features(config.model, model.module)
+    texts = text_features(config.model, model.module, model.vectors.shape)
 
-    def functions(start: Callable[[Key], Params] | None) -> Functions:
+    def functions(start: Callable[[Key], Params] | None, dense: Params | None = None) -> Functions:
         rank = config.model.lora_rank
-        features = features_of_texts(texts, deterministic=deterministic, lora_rank=rank, pretrained=start)
+        features = features_of_texts(texts, deterministic=deterministic, lora_rank=rank, pretrained=start, dense=dense)
         return classification(features, ways=ways, joint_classes=model.joint_classes if joint else 0)
 
     if model.home is None:
         return functions(None)
     scratch = None if model.scratch_params is None else functions(model.scratch_params).init_params
-    return functions(model.init_params)._replace(scratch_params=scratch)
+    return functions(model.init_params, model.dense)._replace(scratch_params=scratch)
 
 
 def writing_functions(model: Parts, ways: int, training: bool) -> Functions:

@@ -25,7 +25,9 @@ from fewshot_jax.data.tokenization import save_tokenizer
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.fresh import new_module, new_params
 from fewshot_jax.models.huggingface.pretrained import build, read_model_config
+from fewshot_jax.models.huggingface.sentence_transformers import TextVectors, read_vectors
 from fewshot_jax.models.huggingface.text_tokenizer import load_text_tokenizer
+from fewshot_jax.models.huggingface.vector_files import write_vectors
 from fewshot_jax.models.lora import lora
 from fewshot_jax.models.sources.names import MODEL_OF_A_RUN, ModelFiles, find_files
 from fewshot_jax.models.text_encoder import text_encoder
@@ -45,6 +47,8 @@ class TextModel:
         scratch_params: the same, initialised; None where `init_params` is that.
         render: its chat template; None where it has none, or none is asked for.
         home: the directory of a pretrained model's config and tokenizer; None of a new model.
+        vectors: how a classifier makes one vector of a text, as a pretrained model's directory describes it.
+        dense: the pretrained parameters of the dense layers of these vectors; {} for none.
         joint_classes: training classes, which a head of joint training tells apart; 0 where they are not known.
     """
 
@@ -55,6 +59,8 @@ class TextModel:
     scratch_params: Callable[[Key], Params] | None = None
     render: Render | None = None
     home: Path | None = None
+    vectors: TextVectors = dataclasses.field(default_factory=TextVectors)
+    dense: Params = dataclasses.field(default_factory=dict)
     joint_classes: int = 0
 
     @classmethod
@@ -80,16 +86,21 @@ class TextModel:
         Raises:
             UserError: the checkpoint or the tokenizer cannot be used.
         """
-        home = None
+        home, vectors = None, TextVectors()
         if config.model.pretrained is not None:
-            saved = None if directory is None else directory / MODEL_OF_A_RUN
-            home = saved or files_of_model(config, weights=weights).path
+            given = files_of_model(config, weights=weights).path if directory is None else directory / MODEL_OF_A_RUN
+            described = read_vectors(given)
+            home = described.body
+            vectors = described.vectors if config.record.head else vectors
             read_model_config(home)  # what is wrong with it tells more than what is wrong with the tokenizer beside it
-        codec, render = open_codec(config, directory, home, texts)
-        module, loaded = _module(config, codec.tokenizer.get_vocab_size(), home, weights)
+        codec, render = open_codec(config, directory, home, texts, vectors)
+        module, loaded, dense = _module(config, codec.tokenizer.get_vocab_size(), home, weights)
         if home is not None:
             codec = codec_of_model(codec, config, module.shape, home)
         codec.check_size()
+        if not vectors.include_prompt:
+            shape = dataclasses.replace(vectors.shape, skipped=codec.prompt_tokens)
+            vectors = dataclasses.replace(vectors, shape=shape)
         start, scratch = _starts(config, module, loaded)
         return cls(
             config=config,
@@ -99,6 +110,8 @@ class TextModel:
             scratch_params=scratch,
             render=render,
             home=home,
+            vectors=vectors,
+            dense=dense if vectors.shape.dense else {},
             joint_classes=joint_classes,
         )
 
@@ -144,7 +157,10 @@ class TextModel:
             with atomic_files(directory / MODEL_OF_A_RUN, last="config.json") as partial:
                 load_text_tokenizer(self.home).save_pretrained(str(partial))
                 shutil.copyfile(self.home / "config.json", partial / "config.json")
+                write_vectors(partial, self.vectors, self.module.shape.last.block.width)
         around = {name: getattr(self.codec, name) for name in ("begin", "middle", "end", "pad")}
+        if self.codec.prompt:
+            around["prompt"] = self.codec.prompt
         write_text(folder / CODEC, strict_json.dumps(around) + "\n")
 
 
@@ -166,22 +182,23 @@ def _starts(
     return (scratch, None) if loaded is None else (start, scratch)
 
 
-def _module(config: Config, tokens: int, home: Path | None, weights: bool) -> tuple[Transformer, Params | None]:
-    """Return the module of a config, and the checkpoint's parameters where they are read."""
+def _module(config: Config, tokens: int, home: Path | None, weights: bool) -> tuple[Transformer, Params | None, Params]:
+    """Return the module of a config, and the parameters of checkpoint and dense layers where they are read."""
     model, dtype = config.model, jnp.dtype(config.model.compute_dtype)
     classifies, head = config.record.head, text_task_of(config).head  # classifiers have a head of their own
     if model.pretrained is None and classifies:
-        return text_encoder(model, vocab_size=tokens, max_length=config.tokenizer.max_length).transformer, None
+        return text_encoder(model, vocab_size=tokens, max_length=config.tokenizer.max_length).transformer, None, {}
     if model.pretrained is None:
         sizes = {name: getattr(model, name) for name in ("width", "layers", "heads", "mlp_width", "dropout")}
         made = new_module(model.architecture, vocab_size=tokens, head=head, compute_dtype=dtype, **sizes)
-        return made[1], None
+        return made[1], None, {}
     assert home is not None
+    dense: Params = {}
     if weights:
         from fewshot_jax.models.huggingface.load import load_pretrained
 
         pretrained = load_pretrained(model.pretrained, head=head, dtype=jnp.float32, compute_dtype=dtype)
-        module, loaded = pretrained.module, pretrained.params
+        module, loaded, dense = pretrained.module, pretrained.params, pretrained.dense_params
     else:
         module, loaded = build(read_model_config(home), head, dtype), None
     found = module.shape.architecture
@@ -192,7 +209,7 @@ def _module(config: Config, tokens: int, home: Path | None, weights: bool) -> tu
             f"{model.pretrained}: this model is of architecture '{found}', not '{model.architecture}'; "
             "set model.architecture to it"
         )
-    return module, loaded
+    return module, loaded, dense
 
 
 def files_of_model(config: Config, *, weights: bool = True) -> ModelFiles:

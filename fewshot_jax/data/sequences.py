@@ -29,6 +29,7 @@ class Codec:
         begin, middle: ids before and after a source; may be empty.
         end: id after a target.
         pad: id of padding.
+        prompt: put before each source.
         max_length, target_max_length: most tokens of a source and of a target, those around them included.
         buckets, target_buckets: lengths that batches are padded to.
         keep_end: a source that is too long loses its beginning, not its end (a dialogue).
@@ -47,6 +48,7 @@ class Codec:
     middle: tuple[int, ...] = (SPECIAL_TOKENS.index("[SEP]"),)
     end: int = SPECIAL_TOKENS.index("[SEP]")
     pad: int = SPECIAL_TOKENS.index("[PAD]")
+    prompt: str = ""
     max_length: int
     target_max_length: int
     buckets: tuple[int, ...]
@@ -79,7 +81,7 @@ class Codec:
         return [self.known[item] for item in items]
 
     def _encode(self, examples: Sequence[Example]) -> list[tuple[Ids, Ids]]:
-        sources = self._ids([example.source for example in examples])
+        sources = self._ids([self.prompt + example.source for example in examples])
         targets = self._ids([example.target for example in examples])
         return [
             (self._source(ids, example), self._target(written, example))
@@ -88,7 +90,13 @@ class Codec:
 
     def sources(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of sources alone."""
-        return [self._source(ids, Example(text, "")) for ids, text in zip(self._ids(texts), texts, strict=True)]
+        encoded = self._ids([self.prompt + text for text in texts])
+        return [self._source(ids, Example(text, "")) for ids, text in zip(encoded, texts, strict=True)]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of a source that are the prompt's, those before it included; 0 without a prompt."""
+        return len(self.begin) + len(self._ids([self.prompt])[0]) if self.prompt else 0
 
     def decode(self, ids: np.ndarray) -> list[str]:
         """Texts of generated ids ``[n, M]``, each up to its end; -1 is padding too."""

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fewshot_jax.models.pooling import TextVector, VectorShape
 from fewshot_jax.models.text_encoder import TextEncoder
 
 
@@ -43,10 +44,11 @@ def _unit(x_BD: jax.Array) -> jax.Array:
 class TextFeatures(nn.Module):
     """One vector per text, of a learned length: ``[B, L] -> [B, D + G]``.
 
-    The pooled hidden states of the encoder (``D`` features) and, beside them, the
+    The vector of the encoder's hidden states (``D`` features) and, beside it, the
     hashed n-grams of the text (``G``), each column with a learned weight: what the
     inverse document frequency is to TF-IDF, but trained for the task. They carry
-    words that the encoder has never met. Both parts have unit length; the n-grams
+    words that the encoder has never met. A mean of hidden states is a weighted one, see
+    `AttentionPool`, which starts as the plain one. Both parts have unit length; the n-grams
     enter with a small gate, which grows as far as it helps.
 
     Vectors are of unit length times one scale. For prototypes its square is an
@@ -60,6 +62,7 @@ class TextFeatures(nn.Module):
         initial_gate: length of the n-grams, that of the encoder's part being 1, before training.
         weight_gain: the logarithms of the columns' weights count this many times,
             so that they keep pace with Adam's small steps.
+        vectors: from hidden states to one vector; dense layers have their parameters under this name.
     """
 
     encoder: TextEncoder
@@ -67,11 +70,12 @@ class TextFeatures(nn.Module):
     ngram_width: int = 0
     initial_gate: float = 0.2
     weight_gain: float = 10.0
+    vectors: VectorShape = VectorShape()
 
     @property
     def width(self) -> int:
         """Number of features of a text."""
-        return self.encoder.shape.last.block.width + self.ngram_width
+        return self.vectors.width(self.encoder.shape.last.block.width) + self.ngram_width
 
     @property
     def context_width(self) -> int:
@@ -89,7 +93,11 @@ class TextFeatures(nn.Module):
         deterministic: bool = True,
     ) -> jax.Array:
         x_BLD = self.encoder(input_ids, attention_mask, context=context, deterministic=deterministic)
-        unit_BD = _unit(AttentionPool(self.encoder.shape.vocab_size, name="pool")(x_BLD, input_ids, attention_mask))
+        mean_BD = None
+        if "mean" in self.vectors.pooling:
+            pool = AttentionPool(self.encoder.shape.vocab_size, name="pool")
+            mean_BD = pool(x_BLD, input_ids, self.vectors.pooled_tokens(attention_mask))
+        unit_BD = _unit(TextVector(self.vectors, name="vectors")(x_BLD, attention_mask, mean_BD))
         given = None if ngrams is None else ngrams.shape
         if given != ((input_ids.shape[0], self.ngram_width) if self.ngram_width else None):
             raise ValueError(f"ngrams has shape {given}: expected [B, {self.ngram_width}], or none with ngram_width=0")

@@ -54,10 +54,14 @@ class ModelFiles:
 
     def hash(self) -> str:
         """Return the SHA-256 of config, tokenizer and weights, by which two models are told apart."""
+        from fewshot_jax.models.huggingface.sentence_transformers import read_vectors
+
         files = [self.path]
         if self.path.is_dir():
-            parts = self.path.glob("[0-9]_*/*") if (self.path / "modules.json").is_file() else ()
-            files = sorted(one for one in (*self.path.iterdir(), *parts) if one.suffix in (".safetensors", ".json"))
+            _, body, dense = read_vectors(self.path)
+            folders = dict.fromkeys((self.path, body, *dense))
+            inside = (one for folder in folders for one in sorted(folder.iterdir()))
+            files = [one for one in inside if one.suffix in (".safetensors", ".json")]
         hashes = hashlib.sha256()
         for file in files:
             with file.open("rb") as content:
