@@ -35,7 +35,6 @@ def llama(vocabulary: int, width: int, mlp: int, layers: int, heads: int, kv: in
 
 _BASE = {"max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}
 _T5 = {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_proj": "gated-gelu"}
-_TIED = {"tie_word_embeddings": True}
 _V3 = {
     "vocab_size": 128100,
     "hidden_size": 768,
@@ -134,7 +133,9 @@ MODELS: dict[str, tuple[str, Any, dict[str, Any]]] = {
 
 def parameters(family: str, head: Any, sizes: dict[str, Any]) -> int:
     """How many weights a model of these sizes has."""
-    module = build(CONFIG_MAPPING[family](**sizes), head, jnp.float32)
+    config = CONFIG_MAPPING[family](**sizes)
+    config.tie_word_embeddings = sizes.get("tie_word_embeddings", config.tie_word_embeddings)  # T5's forgets it
+    module = build(config, head, jnp.float32)
     return sum(math.prod(leaf.shape) for leaf in leaves_of(module).values())
 
 

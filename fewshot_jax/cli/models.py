@@ -138,12 +138,26 @@ def rows_of(one: "Description") -> dict[str, str]:
         "parameters": f"{one.parameters:,} ({one.layers} layers of width {one.width}, {one.vocabulary:,} token ids)",
         "tokenizer": "none" if one.tokens is None else f"{one.tokens:,} tokens",
         "positions": "no limit stated" if one.positions is None else f"{one.positions:,} tokens",
+        "a vector is": vector_of(one),
         "licence": one.licence or "not stated",
         "on disk": size(one.bytes_on_disk) if one.bytes_on_disk else "no weights yet: 'fewshot-jax models get' them",
         "to load": f"{size(one.bytes_to_load)} (float32)",
         "to adapt": f"{size(one.bytes_to_adapt)} (LoRA of rank 8 on queries and values, 4 texts of 128 tokens)",
     }
     return {name: value for name, value in rows.items() if value is not None}
+
+
+def vector_of(one: "Description") -> str:
+    """How a text becomes one vector, in words."""
+    vectors = one.vectors
+    steps = [f"{' and '.join(vectors.shape.pooling)} of the hidden states"]
+    for step in vectors.shape.steps:
+        steps.append("of unit length" if step == "normalize" else f"a dense layer to {step.outputs}")
+    if vectors.max_length is not None:
+        steps.append(f"of at most {vectors.max_length} tokens")
+    if prompt := vectors.prompt(None):
+        steps.append(f"after the prompt {prompt!r}")
+    return f"{', '.join(steps)}{'' if vectors.stated else ' (nothing is stated)'}"
 
 
 def size(number: int) -> str:

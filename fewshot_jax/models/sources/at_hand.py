@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.pretrained import read_model_config
+from fewshot_jax.models.huggingface.sentence_transformers import read_vectors
 from fewshot_jax.models.sources.describe import bytes_on_disk, licence_of
 from fewshot_jax.models.sources.hub import missing_files
 from fewshot_jax.models.sources.names import DEFAULT, ModelFiles, find_files
@@ -45,7 +46,7 @@ def _here(files: ModelFiles) -> Here:
     family, problem = None, None
     lacking = missing_files(files.path) if files.kind == "hub" else []
     try:
-        family = read_model_config(files.path).model_type
+        family = read_model_config(read_vectors(files.path).body).model_type
     except UserError as error:
         problem = str(error)
     if lacking:

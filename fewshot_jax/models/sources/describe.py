@@ -8,8 +8,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from fewshot_jax.models.gguf.file import is_gguf, read_file
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.pretrained import build, head_of, leaves_of, read_model_config
+from fewshot_jax.models.huggingface.read_json import read_model_json
+from fewshot_jax.models.huggingface.sentence_transformers import TextVectors, read_vectors
 from fewshot_jax.models.huggingface.text_tokenizer import has_tokenizer, read_tokenizer
 from fewshot_jax.models.sources.memory import bytes_to_adapt
 from fewshot_jax.models.sources.names import PACKAGE, ModelFiles
@@ -35,6 +38,7 @@ class Description:
         vocabulary: token ids.
         tokens: of the tokenizer; None without one.
         positions: most tokens that it was made for; None where nothing is stated.
+        vectors: how a text becomes one vector.
         licence: as the model's files state it, or those of its package; None where they do not.
         bytes_on_disk: of weights, in their own precision.
         bytes_to_load: of weights in float32.
@@ -54,6 +58,7 @@ class Description:
     vocabulary: int
     tokens: int | None
     positions: int | None
+    vectors: TextVectors
     licence: str | None
     bytes_on_disk: int
     bytes_to_load: int
@@ -66,8 +71,11 @@ def describe(files: ModelFiles) -> Description:
     Raises:
         UserError: its config or tokenizer cannot be read.
     """
-    config = read_model_config(files.path)
-    head = head_of(config, files.path / "config.json")
+    described = read_vectors(files.path)
+    config = read_model_config(described.body)
+    head = head_of(config, described.body / "config.json")
+    if described.body.is_dir() and read_model_json(described.body / "config.json").get("tie_word_embeddings") is False:
+        config.tie_word_embeddings = False  # what transformers makes of a T5's config has forgotten it
     module = build(config, head, jnp.float32)
     shape, parameters = module.shape, sum(leaf.size for leaf in leaves_of(module).values())
     return Description(
@@ -82,8 +90,9 @@ def describe(files: ModelFiles) -> Description:
         width=shape.last.block.width,
         layers=shape.last.layers,
         vocabulary=shape.vocab_size,
-        tokens=len(read_tokenizer(files.path)) if has_tokenizer(files.path) else None,
+        tokens=len(read_tokenizer(described.body)) if has_tokenizer(described.body) else None,
         positions=_positions(module, config),
+        vectors=described.vectors,
         licence=licence_of(files),
         bytes_on_disk=bytes_on_disk(files.path),
         bytes_to_load=4 * parameters,
@@ -100,6 +109,8 @@ def _positions(module: Transformer, config: Any) -> int | None:
 
 def licence_of(files: ModelFiles) -> str | None:
     """Return the licence that a model's files state, or else that of its package."""
+    if is_gguf(files.path) and (stated := read_file(files.path).metadata.get("general.license")):
+        return str(stated)
     card = files.path / "README.md"
     if card.is_file() and (found := _LICENCE.match(card.read_text(encoding="utf-8", errors="replace"))):
         return found[1].strip()

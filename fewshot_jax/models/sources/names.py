@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from fewshot_jax.errors import UserError
+from fewshot_jax.models.gguf.file import is_gguf
 from fewshot_jax.models.huggingface.text_tokenizer import has_tokenizer
 
 DEFAULT, PACKAGE = "default", "package:"
@@ -89,13 +90,13 @@ def find_files(name: str | Path, *, weights: bool = True) -> ModelFiles:
         return ModelFiles(name=given, path=path, kind="package", revision=version)
     if path.is_dir():
         return ModelFiles(name=str(path.resolve()), path=_directory_of(path), kind="directory")
-    if path.suffix == ".gguf" and path.is_file():
+    if is_gguf(path) and path.is_file():
         return ModelFiles(name=str(path.resolve()), path=path, kind="gguf")
     if path.exists():
         raise UserError(f"{name}: is a file, and no .gguf file; give the directory of the model")
-    if path.suffix == ".gguf" or not is_of_hub(given):
+    if is_gguf(path) or not is_of_hub(given):
         close = " (did you mean 'default'?)" if difflib.get_close_matches(given, [DEFAULT]) else ""
-        what = "no such file" if path.suffix == ".gguf" else "no such directory"
+        what = "no such file" if is_gguf(path) else "no such directory"
         raise UserError(f"{name}: {what}{close}; give {KINDS_OF_NAMES}")
     from fewshot_jax.models.sources.hub import fetch
 
