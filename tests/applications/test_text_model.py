@@ -33,6 +33,13 @@ TOKENS = {"vocab_size": ROWS, "pad_token_id": 1, "bos_token_id": 0, "eos_token_i
 CONFIGS = {
     "bert": {**SIZES, **TOKENS, "max_position_embeddings": 16},
     "roberta": {**SIZES, **TOKENS, "max_position_embeddings": 18, "type_vocab_size": 1},
+    "deberta-v2": {
+        **SIZES,
+        **TOKENS,
+        "relative_attention": True,
+        "pos_att_type": ["c2p"],
+        "position_biased_input": False,
+    },
     "gpt2": {**TOKENS, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 20},
     "bart": {
         **TOKENS,
@@ -69,8 +76,8 @@ def roberta_template():
     return processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
 
 
-def directory_of(path, name, head, tokenizer):
-    config = CONFIG_MAPPING[name](**CONFIGS[name])
+def directory_of(path, name, head, tokenizer, **fields):
+    config = CONFIG_MAPPING[name](**{**CONFIGS[name], **fields})
     module = build(config, head, np.float32)
     params = initial_params(module, jax.random.key(0))
     fsj.save_pretrained(path, Pretrained(config=config, module=module, params=params, head=head))
@@ -113,6 +120,24 @@ def test_a_text_alone_is_read_as_the_tokenizer_reads_it(name, template, tmp_path
     directory_of(tmp_path, name, None, tokenizer)
     codec = start_of(find_model(tmp_path)).model.codec
     assert codec.sources(["jane wrote it"])[0].tolist() == tokenizer("jane wrote it")["input_ids"]
+
+
+def test_an_added_token_is_read_by_its_row_and_refused_without_one(tmp_path):
+    tokenizer = words(template=bert_template())
+    tokenizer.add_tokens(["jane_ate"])
+    directory_of(tmp_path, "deberta-v2", None, tokenizer, vocab_size=ROWS + 1)
+    codec = start_of(tmp_path).model.codec
+    assert codec.sources(["who jane_ate it"])[0].tolist() == [0, 4, ROWS, 6, 2]
+    directory_of(tmp_path, "deberta-v2", None, tokenizer)
+    with pytest.raises(UserError, match=rf"'jane_ate' has the id {ROWS}, and the model's embedding has {ROWS} rows"):
+        start_of(tmp_path)
+
+
+def test_a_padding_token_without_a_row_gives_way_to_the_end(tmp_path):
+    directory_of(tmp_path, "deberta-v2", None, words("[PAD]", bert_template()))
+    assert fsj.load_pretrained(tmp_path).tokenizer.pad_token_id == ROWS
+    codec = start_of(tmp_path).model.codec
+    assert (codec.pad, codec.rows) == (codec.end, ROWS)
 
 
 def test_the_lengths_of_two_stacks_are_each_its_own(tmp_path):

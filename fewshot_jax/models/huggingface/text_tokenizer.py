@@ -2,10 +2,12 @@
 its tokens.
 """
 
+import base64
 import importlib.util
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fewshot_jax.errors import UserError, first_line, require
 from fewshot_jax.models.gguf.file import is_gguf
@@ -14,7 +16,7 @@ from fewshot_jax.models.gguf.tokenizer import holds_tokenizer, tokenizer_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
 # One of them is a tokenizer.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", *_SENTENCEPIECE, "vocab.txt", "vocab.json")
 # What may stand beside it.
@@ -40,7 +42,10 @@ def read_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        if tokenizer.is_fast:
+            _restore_normalization(path, tokenizer.backend_tokenizer)
+        return tokenizer
     except Exception as error:  # whatever a stranger's file raises in there
         raise UserError(
             f"{path}: the tokenizer cannot be read ({first_line(error)}); copy its files again from where the model "
@@ -109,20 +114,73 @@ def check_rows(tokens: Mapping[str, int], rows: int, where: str, *, padding: int
     )
 
 
+def _restore_normalization(path: Path, tokenizer: Any) -> None:
+    """Give a tokenizer the SentencePiece normalization of its files where transformers' class has none.
+
+    transformers 5 builds DeBERTa's pipeline itself and leaves out the table of characters (ligatures, full-width
+    letters, special spaces) that the file holds and the model was trained with.
+    """
+    from tokenizers import models, normalizers
+
+    if not isinstance(tokenizer.model, models.Unigram):
+        return
+    read = None if tokenizer.normalizer is None else json.loads(tokenizer.normalizer.__getstate__())
+    if any(_tables(read)) or (table := _stored_table(path)) is None:
+        return
+    own = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Precompiled(table), *own])
+
+
+def _stored_table(path: Path) -> bytes | None:
+    """The table of characters of a tokenizer.json or, where there is none, of a SentencePiece model."""
+    if (path / "tokenizer.json").is_file():
+        content = json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))
+        return next((base64.b64decode(table) for table in _tables(content.get("normalizer"))), None)
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(next(path / name for name in _SENTENCEPIECE if (path / name).is_file()).read_bytes())
+    return model.normalizer_spec.precompiled_charsmap or None
+
+
+def _tables(normalizer: Any) -> Iterator[str]:
+    """The tables of characters of a normalizer as tokenizer.json describes it."""
+    if isinstance(normalizer, dict):
+        if normalizer.get("type") == "Precompiled" and normalizer.get("precompiled_charsmap"):
+            yield normalizer["precompiled_charsmap"]
+        for one in normalizer.get("normalizers") or ():
+            yield from _tables(one)
+
+
 def _check_complete(path: Path) -> None:
     """Refuse files whose reader would name another package, or nothing, as what it lacks."""
     if (path / "tokenizer.json").is_file():
         return
     for file in (path / name for name in _SENTENCEPIECE if (path / name).is_file()):
         with file.open("rb") as content:
-            package = "sentencepiece" if content.read(1) == b"\n" else "tiktoken"  # of protocol buffers, or plain text
+            plain = file.name == "tokenizer.model" and content.read(1) != b"\n"  # no protocol buffers
+        package, install = ("tiktoken", "tiktoken") if plain else ("sentencepiece", "'fewshot-jax[sentencepiece]'")
         require(
             importlib.util.find_spec(package) is not None,
-            f"{file}: reading it takes the package {package}, which is not installed; run 'pip install {package}', or "
+            f"{file}: reading it takes the package {package}, which is not installed; run pip install {install}, or "
             "put a tokenizer.json beside it, which takes none",
         )
+        if not plain:
+            _check_sentencepiece(file)
     if (path / "vocab.json").is_file() and not (path / "merges.txt").is_file():
         raise UserError(
             f"{path}: the tokenizer's vocab.json has no merges.txt beside it; copy that too, or a tokenizer.json, from "
             "where the model came from"
         )
+
+
+def _check_sentencepiece(file: Path) -> None:
+    """Refuse a damaged model, of which transformers would say that it is another format's."""
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        SentencePieceProcessor(model_file=str(file))
+    except (RuntimeError, OSError) as error:
+        raise UserError(
+            f"{file}: is no SentencePiece model ({first_line(error)}); copy it again from where the model came from"
+        ) from None

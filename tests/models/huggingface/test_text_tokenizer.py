@@ -30,7 +30,9 @@ def with_tokenizer(directory, name, kind, tokenizer):
     return fsj.load_pretrained(directory)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("gpt2", "causal_lm"), ("bert", None), ("t5", "classification")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("gpt2", "causal_lm"), ("bert", None), ("deberta", None), ("t5", "classification")]
+)
 def test_a_padding_token_without_a_row_changes_nothing_at_real_tokens(name, kind, tmp_path):
     pretrained = with_tokenizer(tmp_path, name, kind, word_tokenizer())
     texts = ["word1 word2 word3 </s>", "word5 </s>"]
@@ -95,8 +97,8 @@ def test_fewer_tokens_than_rows_are_no_fault():
 
 
 INCOMPLETE = {
-    "sentencepiece": ("tokenizer.model", b"\n\x05\n\x01a\x15", "pip install sentencepiece"),
-    "its other name": ("spiece.model", b"\n\x05\n\x01a\x15", "pip install sentencepiece"),
+    "sentencepiece": ("tokenizer.model", b"\n\x05\n\x01a\x15", r"pip install 'fewshot-jax\[sentencepiece\]'"),
+    "its other name": ("spm.model", b"\n\x05\n\x01a\x15", r"pip install 'fewshot-jax\[sentencepiece\]'"),
     "tiktoken": ("tokenizer.model", b"IQ== 0\n", "pip install tiktoken"),
     "merges": ("vocab.json", b'{"a": 0}', "no merges.txt"),
     "damaged": ("tokenizer.json", b"{", "cannot be read .*copy its files again"),
