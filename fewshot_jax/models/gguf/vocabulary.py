@@ -103,7 +103,11 @@ def byte_level(file: GGUFFile, found: Vocabulary) -> Built:
 
 
 def sentencepiece(file: GGUFFile, found: Vocabulary) -> Built:
-    """SentencePiece's kind with scores: of all neighbours whose union is a piece, the best piece is made first."""
+    """SentencePiece's kind with scores: of all neighbours whose union is a piece, the best piece is made first.
+
+    Where texts get a space before them, what follows a special token gets one too, as in llama.cpp and in Llama 2's
+    tokenizer.json.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     scores = numbers(file, "tokenizer.ggml.scores", len(found.tokens))

@@ -69,6 +69,6 @@ def test_transformers_divides_frequencies_by_the_factors_of_a_file(tmp_path):
 
 
 def test_an_encoder_is_that_which_was_converted(tmp_path):
-    pretrained, path = write_tiny("bert", tmp_path)
+    _, path = write_tiny("bert", tmp_path)
     model = transformers.AutoModel.from_pretrained(tmp_path / "huggingface", attn_implementation="eager")
     same(ours(path).last_hidden_state, theirs(model).last_hidden_state)
