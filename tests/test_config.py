@@ -67,6 +67,7 @@ OTHER = {
         "ngram_width": 6,
         "context_width": 3,
         "lora_rank": 2,
+        "lora_targets": ["query", "up"],
         "compute_dtype": "bfloat16",
     },
     "learner": {

@@ -8,7 +8,6 @@ References:
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import chex
@@ -18,7 +17,7 @@ import optax
 
 from fewshot_jax.applications.application import Functions, Score
 from fewshot_jax.applications.text_to_text import exact_share
-from fewshot_jax.models.lora import lora
+from fewshot_jax.models.adapters import NO_ADAPTER, Adapter
 from fewshot_jax.models.transformer import Transformer, with_dropout
 from fewshot_jax.types import Aux, Batch, Key, Params
 
@@ -145,7 +144,7 @@ def spans(
     longest: int,
     threshold: float = 0.0,
     dropout: bool = False,
-    lora_rank: int = 0,
+    adapter: Adapter = NO_ADAPTER,
 ) -> Functions:
     """The functions of a model that points to answers.
 
@@ -155,9 +154,9 @@ def spans(
         longest: most tokens of an answer.
         threshold: see `best_span`.
         dropout: in the loss.
-        lora_rank: of the low-rank path beside the attention's queries and values; 0 for none.
+        adapter: what is added to the model, such as LoRA.
     """
-    adapted: Any = lora(rank=lora_rank).active if lora_rank else nullcontext
+    adapted = adapter.active
 
     def judged(params: Params, batch: Batch, dropout_key: Key | None) -> Span:
         with adapted():

@@ -1,8 +1,7 @@
 """Vectors of texts as the features of a classification."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any, cast
+from typing import cast
 
 import chex
 import jax
@@ -10,8 +9,8 @@ import jax.numpy as jnp
 
 from fewshot_jax.applications.classification import Features
 from fewshot_jax.config import ModelConfig
+from fewshot_jax.models.adapters import NO_ADAPTER, Adapter
 from fewshot_jax.models.heads import TextFeatures
-from fewshot_jax.models.lora import lora
 from fewshot_jax.models.pooling import VectorShape
 from fewshot_jax.models.text_encoder import TextEncoder
 from fewshot_jax.models.transformer import Transformer
@@ -31,7 +30,7 @@ def features_of_texts(
     model: TextFeatures,
     *,
     deterministic: bool = True,
-    lora_rank: int = 0,
+    adapter: Adapter = NO_ADAPTER,
     pretrained: Callable[[Key], Params] | None = None,
     dense: Params | None = None,
 ) -> Features:
@@ -40,11 +39,11 @@ def features_of_texts(
     Args:
         model: texts to feature vectors ``[B, D]``.
         deterministic: no dropout.
-        lora_rank: of the low-rank path beside the attention's queries and values; 0 for none.
+        adapter: what is added to the encoder, such as LoRA.
         pretrained: ``rng -> parameters`` of a pretrained encoder's transformer; None for initial ones.
         dense: parameters of the dense layers of a pretrained model's vectors; None or {} for initial ones, or for none.
     """
-    adapted: Callable[[], Any] = lora(rank=lora_rank).active if lora_rank else nullcontext
+    adapted = adapter.active
 
     def init(rng: Key) -> Params:
         ids = jnp.zeros((1, 2), jnp.int32)

@@ -14,6 +14,7 @@ from fewshot_jax.config import Config
 from fewshot_jax.data.sequences import Codec
 from fewshot_jax.models.huggingface.sentence_transformers import TextVectors
 from fewshot_jax.models.language_head import HeadKind
+from fewshot_jax.models.lora import lora_of_config
 from fewshot_jax.models.transformer import Transformer
 from fewshot_jax.types import Key, Params
 
@@ -87,8 +88,9 @@ def head_functions(model: Parts, ways: int, training: bool) -> Functions:
     texts = text_features(config.model, model.module, model.vectors.shape)
 
     def functions(start: Callable[[Key], Params] | None, dense: Params | None = None) -> Functions:
-        rank = config.model.lora_rank
-        features = features_of_texts(texts, deterministic=deterministic, lora_rank=rank, pretrained=start, dense=dense)
+        features = features_of_texts(
+            texts, deterministic=deterministic, adapter=lora_of_config(config.model), pretrained=start, dense=dense
+        )
         return classification(features, ways=ways, joint_classes=model.joint_classes if joint else 0)
 
     if model.home is None:
@@ -108,7 +110,7 @@ def writing_functions(model: Parts, ways: int, training: bool) -> Functions:
         max_new_tokens=model.codec.target_max_length,
         pad_id=model.codec.pad,
         dropout=training and trains_with_dropout(config),
-        lora_rank=config.model.lora_rank,
+        adapter=lora_of_config(config.model),
         beams=config.evaluation.beams,
         channel=config.learner.channel,
     )
@@ -131,6 +133,6 @@ def span_functions(model: Parts, ways: int, training: bool) -> Functions:
         longest=model.codec.target_max_length,
         threshold=config.evaluation.null_threshold,
         dropout=training and trains_with_dropout(config),
-        lora_rank=config.model.lora_rank,
+        adapter=lora_of_config(config.model),
     )
     return functions._replace(scratch_params=model.scratch_params)

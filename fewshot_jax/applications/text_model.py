@@ -3,9 +3,8 @@
 import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +27,7 @@ from fewshot_jax.models.huggingface.pretrained import build, read_model_config
 from fewshot_jax.models.huggingface.sentence_transformers import TextVectors, read_vectors
 from fewshot_jax.models.huggingface.text_tokenizer import load_text_tokenizer
 from fewshot_jax.models.huggingface.vector_files import write_vectors
-from fewshot_jax.models.lora import lora
+from fewshot_jax.models.lora import lora_of_config
 from fewshot_jax.models.sources.names import MODEL_OF_A_RUN, ModelFiles, find_files
 from fewshot_jax.models.text_encoder import text_encoder
 from fewshot_jax.models.transformer import Transformer
@@ -169,7 +168,7 @@ def _starts(
 ) -> tuple[Callable[[Key], Params], Callable[[Key], Params] | None]:
     """Return where training starts, and where it starts from nothing if that is another place."""
     rank = config.model.lora_rank
-    adapted: Any = lora(rank=rank).active if rank else nullcontext
+    adapted = lora_of_config(config.model).active
 
     def scratch(rng: Key) -> Params:
         with adapted():

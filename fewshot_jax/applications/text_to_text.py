@@ -5,7 +5,6 @@ decoder that writes. Parameters are the model's; nothing is added for a task.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import chex
@@ -16,9 +15,9 @@ import optax
 from fewshot_jax.algorithms.metric import at_least_float32
 from fewshot_jax.applications.application import Functions, Score
 from fewshot_jax.errors import UserError
+from fewshot_jax.models.adapters import NO_ADAPTER, Adapter
 from fewshot_jax.models.attention import Cache
 from fewshot_jax.models.generation import generate
-from fewshot_jax.models.lora import lora
 from fewshot_jax.models.stack import StackShape, empty_cache
 from fewshot_jax.models.transformer import Transformer, with_dropout
 from fewshot_jax.types import Aux, Batch, Key, Params
@@ -242,7 +241,7 @@ def text_to_text(
     max_new_tokens: int,
     pad_id: int = 0,
     dropout: bool = False,
-    lora_rank: int = 0,
+    adapter: Adapter = NO_ADAPTER,
     beams: int = 1,
     channel: bool = False,
 ) -> Functions:
@@ -257,11 +256,11 @@ def text_to_text(
         max_new_tokens: most tokens that are written.
         pad_id: of padding.
         dropout: in the loss.
-        lora_rank: of the low-rank path beside the attention's queries and values; 0 for none.
+        adapter: what is added to the model, such as LoRA.
         beams: of the search, in writing; 1 for the most probable token each time.
         channel: contexts are of the channel form, see `examples_before_swapped`.
     """
-    adapted: Any = lora(rank=lora_rank).active if lora_rank else nullcontext
+    adapted = adapter.active
 
     def output_fn(params: Params, batch: Batch, rng: Key) -> Written:
         del rng

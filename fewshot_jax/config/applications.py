@@ -87,7 +87,7 @@ _CLASSES: Fields = {
 }
 _TEXTS: Fields = {
     "tokenizer": ("kind", "vocab_size", "max_length", "buckets"),
-    "model": ("heads", "mlp_width", "dropout", "lora_rank", "pretrained"),
+    "model": ("heads", "mlp_width", "dropout", "lora_rank", "lora_targets", "pretrained"),
 }
 _LABELLED_TEXTS: Fields = {
     "data": (

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from fewshot_jax.config.learner import check_pattern
 from fewshot_jax.errors import require
 
+LoraTarget = Literal["query", "key", "value", "out", "gate", "up", "down"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -22,8 +24,9 @@ class ModelConfig:
         feature_scale: length of a text's feature vector before training.
         ngram_width: columns of hashed n-grams, weighted beside the encoder's features; 0 for none.
         context_width: context parameters of a task (cavia).
-        lora_rank: rank of a change beside the attention's queries and values, for ``inner.params: lora_|head``;
-            0 for none.
+        lora_rank: rank of a change beside some of the matrices, for ``inner.params: lora_|head``; 0 for none.
+        lora_targets: which matrices of each block: of the attention "query", "key", "value" and "out", of the
+            feed-forward layers "up", "down" and, where they have one, "gate".
         compute_dtype: of the encoder or the convolutions, on parameters that stay float32 as heads and losses do;
             "bfloat16" saves memory and, on accelerators, time (texts, images).
         classifier: of texts: a "head" on the features of an encoder, or a decoder that scores "label_names".
@@ -46,6 +49,7 @@ class ModelConfig:
     ngram_width: int = 0
     context_width: int = 0
     lora_rank: int = 0
+    lora_targets: tuple[LoraTarget, ...] = ("query", "value")
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     classifier: Literal["head", "label_names"] = "head"
     architecture: Literal["encoder", "decoder", "encoder_decoder"] = "decoder"
@@ -58,6 +62,10 @@ class ModelConfig:
             require(getattr(self, name) >= 1, f"model.{name}={getattr(self, name)}: expected at least 1")
         for name in ("ngram_width", "context_width", "lora_rank"):
             require(getattr(self, name) >= 0, f"model.{name}={getattr(self, name)}: expected zero or more")
+        require(
+            len(set(self.lora_targets)) == len(self.lora_targets) > 0,
+            f"model.lora_targets={list(self.lora_targets)}: expected one matrix at least, and none twice",
+        )
         require(0 <= self.dropout < 1, f"model.dropout={self.dropout}: expected 0 <= rate < 1")
         require(self.feature_scale > 0, f"model.feature_scale={self.feature_scale}: expected a positive number")
 

@@ -164,6 +164,9 @@ class Adapter:
         return apply
 
 
+NO_ADAPTER = Adapter("no adapter")
+
+
 def _apply(module: nn.Module, params: Params, *args: Any, **keywords: Any) -> Any:
     return module.apply({"params": params}, *args, **keywords)
 

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from fewshot_jax.models.adapters import Adapter, Addition, checked_pattern
+from fewshot_jax.config import ModelConfig
+from fewshot_jax.models.adapters import NO_ADAPTER, Adapter, Addition, checked_pattern
 from fewshot_jax.models.dense import Param
 from fewshot_jax.types import Params
 
@@ -73,6 +74,13 @@ def lora(*, rank: int, alpha: float | None = None, targets: str = "query|value")
     counted = "" if alpha is None else f", alpha={alpha}"
     added = LoRA(rank=rank, alpha=rank if alpha is None else alpha, targets=checked_pattern(targets, "targets"))
     return Adapter(f"lora(rank={rank}{counted}, targets={targets!r})", (added,))
+
+
+def lora_of_config(config: ModelConfig) -> Adapter:
+    """Return the LoRA of a config; of rank 0 an adapter that adds nothing."""
+    if not config.lora_rank:
+        return NO_ADAPTER
+    return lora(rank=config.lora_rank, targets=f"(^|/)({'|'.join(config.lora_targets)})$")
 
 
 def lora_of(adapter: Adapter) -> LoRA:

@@ -24,7 +24,7 @@ from fewshot_jax.models.huggingface.load import load_pretrained
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, read_model_config
 from fewshot_jax.models.huggingface.save import write_pretrained
 from fewshot_jax.models.huggingface.text_encoder import exported_text_encoder
-from fewshot_jax.models.lora import lora, merge_lora
+from fewshot_jax.models.lora import lora_of_config, merge_lora
 from fewshot_jax.models.sources.names import MODEL_OF_A_RUN
 from fewshot_jax.runs.directory import check_writable
 from fewshot_jax.training.experiment import Experiment, model_of_run
@@ -179,7 +179,7 @@ def _classifier(run: RunDirectory, model: TextModel) -> Exported:
 
 def _merged(params: Params, config: Config) -> Params:
     """The parameters with a low-rank change folded in, where the run has one."""
-    return merge_lora(params, lora(rank=config.model.lora_rank)) if config.model.lora_rank else params
+    return merge_lora(params, lora_of_config(config.model)) if config.model.lora_rank else params
 
 
 def _extras(meta_params: MetaParams) -> list[str]:

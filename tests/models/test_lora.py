@@ -6,12 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 
 import fewshot_jax as fsj
 from fewshot_jax.algorithms.partition import leaf_path, merge, split
 from fewshot_jax.config import ModelConfig
+from fewshot_jax.config_file import from_dict
+from fewshot_jax.errors import UserError
 from fewshot_jax.models.adapters import join
-from fewshot_jax.models.lora import lora, merge_lora
+from fewshot_jax.models.lora import lora, lora_of_config, merge_lora
 from fewshot_jax.models.text_encoder import text_encoder
 
 CONFIG = ModelConfig(width=8, layers=3, heads=2, mlp_width=12)
@@ -199,3 +202,20 @@ def test_a_layer_with_batch_dims_is_refused():
     layer = nn.DenseGeneral(3, batch_dims=(0,), axis=-1)
     with pytest.raises(ValueError, match="batch_dims"), lora(rank=1, targets="").active():
         layer.init(jax.random.key(0), jnp.ones((2, 4, 5)))
+
+
+def test_a_config_names_the_matrices_that_have_it():
+    config = ModelConfig(width=8, layers=2, heads=2, mlp_width=12, lora_rank=2, lora_targets=("out", "up", "down"))
+    model = text_encoder(config, vocab_size=20, max_length=8)
+    ids = jnp.ones((1, 3), jnp.int32)
+    with lora_of_config(config).active():
+        params = model.init(jax.random.key(0), ids, jnp.ones_like(ids))["params"]
+    layers = {path.rpartition("/")[0] for path in flatten_dict(params, sep="/") if path.endswith("lora_a")}
+    assert layers == {"blocks/attention/out", "blocks/mlp/up", "blocks/mlp/down"}
+    assert not lora_of_config(ModelConfig()).added
+
+
+@pytest.mark.parametrize("targets", [[], ["query", "query"], ["queries"]])
+def test_a_config_with_other_matrices_is_refused(targets):
+    with pytest.raises(UserError, match=r"model\.lora_targets"):
+        from_dict({"model": {"lora_rank": 2, "lora_targets": targets}})
