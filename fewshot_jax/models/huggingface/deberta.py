@@ -6,7 +6,7 @@ same under other names; version 3's own checkpoints hold the newer one whatever 
 
 from dataclasses import replace
 
-from fewshot_jax.errors import UserError
+from fewshot_jax.errors import UserError, require
 from fewshot_jax.models.disentangled import Disentangled, Term
 from fewshot_jax.models.huggingface.bert import REQUIRED, bert_head
 from fewshot_jax.models.huggingface.family import Family, FamilyConfig, activation_of, expect
@@ -23,6 +23,7 @@ _TERMS: dict[str, Term] = {"c2p": "content_to_position", "p2c": "position_to_con
 def _disentangled(config: FamilyConfig, types: set[str]) -> Disentangled | None:
     if not config.relative_attention:
         return None
+    require(bool(types), f"config.json: pos_att_type={config.pos_att_type!r}: expected 'c2p', 'p2c' or both")
     farthest = config.max_relative_positions
     farthest = config.max_position_embeddings if farthest < 1 else farthest
     buckets = getattr(config, "position_buckets", -1)

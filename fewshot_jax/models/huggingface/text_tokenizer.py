@@ -136,8 +136,10 @@ def _stored_table(path: Path) -> bytes | None:
     if (path / "tokenizer.json").is_file():
         content = json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))
         return next((base64.b64decode(table) for table in _tables(content.get("normalizer"))), None)
-    sentencepiece: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
-    model = sentencepiece.ModelProto()
+    from sentencepiece import sentencepiece_model_pb2
+
+    schema: Any = sentencepiece_model_pb2  # its classes are made when it is imported
+    model = schema.ModelProto()
     model.ParseFromString(next(path / name for name in _SENTENCEPIECE if (path / name).is_file()).read_bytes())
     return model.normalizer_spec.precompiled_charsmap or None
 

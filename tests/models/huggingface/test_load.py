@@ -12,6 +12,7 @@ from transformers import CONFIG_MAPPING
 
 import fewshot_jax as fsj
 from fewshot_jax.models.huggingface.families import FAMILIES
+from fewshot_jax.models.huggingface.fresh import LANGUAGE_MODEL
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, prefix_of
 from fewshot_jax.notes import Note
 from tests.models.huggingface.tiny import CONFIGS, VOCABULARY, tiny
@@ -24,6 +25,10 @@ MASK = jnp.array([[1, 1, 1, 1], [1, 1, 1, 0]])
 def saved(tmp_path):
     fsj.save_pretrained(tmp_path / "model", tiny())
     return tmp_path / "model"
+
+
+def kinds_of(name):
+    return FAMILIES[CONFIGS[name][0]].architectures
 
 
 def edit_config(directory, **changes):
@@ -69,6 +74,26 @@ def test_parameters_have_the_dtype_asked_for(saved):
     assert {leaf.dtype for leaf in jax.tree.leaves(low.params)} == {jnp.dtype(jnp.bfloat16)}
     exact = fsj.load_pretrained(saved)
     equal(low.params, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), exact.params))
+
+
+NAMES = {CONFIGS[name][0]: name for name in reversed(CONFIGS)}  # of one tiny model of each family
+
+
+@pytest.mark.parametrize("family", NAMES)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_files_of_half_precision_are_cast_when_they_are_read(family, dtype, tmp_path):
+    ours = tiny(NAMES[family], next(iter(kinds_of(NAMES[family]))))
+    fsj.save_pretrained(tmp_path, ours, dtype=dtype)
+    assert {str(leaf.dtype) for leaf in load_file(tmp_path / "model.safetensors").values()} == {jnp.dtype(dtype).name}
+    read = fsj.load_pretrained(tmp_path)
+    equal(read.params, jax.tree.map(lambda leaf: leaf.astype(dtype).astype(jnp.float32), ours.params))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_config_without_a_field_that_its_family_needs_is_told_which(family, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    with pytest.raises(fsj.UserError, match=f"lacks {', '.join(FAMILIES[family].required)}, which model_type"):
+        fsj.load_pretrained(tmp_path)
 
 
 def test_bfloat16_computes_on_float32_parameters_and_gives_float32_logits(saved):
@@ -133,10 +158,13 @@ def test_an_unknown_architecture_is_refused_unless_no_head_is_asked_for(saved):
         ("llama-tied", "lm_head.weight", "model.embed_tokens.weight"),
         ("t5-gated", "lm_head.weight", "shared.weight"),
         ("bart", "lm_head.weight", "model.shared.weight"),
+        ("mpnet", "lm_head.decoder.weight", "mpnet.embeddings.word_embeddings.weight"),
+        ("electra", "generator_lm_head.weight", "electra.embeddings.word_embeddings.weight"),
+        ("deberta", "cls.predictions.decoder.weight", "deberta.embeddings.word_embeddings.weight"),
     ],
 )
 def test_two_different_matrices_are_not_tied_whatever_the_config_says(name, output, table, tmp_path):
-    fsj.save_pretrained(tmp_path, tiny(name))
+    fsj.save_pretrained(tmp_path, tiny(name, next(kind for kind in LANGUAGE_MODEL.values() if kind in kinds_of(name))))
     edit_tensors(tmp_path, lambda t: t.update({output: t[table]}))
     assert fsj.load_pretrained(tmp_path).ignored == (output,)
     edit_tensors(tmp_path, lambda t: t.update({output: t[table] + 1}))
@@ -170,6 +198,55 @@ def test_the_pooler_of_a_base_model_serves_its_classifier(tmp_path):
     made = fsj.load_pretrained(tmp_path, head="classification", num_labels=3)
     assert made.created == ("head/output/bias", "head/output/kernel")
     equal(made.params["head"]["dense"], ours.params["head"]["dense"])
+
+
+def test_a_discriminator_is_read_without_its_head(tmp_path):
+    ours = tiny("electra", None)
+    fsj.save_pretrained(tmp_path, ours)
+
+    def discriminator(tensors):
+        for name in list(tensors):
+            tensors[f"electra.{name}"] = tensors.pop(name)
+        tensors["discriminator_predictions.dense.weight"] = np.zeros((16, 16), np.float32)
+
+    edit_tensors(tmp_path, discriminator)
+    edit_config(tmp_path, architectures=["ElectraForPreTraining"])
+    read = fsj.load_pretrained(tmp_path)
+    assert (read.head, read.ignored) == (None, ("discriminator_predictions.dense.weight",))
+    equal(read.params, ours.params)
+    made = fsj.load_pretrained(tmp_path, head="classification", num_labels=3)
+    assert {name.split("/")[1] for name in made.created} == {"dense", "output"}
+
+
+def test_the_head_that_deberta_was_pretrained_with_is_read_whatever_its_config_says(tmp_path):
+    ours = tiny("deberta-new", "masked_lm")
+    fsj.save_pretrained(tmp_path, ours)
+    edit_tensors(tmp_path, lambda t: t.update({"mask_predictions.dense.weight": np.zeros((16, 16), np.float32)}))
+    edit_config(tmp_path, legacy=..., architectures=...)  # as microsoft/deberta-v3-base has it
+    assert fsj.load_pretrained(tmp_path).head is None
+    read = fsj.load_pretrained(tmp_path, head="masked_lm")
+    assert (read.created, read.ignored) == ((), ("mask_predictions.dense.weight",))
+    equal(read.params, ours.params)
+    fsj.save_pretrained(tmp_path / "copy", read)
+    assert "cls.predictions.transform.dense.weight" in load_file(tmp_path / "copy" / "model.safetensors")
+    equal(fsj.load_pretrained(tmp_path / "copy").params, ours.params)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("deberta", {"conv_kernel_size": 3}, "conv_kernel_size=3: a convolution .* deberta-v3-large"),
+        ("deberta", {"embedding_size": 8}, "embedding_size=8 is not supported, only 16"),
+        ("deberta", {"pos_att_type": []}, r"pos_att_type=\[\]: expected 'c2p'"),
+        ("mpnet", {"pad_token_id": 0}, "pad_token_id=0 is not supported, only 1"),
+        ("mpnet", {"relative_attention_num_buckets": 16}, "relative_attention_num_buckets=16 is not supported"),
+    ],
+)
+def test_what_a_family_does_not_have_here_is_named(name, changes, message, tmp_path):
+    fsj.save_pretrained(tmp_path, tiny(name, "span"))
+    edit_config(tmp_path, **changes)
+    with pytest.raises(fsj.UserError, match=rf"config.json: {message}"):
+        fsj.load_pretrained(tmp_path)
 
 
 def test_an_encoder_can_be_read_alone(tmp_path):
