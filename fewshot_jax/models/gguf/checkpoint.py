@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fewshot_jax.errors import UserError
 from fewshot_jax.models.gguf.architectures import ARCHITECTURES, Undo, architecture_name, config_of, undo_of
-from fewshot_jax.models.gguf.file import GGUFFile, read_file
+from fewshot_jax.models.gguf.file import AGAIN, GGUFFile, read_file
 from fewshot_jax.models.gguf.stored_tensor import StoredTensor, dequantised
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.family import FamilyConfig
@@ -71,8 +72,14 @@ class GGUFCheckpoint:
         array = dequantised(self._files, tensor.stored)
         if tensor.transposed:
             array = array.T
-        # A shape that the config does not have is reported by whoever compares the two.
-        return array if tensor.undo is None else tensor.undo(array, self._config)
+        if tensor.undo is None:
+            return array
+        try:
+            return tensor.undo(array, self._config)
+        except ValueError:  # a shape that does not go with the config
+            raise UserError(
+                f"{tensor.stored.file}: {name} has shape {list(array.shape)}, unlike its metadata. {AGAIN}"
+            ) from None
 
     def release(self, name: str) -> None:
         """Drop a tensor's pages from resident memory."""
