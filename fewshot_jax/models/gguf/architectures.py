@@ -22,7 +22,7 @@ Undo = Callable[[np.ndarray, FamilyConfig], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Architecture:
+class GGUFArchitecture:
     """One architecture.
 
     Attributes:
@@ -145,20 +145,22 @@ _GPT2_SIZES = {
 _RMS = ("attention.layer_norm_rms_epsilon", "rms_norm_eps")
 _NORMS_LESS_ONE: Mapping[str, Undo] = {r".*norm\.weight": _less_one}
 
-ARCHITECTURES: dict[str, Architecture] = {
-    "bert": Architecture(
+ARCHITECTURES: dict[str, GGUFArchitecture] = {
+    "bert": GGUFArchitecture(
         model_type="bert", fields=_SIZES, epsilon=("attention.layer_norm_epsilon", "layer_norm_eps"), more=_bert
     ),
-    "gemma2": Architecture(model_type="gemma2", fields=_SIZES, epsilon=_RMS, more=_gemma2, undo=_NORMS_LESS_ONE),
-    "gemma3": Architecture(model_type="gemma3_text", fields=_SIZES, epsilon=_RMS, more=_gemma3, undo=_NORMS_LESS_ONE),
-    "gpt2": Architecture(
+    "gemma2": GGUFArchitecture(model_type="gemma2", fields=_SIZES, epsilon=_RMS, more=_gemma2, undo=_NORMS_LESS_ONE),
+    "gemma3": GGUFArchitecture(
+        model_type="gemma3_text", fields=_SIZES, epsilon=_RMS, more=_gemma3, undo=_NORMS_LESS_ONE
+    ),
+    "gpt2": GGUFArchitecture(
         model_type="gpt2",
         fields=_GPT2_SIZES,
         epsilon=("attention.layer_norm_epsilon", "layer_norm_epsilon"),
         more=lambda file, given: {},
         transposed=r".*\.c_(attn|proj|fc)\.weight",
     ),
-    "llama": Architecture(
+    "llama": GGUFArchitecture(
         model_type="llama",
         fields=_SIZES,
         epsilon=_RMS,
@@ -168,8 +170,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             r".*\.k_proj\.(weight|bias)": _heads_first("num_key_value_heads"),
         },
     ),
-    "qwen2": Architecture(model_type="qwen2", fields=_SIZES, epsilon=_RMS, more=_decoder),
-    "qwen3": Architecture(model_type="qwen3", fields=_SIZES, epsilon=_RMS, more=_decoder),
+    "qwen2": GGUFArchitecture(model_type="qwen2", fields=_SIZES, epsilon=_RMS, more=_decoder),
+    "qwen3": GGUFArchitecture(model_type="qwen3", fields=_SIZES, epsilon=_RMS, more=_decoder),
 }
 
 
@@ -188,7 +190,7 @@ def architecture_name(file: GGUFFile) -> str:
     return name
 
 
-def config_of(file: GGUFFile) -> FamilyConfig:
+def gguf_config(file: GGUFFile) -> FamilyConfig:
     """The config of transformers that a file's metadata describe.
 
     Raises:
@@ -230,7 +232,7 @@ def _rows(file: GGUFFile, name: str) -> int:
     return tensor.shape[0]
 
 
-def undo_of(architecture: Architecture, name: str) -> tuple[bool, Undo | None]:
+def undo_of(architecture: GGUFArchitecture, name: str) -> tuple[bool, Undo | None]:
     """Whether a tensor is stored transposed, and what restores it; ``name`` is that in transformers."""
     undo = next((undo for pattern, undo in architecture.undo.items() if re.fullmatch(pattern, name)), None)
     return re.fullmatch(architecture.transposed, name) is not None, undo

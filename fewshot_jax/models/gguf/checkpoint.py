@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fewshot_jax.errors import UserError
-from fewshot_jax.models.gguf.architectures import ARCHITECTURES, Undo, architecture_name, config_of, undo_of
+from fewshot_jax.models.gguf.architectures import ARCHITECTURES, Undo, architecture_name, gguf_config, undo_of
 from fewshot_jax.models.gguf.file import AGAIN, GGUFFile, read_file
 from fewshot_jax.models.gguf.stored_tensor import StoredTensor, dequantised
 from fewshot_jax.models.huggingface.families import FAMILIES
@@ -44,7 +44,7 @@ class GGUFCheckpoint:
 
     def __init__(self, path: Path):
         file = read_file(path)
-        self._config = config_of(file)
+        self._config = gguf_config(file)
         architecture = ARCHITECTURES[architecture_name(file)]
         tensors: dict[str, RestoredTensor] = {}
         for name, own in transformers_names(file, self._config).items():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from fewshot_jax.errors import UserError, first_line
 from fewshot_jax.models.gguf.file import AGAIN, GGUFFile, read_file
 from fewshot_jax.models.gguf.metadata import flag, integer, text
-from fewshot_jax.models.gguf.vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Built, kind_of, vocabulary_of
+from fewshot_jax.models.gguf.vocabulary import CONTROL, UNKNOWN, USER_DEFINED, BareTokenizer, builder_of, stored_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,7 +30,7 @@ def tokenizer_of(path: Path) -> "PreTrainedTokenizerBase":
 
     file = read_file(path)
     name = text(file, _KIND)
-    build, vocabulary = kind_of(file, name), vocabulary_of(file)
+    build, vocabulary = builder_of(file, name), stored_tokens(file)
     try:
         built = build(file, vocabulary)
         _add_tokens(built)
@@ -52,7 +52,7 @@ def tokenizer_of(path: Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def _add_tokens(built: Built) -> None:
+def _add_tokens(built: BareTokenizer) -> None:
     """Tell the tokenizer which tokens are found in a text before anything else."""
     from tokenizers import AddedToken
 
@@ -78,7 +78,7 @@ def _check_named(token: str, index: int) -> None:
         raise ValueError(f"the special token {index} is empty")
 
 
-def _put_around(file: GGUFFile, built: Built) -> None:
+def _put_around(file: GGUFFile, built: BareTokenizer) -> None:
     """Put the special tokens around texts that the file or the kind of tokenizer asks for."""
     from tokenizers import processors
 

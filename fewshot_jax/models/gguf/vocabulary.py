@@ -32,7 +32,7 @@ _NAMES = {  # of the special tokens in transformers, to their metadata keys
 }
 
 
-class Vocabulary(NamedTuple):
+class StoredTokens(NamedTuple):
     """The tokens of a file.
 
     Attributes:
@@ -50,7 +50,7 @@ class Vocabulary(NamedTuple):
         return {token: i for i, token in reversed(list(enumerate(self.tokens)))}
 
 
-class Built(NamedTuple):
+class BareTokenizer(NamedTuple):
     """A tokenizer without its special tokens.
 
     Attributes:
@@ -61,13 +61,13 @@ class Built(NamedTuple):
     """
 
     tokenizer: "Tokenizer"
-    vocabulary: Vocabulary
+    vocabulary: StoredTokens
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     matched_as_read: bool = False
 
 
-def vocabulary_of(file: GGUFFile) -> Vocabulary:
+def stored_tokens(file: GGUFFile) -> StoredTokens:
     """Read the tokens.
 
     Raises:
@@ -85,10 +85,10 @@ def vocabulary_of(file: GGUFFile) -> Vocabulary:
                     index < len(tokens), f"{file.path}: tokenizer.ggml.{key}={index}: there is no such token. {AGAIN}"
                 )
                 special[name] = index
-    return Vocabulary(tokens, np.full(len(tokens), NORMAL) if types is None else types, special)
+    return StoredTokens(tokens, np.full(len(tokens), NORMAL) if types is None else types, special)
 
 
-def byte_level(file: GGUFFile, found: Vocabulary) -> Built:
+def byte_level(file: GGUFFile, found: StoredTokens) -> BareTokenizer:
     """GPT-2's kind: the bytes of words are merged in the order of a list."""
     from tokenizers import Tokenizer, decoders, models, normalizers
 
@@ -99,10 +99,10 @@ def byte_level(file: GGUFFile, found: Vocabulary) -> Built:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = splitting.pre_tokenizer()
     tokenizer.decoder = decoders.ByteLevel()
-    return Built(tokenizer, found, before=("bos_token",) if splitting.begins else ())
+    return BareTokenizer(tokenizer, found, before=("bos_token",) if splitting.begins else ())
 
 
-def sentencepiece(file: GGUFFile, found: Vocabulary) -> Built:
+def sentencepiece(file: GGUFFile, found: StoredTokens) -> BareTokenizer:
     """SentencePiece's kind with scores: of all neighbours whose union is a piece, the best piece is made first.
 
     Where texts get a space before them, what follows a special token gets one too, as in llama.cpp and in Llama 2's
@@ -132,10 +132,10 @@ def sentencepiece(file: GGUFFile, found: Vocabulary) -> Built:
     steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
     # A space before a text would be put before each token that is looked for in what was normalised.
-    return Built(tokenizer, found, before=("bos_token",), matched_as_read=not prefix)
+    return BareTokenizer(tokenizer, found, before=("bos_token",), matched_as_read=not prefix)
 
 
-def merges_by_score(found: Vocabulary, scores: np.ndarray) -> list[tuple[str, str]]:
+def merges_by_score(found: StoredTokens, scores: np.ndarray) -> list[tuple[str, str]]:
     """The pairs of pieces whose union is a piece, in the order in which SentencePiece merges neighbours.
 
     It always makes the piece of the highest score. Two pairs that give one piece compete only where they overlap
@@ -153,7 +153,7 @@ def merges_by_score(found: Vocabulary, scores: np.ndarray) -> list[tuple[str, st
     return [(left, right) for *_, left, right in merges]
 
 
-def word_piece(file: GGUFFile, found: Vocabulary) -> Built:
+def word_piece(file: GGUFFile, found: StoredTokens) -> BareTokenizer:
     """BERT's kind. Its pieces begin with U+2581 where a word does, and the others with ``##`` in transformers."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -163,7 +163,7 @@ def word_piece(file: GGUFFile, found: Vocabulary) -> Built:
     ids = {token: i for i, token in enumerate(tokens)}
     usual = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
     named = {f"{name}_token": ids[token] for name, token in usual.items() if token in ids}
-    found = Vocabulary(tokens, found.types, named | found.special)
+    found = StoredTokens(tokens, found.types, named | found.special)
     for name in ("unk_token", "cls_token", "sep_token"):
         require(name in found.special, f"{file.path}: the metadata do not say which token is the {name}. {AGAIN}")
     plain = (token for token in tokens if not (token.startswith("[") and token.endswith("]")))
@@ -172,7 +172,7 @@ def word_piece(file: GGUFFile, found: Vocabulary) -> Built:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=not cased)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    return Built(tokenizer, found, before=("cls_token",), after=("sep_token",))
+    return BareTokenizer(tokenizer, found, before=("cls_token",), after=("sep_token",))
 
 
 def _piece(token: str) -> str:
@@ -182,14 +182,14 @@ def _piece(token: str) -> str:
     return token[1:] if token.startswith(SPACE) else f"##{token}"
 
 
-KINDS: dict[str, Callable[[GGUFFile, Vocabulary], Built]] = {
+KINDS: dict[str, Callable[[GGUFFile, StoredTokens], BareTokenizer]] = {
     "bert": word_piece,
     "gpt2": byte_level,
     "llama": sentencepiece,
 }
 
 
-def kind_of(file: GGUFFile, name: str) -> Callable[[GGUFFile, Vocabulary], Built]:
+def builder_of(file: GGUFFile, name: str) -> Callable[[GGUFFile, StoredTokens], BareTokenizer]:
     """What builds the tokenizers of a kind.
 
     Raises:

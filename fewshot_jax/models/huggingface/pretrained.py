@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.adapters import Adapter
-from fewshot_jax.models.gguf.architectures import config_of
+from fewshot_jax.models.gguf.architectures import gguf_config
 from fewshot_jax.models.gguf.file import is_gguf, read_file
 from fewshot_jax.models.huggingface.embedding import embed_texts, vectorizer
 from fewshot_jax.models.huggingface.families import FAMILIES, family_of
@@ -148,7 +148,7 @@ def read_model_config(path: Path) -> FamilyConfig:
             metadata of a GGUF file are not what they should be.
     """
     if is_gguf(path):
-        return config_of(read_file(path))
+        return gguf_config(read_file(path))
     file = path / "config.json"
     if not path.is_dir():
         what = "is a file" if path.exists() else "no such directory"
