@@ -68,8 +68,9 @@ class AdaptedClassifier(Classifier):
             yield np.asarray(self._logits(self.adapted, self.reader.batch(chunk, size)))[: len(chunk)]
 
     def _write(self, directory: Path, record: Mapping[str, Any], files: Mapping[str, str]) -> None:
-        described = {**record, **self.reader.record, "labels": self.labels, "temperature": self.temperature}
-        save_model(directory, self.adapted, self.config, described, self.reader.save, files)
+        stored = self.reader.store(self.adapted)
+        described = {**record, **stored.record, "labels": self.labels, "temperature": self.temperature}
+        save_model(directory, self.adapted, self.config, described, stored.write, files, stored.elsewhere)
 
 
 def load(directory: str | Path) -> Classifier | Writer:

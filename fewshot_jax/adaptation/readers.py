@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 
+from fewshot_jax.adaptation.encoder_files import Stored, store_encoder
 from fewshot_jax.applications.application import Functions
 from fewshot_jax.applications.label_scoring import one_task
 from fewshot_jax.applications.text_functions import name_functions
@@ -17,7 +17,7 @@ from fewshot_jax.data.loader import bucket, text_batch
 from fewshot_jax.data.sequences import Ids
 from fewshot_jax.data.sets import label_text
 from fewshot_jax.data.tokenization import save_tokenizer
-from fewshot_jax.types import Batch
+from fewshot_jax.types import Batch, PyTree
 
 CANDIDATES = "candidates"  # in model.json: the texts that are scored for the classes, in the order of the labels
 
@@ -29,13 +29,11 @@ class Reader(Protocol):
         functions: whose outputs are logits ``[B, N]`` of the classes.
         tokenizer: of the texts.
         batch_size: texts read at once; a constant, so that each length compiles once.
-        record: what ``model.json`` says of it.
     """
 
     functions: Functions
     tokenizer: Any
     batch_size: int
-    record: Mapping[str, Any]
 
     @property
     def max_length(self) -> int:
@@ -50,8 +48,8 @@ class Reader(Protocol):
     def longest(self) -> Batch:
         """One row of the largest bucket, ``[1, ...]``, of no text: its shapes are what counts."""
 
-    def save(self, directory: Path) -> None:
-        """Write what reads them into a directory."""
+    def store(self, adapted: PyTree) -> Stored:
+        """How it is stored beside what a learner adapted."""
 
 
 class HeadReader:
@@ -63,7 +61,6 @@ class HeadReader:
     """
 
     batch_size = 256
-    record: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, model: TextModel, ways: int):
         self.model, self.tokenizer = model, model.codec.tokenizer
@@ -84,11 +81,10 @@ class HeadReader:
     def longest(self) -> Batch:
         return text_batch(self.model.encode(["text"]), np.zeros(1, int), max(self.model.codec.buckets))
 
-    def save(self, directory: Path) -> None:
+    def store(self, adapted: PyTree) -> Stored:
         if self.model.home is None:  # in the directory itself, as the first saved models had it
-            save_tokenizer(self.tokenizer, directory)
-        else:
-            self.model.save(directory)
+            return Stored(lambda directory: save_tokenizer(self.tokenizer, directory))
+        return store_encoder(self.model, adapted)
 
 
 class NameReader:
@@ -101,7 +97,7 @@ class NameReader:
 
     def __init__(self, model: TextModel, names: Sequence[str]):
         self.model, self.tokenizer = model, model.codec.tokenizer
-        self.record: Mapping[str, Any] = {CANDIDATES: list(names)}
+        self._record = {CANDIDATES: list(names)}
         self.names: list[Ids] = [ids for _, ids in model.codec.encode([Example(" ", name) for name in names])]
         # Each text is read once for every class, after all examples where they are the context.
         self.batch_size = max(1, 256 // len(self.names))
@@ -121,12 +117,13 @@ class NameReader:
     def longest(self) -> Batch:
         return one_task(self.model.codec, [np.zeros(self.max_length, np.int32)], self.names)
 
-    def save(self, directory: Path) -> None:
-        self.model.save(directory)
+    def store(self, adapted: PyTree) -> Stored:
+        del adapted
+        return Stored(self.model.save, self._record)
 
 
 def saved_reader(config: Config, directory: Path, record: Mapping[str, Any]) -> Reader:
-    """The reader that `Reader.save` wrote.
+    """The reader that was stored with an adapted model.
 
     Args:
         config: of the saved model.

@@ -1,6 +1,7 @@
 """The directory of an adapted model, written whole or not at all.
 
 model.safetensors    what the learner adapted: parameters, prototypes, examples to read
+model/               of a pretrained encoder: its directory, with its adapted weights
 model.json           config, versions, and the label names of a classifier
 tokenizer.json, tokenizer_config.json
 README.md            the model card, of a classifier that was cross-validated
@@ -8,7 +9,7 @@ examples.jsonl       what it was adapted to, so that more can be added
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax import strict_json
+from fewshot_jax.adaptation.encoder_files import ENCODER, read_encoder
 from fewshot_jax.atomic_write import atomic_directory, cannot_write
 from fewshot_jax.config import Config
 from fewshot_jax.config_file import from_dict, to_dict
@@ -69,6 +71,7 @@ def save_model(
     record: Mapping[str, Any],
     write_tokenizer: Callable[[Path], None],
     files: Mapping[str, str] = MappingProxyType({}),
+    elsewhere: Collection[str] = (),
 ) -> None:
     """Write a model to a new directory.
 
@@ -77,8 +80,9 @@ def save_model(
         adapted: nested dicts of arrays.
         config: of the run; None of a model that has none.
         record: what else ``model.json`` says.
-        write_tokenizer: into the directory.
+        write_tokenizer: into the directory, and the weights ``elsewhere``.
         files: texts of further files, by name.
+        elsewhere: paths of weights that model.safetensors does not hold.
 
     Raises:
         UserError: the directory exists and is not empty, or cannot be written, or a weight is not finite.
@@ -95,7 +99,8 @@ def save_model(
     model = strict_json.dumps(content, directory / "model.json", strict_json.DIVERGED, indent=2)
     try:
         with atomic_directory(directory) as partial:
-            write_tensors(partial / "model.safetensors", map(_tensor, arrays.items()))
+            kept = ((name, array) for name, array in arrays.items() if name not in elsewhere)
+            write_tensors(partial / "model.safetensors", map(_tensor, kept))
             write_tokenizer(partial)
             for name, text in {**files, "model.json": f"{model}\n"}.items():
                 (partial / name).write_text(text, encoding="utf-8")
@@ -125,6 +130,8 @@ def read_model(directory: Path) -> tuple[PyTree, Config | None, dict[str, Any]]:
         )
     record = json.loads((directory / "model.json").read_text(encoding="utf-8"))
     arrays = load_file(directory / "model.safetensors")
+    if ENCODER in record:
+        arrays |= read_encoder(directory, record[ENCODER])
     if (name := weights_not_finite(arrays)) is not None:
         raise ValueError(f"the weights '{name}' in model.safetensors are not all finite numbers")
     adapted = unflatten_dict(arrays, sep="/")

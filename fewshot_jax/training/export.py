@@ -165,9 +165,22 @@ def _classifier(run: RunDirectory, model: TextModel) -> Exported:
         "hidden states are exported; what makes one vector of a text (pooling, scale, n-grams) and labels of "
         "vectors has no counterpart: 'fewshot-jax adapt' keeps all of it"
     ]
+    if model.vectors.stated:
+        notes = [
+            "vectors are exported as the pretrained model's directory describes them; what else makes features "
+            "(learned weights of tokens, scale, n-grams) and labels of vectors has no counterpart: 'fewshot-jax adapt' "
+            "keeps all of it"
+        ]
     if model.home is not None:
-        given, params = read_model_config(model.home), features["encoder"]["transformer"]
-        made = Pretrained(config=given, module=build(given, None, jnp.float32), params=params, path=model.home)
+        given = read_model_config(model.home)
+        made = Pretrained(
+            config=given,
+            module=build(given, None, jnp.float32),
+            params=features["encoder"]["transformer"],
+            path=model.home,
+            vectors=model.vectors,
+            dense_params=features.get("vectors", {}),
+        )
     else:
         made = exported_text_encoder(model.module, features["encoder"], tokens=TOKENS, path=run.path / TOKENIZER)
         if made.tokenizer is not None:

@@ -22,6 +22,7 @@ from fewshot_jax.models.lora import lora
 from fewshot_jax.models.text_encoder import text_encoder
 from fewshot_jax.training.experiment import Experiment
 from fewshot_jax.training.run_directory import RunDirectory
+from tests.models.huggingface.sentence_directories import CASES, write_directory
 from tests.small_run import RUN, merged, saved_run
 
 TRANSLATION = {
@@ -277,3 +278,14 @@ def test_the_model_of_a_pretraining_run_is_exported_as_it_is(tmp_path):
     assert main(["export", str(tmp_path / "run"), "--output", str(tmp_path / "out")]) == 0
     loaded = fsj.load_pretrained(tmp_path / "out")
     jax.tree.map(np.testing.assert_array_equal, loaded.params, made.params)
+
+
+def test_a_run_on_a_described_model_is_exported_with_its_description(tmp_path):
+    home = write_directory(tmp_path / "home", CASES["two dense, normalize"])
+    run = saved_run(tmp_path, merged(RUN, model={"pretrained": str(home)}))
+    assert main(["export", str(run), "--output", str(tmp_path / "out")]) == 0
+    application, meta_params = best(run)
+    loaded = fsj.load_pretrained(tmp_path / "out")
+    assert loaded.vectors == application.model.vectors == fsj.load_pretrained(home).vectors
+    jax.tree.map(np.testing.assert_array_equal, loaded.dense_params, meta_params["params"]["features"]["vectors"])
+    assert loaded.embed(["the light is red"]).shape == (1, 4)
