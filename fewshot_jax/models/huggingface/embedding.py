@@ -1,14 +1,17 @@
 """Texts to vectors with a pretrained model, as its directory describes them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fewshot_jax.errors import UserError, require
+from fewshot_jax.models.huggingface.sentence_transformers import TextVectors
+from fewshot_jax.models.language_head import Output
 from fewshot_jax.models.pooling import TextVector, VectorShape
 from fewshot_jax.models.transformer import Transformer
 from fewshot_jax.types import Params
@@ -16,55 +19,97 @@ from fewshot_jax.types import Params
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from fewshot_jax.models.huggingface.pretrained import Pretrained
-
-Vectorize = Callable[..., jax.Array]
 _SHORTEST = 16  # tokens that the shortest batch is padded to
+_NO_LIMIT = 10**6  # a tokenizer that knows no limit says 10**30
 
 
-def vectorizer(module: Transformer) -> Vectorize:
-    """Return ``(shape, params, dense_params, input_ids, attention_mask) -> vectors [B, D']``, compiled per shape."""
-
-    def vectors(shape: VectorShape, params: Params, dense: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
-        out = module.apply({"params": params}, ids, mask)
-        return TextVector(shape).apply({"params": dense}, out.last_hidden_state, mask)  # type: ignore[union-attr, return-value]
-
-    return jax.jit(vectors, static_argnums=0)
-
-
-def embed_texts(
-    pretrained: "Pretrained", texts: Sequence[str], vectorize: Vectorize, *, prompt: str | None, batch_size: int
-) -> np.ndarray:
-    """Compute `Pretrained.embed`, whose arguments and errors are these.
+class Embedder:
+    """Computes the vectors of texts; see `Pretrained.embed`.
 
     Args:
-        vectorize: from `vectorizer`, for the module of the model.
+        module: the transformer.
+        vectors: what makes one vector of a text.
+        tokenizer: of the model; None where it has none.
+        where: of what messages speak.
+
+    Raises:
+        UserError: the model makes no vectors of texts.
     """
+
+    def __init__(
+        self, module: Transformer, vectors: TextVectors, tokenizer: "PreTrainedTokenizerBase | None", where: str
+    ):
+        if module.shape.architecture == "encoder_decoder":
+            raise UserError(f"{where}: vectors are made by one stack; give an encoder or a decoder")
+        if tokenizer is None:
+            raise UserError(
+                f"{where}: holds no tokenizer, which texts need; put the one beside it that the model was trained with"
+            )
+        if vectors.lower_case:
+            require(tokenizer.is_fast, f"{where}: do_lower_case takes a tokenizer.json; save a fast tokenizer there")
+            tokenizer = deepcopy(tokenizer)
+            lower_case(tokenizer.backend_tokenizer)
+        self._module, self._vectors, self._tokenizer = module, vectors, tokenizer
+        stated = tokenizer.model_max_length if vectors.max_length is None else vectors.max_length
+        limits = [stated, module.shape.last.max_length]
+        self._limit = min((limit for limit in limits if limit is not None and limit < _NO_LIMIT), default=None)
+
+        def vectorize(shape: VectorShape, params: Params, dense: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
+            hidden = cast(Output, module.apply({"params": params}, ids, mask)).last_hidden_state
+            return cast(jax.Array, TextVector(shape).apply({"params": dense}, hidden, mask))
+
+        self._vectorize = jax.jit(vectorize, static_argnums=0)
+
+    def __call__(
+        self, params: Params, dense: Params, texts: Sequence[str], *, prompt: str | None, batch_size: int
+    ) -> np.ndarray:
+        """Return ``[N, D']`` float32, of parameters of the transformer and of the dense layers."""
+        texts = _checked(texts)
+        require(batch_size >= 1, f"batch_size={batch_size}: expected at least 1")
+        before, shape = self._vectors.prompt(prompt), self._vectors.shape
+        if before and not self._vectors.include_prompt:
+            shape = replace(shape, skipped=self._prompt_tokens(before))
+        rows = self._encode([before + text for text in texts])
+        result = np.zeros((len(rows), shape.width(self._module.shape.last.block.width)), np.float32)
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+        parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        made = []
+        for part in parts:  # all are sent to the device before the first is read
+            batch = self._batch([rows[i] for i in part], min(batch_size, _bucket(len(part), 1, batch_size)))
+            made.append(self._vectorize(shape, params, dense, *batch))
+        for part, vectors in zip(parts, made, strict=True):
+            result[part] = np.asarray(vectors)[: len(part)]
+        return result
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        limit = self._limit
+        return [
+            list(row) for row in self._tokenizer(texts, truncation=limit is not None, max_length=limit)["input_ids"]
+        ]
+
+    def _prompt_tokens(self, prompt: str) -> int:
+        """How many tokens of a text are its prompt's, one that the tokenizer puts before it included."""
+        (ids,) = self._encode([prompt])
+        return len(ids) - (bool(ids) and ids[-1] in self._tokenizer.all_special_ids)
+
+    def _batch(self, rows: list[list[int]], items: int) -> tuple[jax.Array, jax.Array]:
+        """Ids and mask ``[items, L]``; rows beyond the last one repeat the first."""
+        length = _bucket(max(map(len, rows)), _SHORTEST, self._limit)
+        ids, mask = np.full((items, length), self._module.shape.pad_id or 0, np.int32), np.zeros((items, length), bool)
+        for i in range(items):
+            row = rows[i if i < len(rows) else 0]
+            ids[i, : len(row)], mask[i, : len(row)] = row, True
+        return jnp.asarray(ids), jnp.asarray(mask)
+
+
+def _checked(texts: Sequence[str]) -> list[str]:
     require(not isinstance(texts, str), "texts: expected a list of texts, not one text; put it in a list")
     texts = list(texts)
-    if any(not isinstance(text, str) for text in texts):
-        wrong = next(i for i, text in enumerate(texts) if not isinstance(text, str))
-        raise UserError(f"texts[{wrong}] is {type(texts[wrong]).__name__}: expected a text")
-    require(batch_size >= 1, f"batch_size={batch_size}: expected at least 1")
-    module, vectors = pretrained.module, pretrained.vectors
-    if module.shape.architecture == "encoder_decoder":
-        raise UserError(f"{pretrained.path}: vectors are made by one stack; give an encoder or a decoder")
-    tokenizer = _tokenizer(pretrained)
-    limit, before = _most_tokens(pretrained, tokenizer), vectors.prompt(prompt)
-    shape = vectors.shape
-    if before and not vectors.include_prompt:
-        shape = replace(shape, skipped=_prompt_tokens(tokenizer, before, limit))
-    rows = _encode(tokenizer, [before + text for text in texts], limit)
-    result = np.zeros((len(rows), shape.width(module.shape.last.block.width)), np.float32)
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    pad = module.shape.pad_id or 0
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        items = min(batch_size, _bucket(len(chosen), 1, batch_size))
-        ids, mask = _batch([rows[i] for i in chosen], items, limit, pad)
-        made = vectorize(shape, pretrained.params, pretrained.dense_params, ids, mask)
-        result[chosen] = np.asarray(made)[: len(chosen)]
-    return result
+    for i, text in enumerate(texts):
+        require(isinstance(text, str), f"texts[{i}] is {type(text).__name__}: expected a text")
+    return texts
 
 
 def lower_case(tokenizer: Any) -> None:
@@ -76,56 +121,9 @@ def lower_case(tokenizer: Any) -> None:
     tokenizer.normalizer = Lowercase() if own is None else Normalizers([Lowercase(), own])
 
 
-def _tokenizer(pretrained: "Pretrained") -> "PreTrainedTokenizerBase":
-    tokenizer = pretrained.tokenizer
-    if tokenizer is None:
-        raise UserError(
-            f"{pretrained.path}: holds no tokenizer, which texts need; put the one beside it that the model was "
-            "trained with"
-        )
-    if pretrained.vectors.lower_case:
-        from copy import deepcopy
-
-        tokenizer = deepcopy(tokenizer)
-        lower_case(tokenizer.backend_tokenizer)
-    return tokenizer
-
-
-def _most_tokens(pretrained: "Pretrained", tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """The limit of a text's tokens: what the directory states, or the tokenizer, and never more than positions."""
-    stated = pretrained.vectors.max_length
-    own = tokenizer.model_max_length if stated is None else stated
-    positions = pretrained.module.shape.last.max_length
-    limits = [limit for limit in (own, positions) if limit is not None and limit < 10**6]
-    return min(limits, default=None)
-
-
-def _encode(tokenizer: "PreTrainedTokenizerBase", texts: list[str], limit: int | None) -> list[list[int]]:
-    if not texts:
-        return []
-    rows = tokenizer(texts, truncation=limit is not None, max_length=limit, add_special_tokens=True)["input_ids"]
-    return [list(row) for row in rows]
-
-
-def _prompt_tokens(tokenizer: "PreTrainedTokenizerBase", prompt: str, limit: int | None) -> int:
-    """How many tokens of a text are its prompt's, one that the tokenizer puts before it included."""
-    (ids,) = _encode(tokenizer, [prompt], limit)
-    return len(ids) - (bool(ids) and ids[-1] in tokenizer.all_special_ids)
-
-
 def _bucket(length: int, shortest: int, longest: int | None) -> int:
     """The smallest power of two that holds a length; ``longest`` where that is less."""
     size = shortest
     while size < length:
         size *= 2
     return size if longest is None else min(size, longest)
-
-
-def _batch(rows: list[list[int]], items: int, limit: int | None, pad: int) -> tuple[jax.Array, jax.Array]:
-    """Ids and mask ``[items, L]``; rows beyond the last one repeat the first."""
-    length = _bucket(max(map(len, rows)), _SHORTEST, limit)
-    ids, mask = np.full((items, length), pad, np.int32), np.zeros((items, length), bool)
-    for i in range(items):
-        row = rows[i if i < len(rows) else 0]
-        ids[i, : len(row)], mask[i, : len(row)] = row, True
-    return jnp.asarray(ids), jnp.asarray(mask)

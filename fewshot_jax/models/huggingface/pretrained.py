@@ -15,7 +15,7 @@ from fewshot_jax.errors import UserError
 from fewshot_jax.models.adapters import Adapter
 from fewshot_jax.models.gguf.architectures import gguf_config
 from fewshot_jax.models.gguf.file import is_gguf, read_file
-from fewshot_jax.models.huggingface.embedding import embed_texts, vectorizer
+from fewshot_jax.models.huggingface.embedding import Embedder
 from fewshot_jax.models.huggingface.families import FAMILIES, family_of
 from fewshot_jax.models.huggingface.family import Family, FamilyConfig
 from fewshot_jax.models.huggingface.mapping import Rule, placed
@@ -94,16 +94,17 @@ class Pretrained:
             batch_size: texts computed at once.
 
         Raises:
-            UserError: there is no tokenizer, or it cannot be read; something in ``texts`` is no text.
+            UserError: there is no tokenizer, or it cannot be read; the model has two stacks; something in ``texts`` is
+                no text.
 
         References:
             Reimers, Gurevych. Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks. EMNLP 2019.
         """
-        return embed_texts(self, texts, self._vectorize, prompt=prompt, batch_size=batch_size)
+        return self._embedder(self.params, self.dense_params, texts, prompt=prompt, batch_size=batch_size)
 
     @functools.cached_property
-    def _vectorize(self) -> Any:
-        return vectorizer(self.module)
+    def _embedder(self) -> Embedder:
+        return Embedder(self.module, self.vectors, self.tokenizer, str(self.path))
 
     @functools.cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase | None":

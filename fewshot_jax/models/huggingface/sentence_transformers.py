@@ -161,8 +161,8 @@ def _modules(file: Path) -> list[tuple[str, Path]]:
             code = "" if known else ". Code that comes with a model is never run"
             raise UserError(
                 f"{file}: the module '{kind}' is not supported, only Transformer, Pooling, Dense and Normalize of "
-                f"sentence_transformers{code}. Take a model of these, or give the folder of its transformer alone, "
-                "whose vectors are means of hidden states"
+                f"sentence_transformers{code}. Take a model of these, or give a copy without modules.json, which is "
+                "read as a plain transformer with mean pooling"
             )
         parts = (*PurePosixPath(folder).parts, *PureWindowsPath(folder).parts)
         inside = not (PurePosixPath(folder).is_absolute() or PureWindowsPath(folder).anchor or ".." in parts)

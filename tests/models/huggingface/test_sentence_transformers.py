@@ -77,6 +77,13 @@ def test_texts_come_back_in_their_order_whatever_the_batches(pretrained):
     assert pretrained.embed([]).shape == (0, 4)
 
 
+def test_many_lengths_are_a_few_programs(directory):
+    pretrained = fsj.load_pretrained(directory)
+    for words in range(1, 40):  # 30 tokens of 32 positions; batches of two, and one of one
+        pretrained.embed(["a " * words, "b", "c " * (words // 2)], batch_size=2)
+    assert pretrained._embedder._vectorize._cache_size() == 3
+
+
 def test_the_module_itself_is_that_of_the_transformer(pretrained):
     out = pretrained.module.apply({"params": pretrained.params}, np.array([[2, 5, 3]]), np.ones((1, 3), bool))
     assert out.last_hidden_state.shape == (1, 3, HIDDEN)
