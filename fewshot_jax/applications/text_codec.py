@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_jax.applications.languages import with_languages
 from fewshot_jax.config import Config
 from fewshot_jax.data.pretraining.objectives import vocabulary_of
 from fewshot_jax.data.sequences import Codec
@@ -96,6 +97,8 @@ def _tokenizer(
     if vectors.lower_case:
         lower_case(tokenizer)
     around = _around(of_model, config, str(home), rendered=render is not None, exact=vectors.stated)
+    if config.record.pairs and config.model.architecture == "encoder_decoder":
+        around = with_languages(around, of_model, config, home)
     return tokenizer, {**around, "prompt": vectors.prompt(None)}, render
 
 

@@ -157,7 +157,7 @@ class TextModel:
                 load_text_tokenizer(self.home).save_pretrained(str(partial))
                 shutil.copyfile(self.home / "config.json", partial / "config.json")
                 write_vectors(partial, self.vectors, self.module.shape.last.block.width)
-        around = {name: getattr(self.codec, name) for name in ("begin", "middle", "end", "pad")}
+        around = {name: getattr(self.codec, name) for name in ("begin", "middle", "target_begin", "end", "pad")}
         if self.codec.prompt:
             around["prompt"] = self.codec.prompt
         write_text(folder / CODEC, strict_json.dumps(around) + "\n")

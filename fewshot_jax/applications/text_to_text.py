@@ -160,11 +160,12 @@ def _logits(output: Any) -> jax.Array:
     return output.logits
 
 
-def judge_targets(logits: jax.Array, batch: Batch) -> Written:
-    """Likelihood of the targets under logits ``[B, M, V]``."""
+def judge_targets(logits: jax.Array, batch: Batch, begun: int = 0) -> Written:
+    """Likelihood of the targets under logits ``[B, M, V]``, whose first ``begun`` tokens nobody has to choose."""
     logits, real = at_least_float32(logits), batch["decoder_mask"].astype(bool)
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["decoder_label"])
     right = logits.argmax(-1) == batch["decoder_label"]
+    right |= jnp.arange(right.shape[1])[None] < begun
     return Written((nats * real).sum(1), real.sum(1), (right | ~real).all(1))
 
 
@@ -240,6 +241,7 @@ def text_to_text(
     end_id: int,
     max_new_tokens: int,
     pad_id: int = 0,
+    begin: tuple[int, ...] = (),
     dropout: bool = False,
     adapter: Adapter = NO_ADAPTER,
     beams: int = 1,
@@ -255,6 +257,7 @@ def text_to_text(
         end_id: of the token that ends a target.
         max_new_tokens: most tokens that are written.
         pad_id: of padding.
+        begin: tokens that every target begins with, which are given where one is written.
         dropout: in the loss.
         adapter: what is added to the model, such as LoRA.
         beams: of the search, in writing; 1 for the most probable token each time.
@@ -265,7 +268,7 @@ def text_to_text(
     def output_fn(params: Params, batch: Batch, rng: Key) -> Written:
         del rng
         with adapted():
-            return judge_targets(logits_of_targets(module, params, batch), batch)
+            return judge_targets(logits_of_targets(module, params, batch), batch, len(begin))
 
     def write_fn(params: Params, batch: Batch, rng: Key) -> Written:
         written = output_fn(params, batch, rng)
@@ -277,6 +280,7 @@ def text_to_text(
                 max_new_tokens=max_new_tokens,
                 eos_id=end_id,
                 pad_id=pad_id,
+                begin=begin,
                 beams=beams,
             ).ids
         return written._replace(ids=ids)
@@ -284,7 +288,8 @@ def text_to_text(
     def loss_fn(params: Params, batch: Batch, rng: Key) -> tuple[jax.Array, Aux]:
         """Mean nats per token over the real items, with ``exact_match``."""
         with adapted():
-            written = judge_targets(logits_of_targets(module, params, batch, rng if dropout else None), batch)
+            logits = logits_of_targets(module, params, batch, rng if dropout else None)
+            written = judge_targets(logits, batch, len(begin))
         return mean_nats(written, batch["mask"]), {"exact_match": exact_share(written.exact, batch["mask"])}
 
     return Functions(

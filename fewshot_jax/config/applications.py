@@ -101,7 +101,12 @@ _TOKENS: Fields = {  # predicted by the model
     "tokenizer": ("target_max_length", "target_buckets", "too_long"),
     "model": ("architecture",),
 }
-_PAIRS = _together(_DATA, _TEXTS, _TOKENS, {"data": ("task_field", "split_files"), "evaluation": ("write", "beams")})
+_TARGETS: Fields = {
+    "data": ("task_field", "split_files"),
+    "tokenizer": ("source_language", "target_language"),
+    "evaluation": ("write", "beams"),
+}
+_PAIRS = _together(_DATA, _TEXTS, _TOKENS, _TARGETS)
 _HEAD: Fields = {
     "episodes": ("label_names", "token_dropout", "token_remap", "ngram_dropout"),
     "model": ("norm", "feature_scale", "ngram_width", "context_width"),

@@ -207,6 +207,9 @@ class TokenizerConfig:
         windows: of an encoder that points to answers: a longer context is read in up to so many windows.
         stride: tokens from the beginning of a window to that of the next; 0 for half of the context's room in one.
         too_long: "cut" longer texts and count them, or "refuse" them.
+        source_language, target_language: of a pretrained model that translates between several languages, the codes
+            by which its tokenizer knows them ("eng_Latn" and "fra_Latn" of NLLB, "en" and "fr" of M2M-100; of a
+            Marian model the target alone, "fra"); None where it has none.
     """
 
     kind: Literal["wordpiece", "word", "bpe"] = "wordpiece"
@@ -218,6 +221,8 @@ class TokenizerConfig:
     windows: int = 1
     stride: int = 0
     too_long: Literal["cut", "refuse"] = "cut"
+    source_language: str | None = None
+    target_language: str | None = None
 
     def __post_init__(self) -> None:
         require(self.vocab_size >= 8, f"tokenizer.vocab_size={self.vocab_size}: expected at least 8")

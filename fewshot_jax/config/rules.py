@@ -41,6 +41,7 @@ def check_data(config: "Config") -> None:
 
 def check_pairs(config: "Config") -> None:
     """Check the data of an application that reads a text and writes another."""
+    check_languages(config)
     data, model = config.data, config.model
     require(
         data.source != "generated" or not (data.files or data.split_files),
@@ -50,6 +51,18 @@ def check_pairs(config: "Config") -> None:
         model.architecture == "encoder" or config.tokenizer.kind != "wordpiece" or model.pretrained is not None,
         "tokenizer.kind=wordpiece: forgets case and spaces of what is written; take bpe, or word for generated tasks",
     )
+
+
+def check_languages(config: "Config") -> None:
+    """Check that a model may have languages where a config names some."""
+    model = config.model
+    for name in ("source_language", "target_language"):
+        value = getattr(config.tokenizer, name)
+        require(
+            value is None or (model.pretrained is not None and model.architecture == "encoder_decoder"),
+            f"tokenizer.{name}={value}: only a pretrained model of two stacks knows languages; set model.pretrained "
+            "and model.architecture=encoder_decoder, or leave it out",
+        )
 
 
 def check_model(config: "Config") -> None:

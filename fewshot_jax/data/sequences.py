@@ -22,11 +22,12 @@ Encoded = TypeVar("Encoded")
 
 @dataclass(frozen=True, kw_only=True)
 class Codec:
-    """A tokenizer and the tokens that stand around texts: ``begin source middle``, then ``target end``.
+    """A tokenizer and the tokens around texts: ``begin source middle``, then ``target_begin target end``.
 
     Attributes:
         tokenizer: adds nothing itself.
         begin, middle: ids before and after a source; may be empty.
+        target_begin: ids before a target, which are given where one is written (the language that NLLB writes).
         end: id after a target.
         pad: id of padding.
         prompt: put before each source.
@@ -46,6 +47,7 @@ class Codec:
     tokenizer: "Tokenizer"
     begin: tuple[int, ...] = (SPECIAL_TOKENS.index("[CLS]"),)
     middle: tuple[int, ...] = (SPECIAL_TOKENS.index("[SEP]"),)
+    target_begin: tuple[int, ...] = ()
     end: int = SPECIAL_TOKENS.index("[SEP]")
     pad: int = SPECIAL_TOKENS.index("[PAD]")
     prompt: str = ""
@@ -125,11 +127,11 @@ class Codec:
         return np.array([*self.begin, *ids, *self.middle], np.int32)
 
     def _target(self, ids: list[int], example: Example) -> Ids:
-        room = self.target_max_length - 1
+        room = self.target_max_length - 1 - len(self.target_begin)
         if len(ids) > room:
             self._too_long("target", len(ids), room, example)
             ids = ids[:room]
-        return np.array([*ids, self.end], np.int32)
+        return np.array([*self.target_begin, *ids, self.end], np.int32)
 
     def _too_long(self, side: str, length: int, room: int, example: Example) -> None:
         option = "max_length" if side == "source" else "target_max_length"
@@ -166,8 +168,11 @@ class Codec:
             what = f"no room for a text beside {around} special tokens; {self.remedy('tokenizer.max_length')}"
             limit = "tokenizer.max_length" if self.positions is None else "the model's positions"
             raise UserError(f"{limit}={self.max_length}: {what}")
-        if self.target_max_length < 1:
-            raise UserError("the model has too few positions to write anything; take one with more")
+        if self.target_max_length <= len(self.target_begin):
+            what = f"no room for a target beside {len(self.target_begin)} special tokens"
+            limit = "tokenizer.target_max_length" if self.positions is None else "the model's positions"
+            remedy = self.remedy("tokenizer.target_max_length")
+            raise UserError(f"{limit}={self.target_max_length}: {what}; {remedy}")
 
     def too_long(self, texts: Sequence[str]) -> int:
         """How many sources are too long, and read in part."""

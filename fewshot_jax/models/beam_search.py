@@ -53,12 +53,13 @@ def beam_search(
         ids_BWN = jax.vmap(lambda rows, parent: rows[parent])(now.running, parent_BW)
         ids_BWN = jax.lax.dynamic_update_index_in_dim(ids_BWN, token_BW, now.t, 2)
         length = now.t + 1
+        whole = length + sequences.begun
         ends_BW = jnp.isin(token_BW, ends) | (length == new)
         running_score, running, parent_BK, token_BK = best(
             jnp.where(ends_BW, score_BW + _NEVER, score_BW), beams, ids_BWN, parent_BW, token_BW
         )
         just_BW = ends_BW & (jnp.arange(wide) < beams)[None] & now.open[:, None]
-        fair_BW = jnp.where(just_BW, score_BW / length**length_penalty, _NEVER)
+        fair_BW = jnp.where(just_BW, score_BW / whole**length_penalty, _NEVER)
         ended_score, ended, has_ended = best(
             jnp.concatenate([now.ended_score, fair_BW], 1),
             beams,
@@ -66,7 +67,7 @@ def beam_search(
             jnp.concatenate([now.has_ended, just_BW], 1),
         )
         worst_B = jnp.where(has_ended.all(1), ended_score.min(1), _NEVER)
-        is_open = now.open & (running_score[:, 0] / length**length_penalty > worst_B)
+        is_open = now.open & (running_score[:, 0] / whole**length_penalty > worst_B)
         rows = (jnp.arange(items)[:, None] * beams + parent_BK).reshape(-1)
         cache = jax.tree.map(lambda leaf: leaf[:, rows], now.cache)
         logits, cache = sequences.step(cache, token_BK.reshape(-1), now.t)

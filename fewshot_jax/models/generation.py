@@ -25,6 +25,7 @@ def generate(
     max_new_tokens: int,
     eos_id: int | Sequence[int] | None = None,
     pad_id: int = 0,
+    begin: Sequence[int] = (),
     beams: int = 1,
     length_penalty: float = 1.0,
     rng: Key | None = None,
@@ -44,8 +45,10 @@ def generate(
         max_new_tokens: length of the answer, in tokens.
         eos_id: token or tokens that end an answer; None to go on to the end.
         pad_id: what follows the end.
+        begin: tokens that every answer of an encoder-decoder begins with, after the start token (the language that
+            NLLB writes); they are not among the answer's ids and have no part in its score.
         beams: of beam search; 1 for none.
-        length_penalty: exponent of the length that a beam's score is divided by.
+        length_penalty: exponent of the length that a beam's score is divided by, ``begin`` included.
         rng: for sampling, consumed; None to take the most probable token.
         temperature: logits are divided by it before sampling; this and what follows need ``rng``.
         top_k: sample from the ``k`` most probable tokens.
@@ -69,10 +72,10 @@ def generate(
         raise ValueError(f"input_ids has shape {jnp.shape(input_ids)}: expected [B, L]")
     _check_sampling(rng, temperature, top_k, top_p)
     mask = jnp.ones(input_ids.shape, bool) if attention_mask is None else attention_mask.astype(bool)
-    check_positions(module, mask, max_new_tokens)
+    check_positions(module, mask, begin, max_new_tokens)
     ends = jnp.asarray(np.atleast_1d([] if eos_id is None else eos_id), jnp.int32)
+    sequences = start_decoding(module, params, input_ids, mask, begin=begin, new=max_new_tokens, beams=beams)
     if beams > 1:
-        sequences = start_decoding(module, params, input_ids, mask, max_new_tokens, beams)
         return beam_search(sequences, max_new_tokens, ends, pad_id, beams, float(length_penalty))
 
     def choose(logits_BV: jax.Array, t: jax.Array | int) -> jax.Array:
@@ -82,9 +85,7 @@ def generate(
             jax.random.fold_in(rng, t), filtered(logits_BV, temperature=temperature, top_k=top_k, top_p=top_p)
         )
 
-    return _one_by_one(
-        start_decoding(module, params, input_ids, mask, max_new_tokens, 1), max_new_tokens, ends, pad_id, choose
-    )
+    return _one_by_one(sequences, max_new_tokens, ends, pad_id, choose)
 
 
 def _check_sampling(rng: Key | None, temperature: float, top_k: int | None, top_p: float | None) -> None:

@@ -72,7 +72,7 @@ def rotate(x_BLHK: jax.Array, cos_BLR: jax.Array, sin_BLR: jax.Array) -> jax.Arr
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sinusoid:
+class SinusoidalPositions:
     """Constant positions that are added to embeddings: sines in the first half of the features, cosines in the second.
 
     Attributes:

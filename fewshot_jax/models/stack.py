@@ -12,7 +12,7 @@ from fewshot_jax.models.attention import Cache
 from fewshot_jax.models.block import PerLayer, block_stack
 from fewshot_jax.models.layer_kinds import LayerKind, attention_inputs, attention_numbers, distinct_attentions
 from fewshot_jax.models.layers import BlockShape, norm_of
-from fewshot_jax.models.positions import Sinusoid, relative_buckets
+from fewshot_jax.models.positions import SinusoidalPositions, relative_buckets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class StackShape:
     kinds: tuple[LayerKind, ...] = (LayerKind(),)
     pattern: tuple[int, ...] = (0,)
     max_length: int | None = None
-    sinusoid: Sinusoid | None = None
+    sinusoid: SinusoidalPositions | None = None
     position_offset: int = 0
     positions_skip_padding: bool = False
     token_types: int = 0

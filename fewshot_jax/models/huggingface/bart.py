@@ -9,7 +9,6 @@ from fewshot_jax.models.layers import BlockShape
 from fewshot_jax.models.stack import StackShape
 from fewshot_jax.models.transformer import ModelShape
 
-REQUIRED = ("vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads")
 _NAMES = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
@@ -106,5 +105,5 @@ BART = Family(
         "span": "BartForQuestionAnswering",
     },
     optional=("final_logits_bias",),
-    required=REQUIRED,
+    required=("vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads"),
 )

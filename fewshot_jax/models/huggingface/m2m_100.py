@@ -5,11 +5,11 @@ Their positions are sinusoidal and count the tokens that are no padding.
 
 from dataclasses import replace
 
-from fewshot_jax.models.huggingface.bart import BART, REQUIRED, bart_model
+from fewshot_jax.models.huggingface.bart import BART, bart_model
 from fewshot_jax.models.huggingface.family import FamilyConfig, expect
 from fewshot_jax.models.huggingface.mapping import linear, norm
 from fewshot_jax.models.language_head import HeadKind, HeadShape
-from fewshot_jax.models.positions import Sinusoid
+from fewshot_jax.models.positions import SinusoidalPositions
 from fewshot_jax.models.transformer import ModelShape
 
 
@@ -20,7 +20,7 @@ def _shape(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
         None if kind is None else HeadShape(kind=kind, bias=False),
         block={"order": "pre"},
         final_norm=True,
-        sinusoid=Sinusoid(inclusive=True),
+        sinusoid=SinusoidalPositions(inclusive=True),
         position_offset=config.pad_token_id + 1,
         positions_skip_padding=True,
     )
@@ -38,5 +38,4 @@ M2M_100 = replace(
     architectures={None: "M2M100Model", "causal_lm": "M2M100ForConditionalGeneration"},
     ignored=(r"(model\.)?(encoder|decoder)\.embed_positions\.weights?",),
     optional=(),
-    required=REQUIRED,
 )

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from fewshot_jax.models.huggingface.bart import BART, REQUIRED, bart_model
+from fewshot_jax.models.huggingface.bart import BART, bart_model
 from fewshot_jax.models.huggingface.family import FamilyConfig, expect
 from fewshot_jax.models.language_head import HeadKind, HeadShape
-from fewshot_jax.models.positions import Sinusoid
+from fewshot_jax.models.positions import SinusoidalPositions
 from fewshot_jax.models.transformer import ModelShape
 
-_POSITIONS = Sinusoid()
+_POSITIONS = SinusoidalPositions()
 
 
 def _shape(config: FamilyConfig, kind: HeadKind | None) -> ModelShape:
@@ -36,5 +36,4 @@ MARIAN = replace(
     architectures={None: "MarianModel", "causal_lm": "MarianMTModel"},
     ignored=(r"(model\.)?(encoder|decoder)\.embed_positions\.weight",),
     constants=_constants,
-    required=REQUIRED,
 )

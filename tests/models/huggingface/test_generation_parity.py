@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fewshot_jax as fsj
+from fewshot_jax.applications.text_to_text import text_to_text
 from fewshot_jax.models.generation import filtered, generate
 from tests.models.huggingface.tiny import CONFIGS, VOCABULARY
 
@@ -58,6 +59,49 @@ def test_tokens_are_those_of_transformers(name, beams, tmp_path):
     run = jax.jit(functools.partial(generate, pretrained.module, max_new_tokens=NEW, eos_id=2, beams=beams))
     ours = run(pretrained.params, jnp.asarray(ids), jnp.asarray(mask))
     np.testing.assert_array_equal(ours.ids, theirs(model, ids, mask, num_beams=beams))
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("name", ["m2m-100", "bart"])
+def test_a_forced_first_token_is_that_of_transformers(name, beams, tmp_path):
+    model = torch_model(name, "causal_lm")
+    pretrained = fsj.load_pretrained(saved(model, tmp_path))
+    ids, mask = prompts(left=False)
+    options = {"length_penalty": 2.0} if beams > 1 else {}
+    ours = generate(
+        pretrained.module,
+        pretrained.params,
+        jnp.asarray(ids),
+        jnp.asarray(mask),
+        max_new_tokens=NEW - 1,
+        eos_id=2,
+        begin=(7,),
+        beams=beams,
+        **options,
+    )
+    expected = theirs(model, ids, mask, num_beams=beams, forced_bos_token_id=7, **options)
+    assert (expected[:, 0] == 7).all()
+    np.testing.assert_array_equal(ours.ids, expected[:, 1:])
+
+
+def test_the_loss_of_a_translation_is_that_of_transformers(tmp_path):
+    model = torch_model("m2m-100", "causal_lm")
+    pretrained = fsj.load_pretrained(saved(model, tmp_path))
+    ids, mask = prompts(left=False)
+    labels = np.array([[7, 9, 4, 2], [7, 2, 0, 0], [7, 11, 2, 0], [7, 5, 2, 0]])
+    real = np.arange(4) < np.array([4, 2, 3, 3])[:, None]
+    functions = text_to_text(pretrained.module, None, end_id=2, max_new_tokens=4, begin=(7,))
+    batch = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "decoder_label": labels,
+        "decoder_mask": real,
+        "mask": np.ones(4, bool),
+    }
+    ours, _ = functions.loss_fn(pretrained.params, jax.tree.map(jnp.asarray, batch), None)
+    with torch.no_grad():
+        out = model(torch.tensor(ids), torch.tensor(mask), labels=torch.tensor(np.where(real, labels, -100)))
+    np.testing.assert_allclose(ours, out.loss.item(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 2.0])
