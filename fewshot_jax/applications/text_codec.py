@@ -97,7 +97,7 @@ def _tokenizer(
     if vectors.lower_case:
         lower_case(tokenizer)
     around = _around(of_model, config, str(home), rendered=render is not None, exact=vectors.stated)
-    if config.record.pairs and config.model.architecture == "encoder_decoder":
+    if home is not None and config.record.pairs and config.model.architecture == "encoder_decoder":
         around = with_languages(around, of_model, config, home)
     return tokenizer, {**around, "prompt": vectors.prompt(None)}, render
 

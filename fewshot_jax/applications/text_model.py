@@ -1,7 +1,6 @@
 """The model of a run that reads texts: its config, tokenizer and weights as one value."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
@@ -23,7 +22,7 @@ from fewshot_jax.data.sequences import Codec
 from fewshot_jax.data.tokenization import save_tokenizer
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.fresh import new_module, new_params
-from fewshot_jax.models.huggingface.pretrained import build, read_model_config
+from fewshot_jax.models.huggingface.pretrained import build, read_model_config, write_model_config
 from fewshot_jax.models.huggingface.sentence_transformers import TextVectors, read_vectors
 from fewshot_jax.models.huggingface.text_tokenizer import load_text_tokenizer
 from fewshot_jax.models.huggingface.vector_files import write_vectors
@@ -155,7 +154,7 @@ class TextModel:
                 self.codec.tokenizer.save(str(partial / "tokenizer.json"))
             with atomic_files(directory / MODEL_OF_A_RUN, last="config.json") as partial:
                 load_text_tokenizer(self.home).save_pretrained(str(partial))
-                shutil.copyfile(self.home / "config.json", partial / "config.json")
+                write_model_config(self.home, partial)
                 write_vectors(partial, self.vectors, self.module.shape.last.block.width)
         around = {name: getattr(self.codec, name) for name in ("begin", "middle", "target_begin", "end", "pad")}
         if self.codec.prompt:

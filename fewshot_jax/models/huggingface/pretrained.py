@@ -1,6 +1,7 @@
 """A pretrained model: its config, its module, its parameters, its tokenizer."""
 
 import functools
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,6 +186,14 @@ def read_model_config(path: Path) -> FamilyConfig:
         return kind_of_config.from_dict(raw)
     except Exception as error:  # its validation raises many kinds
         raise UserError(f"{file}: {' '.join(str(error).split())}") from None
+
+
+def write_model_config(path: Path, directory: Path) -> None:
+    """Write the config.json of a model, a directory or a GGUF file, into another directory."""
+    if is_gguf(path):
+        read_model_config(path).save_pretrained(str(directory))
+    else:
+        shutil.copyfile(path / "config.json", directory / "config.json")
 
 
 def _instead_of_config(path: Path) -> str:
