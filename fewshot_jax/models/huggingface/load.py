@@ -66,8 +66,9 @@ def load_pretrained(
             ``package:NAME``, an installed Python package that holds a model; ``"default"``, the encoder that ships with
             this package. Where a directory has a modules.json (of sentence-transformers), this says where the
             transformer lies, and what makes one vector of a text.
-        head: ``"auto"`` for that of ``architectures[0]``; ``"masked_lm"``, ``"causal_lm"``, ``"classification"``,
-            ``"span"``; None for hidden states alone. A head that the checkpoint does not have is created.
+        head: ``"auto"`` for that of ``architectures[0]``, if the file holds anything of it; ``"masked_lm"``,
+            ``"causal_lm"``, ``"classification"``, ``"span"``; None for hidden states alone. A head that the checkpoint
+            does not have is created.
         num_labels: classes of a classification; None for the config's. If the checkpoint's head has
             another number, a new head is created.
         dtype: of the parameters, None for float32.
@@ -103,6 +104,8 @@ def load_pretrained(
     computed = _floating(kept if compute_dtype is None else compute_dtype, "compute_dtype")
     with open_checkpoint(path) as checkpoint:
         names, wrapper = modern_names(path, checkpoint, family)
+        if head == "auto":
+            kind = _head_in_file(path, config, kind, names)
         if kind == "pooler" and not any("pooler." in name for name in names):
             kind = None  # sentence encoders are often saved without it
         prefix = body_prefix(family, names)
@@ -155,6 +158,25 @@ def open_checkpoint(path: Path) -> Tensors:
         UserError: there are none, or they cannot be read.
     """
     return GGUFCheckpoint(path) if is_gguf(path) else Checkpoint(path)
+
+
+def _head_in_file(path: Path, config: FamilyConfig, kind: HeadKind | None, names: dict[str, str]) -> HeadKind | None:
+    """The head that a config names if the checkpoint holds anything of it; else the model as it is without that head.
+
+    Sentence encoders often keep the config of the masked language model that they were made of. A head with nothing of
+    its own, whose output is the embedding, stays.
+    """
+    if kind in (None, "pooler"):
+        return kind
+    rules = family_of(config).heads[kind]
+    own = "head/dense/kernel" if kind in _LM else "head/output/kernel"
+    if all(rule.target != own for rule in rules) or any(tensor_of(rule, names, ()) for rule in rules):
+        return kind
+    note = (
+        f"{path}: config.json names {config.architectures[0]}, but the file holds nothing of its head; read without it"
+    )
+    warnings.warn(note, Note, stacklevel=3)
+    return "pooler" if "pooler" in family_of(config).heads else None
 
 
 def _also_output(rule: Rule, family: Family, config: FamilyConfig) -> Rule:

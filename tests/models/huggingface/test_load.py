@@ -200,6 +200,18 @@ def test_the_pooler_of_a_base_model_serves_its_classifier(tmp_path):
     equal(made.params["head"]["dense"], ours.params["head"]["dense"])
 
 
+@pytest.mark.parametrize(("name", "kind"), [("mpnet", "pooler"), ("deberta", None), ("distilbert", None)])
+@pytest.mark.parametrize("named", ["masked_lm", "classification"])
+def test_a_head_that_a_config_names_and_the_file_does_not_hold_is_left_out(named, name, kind, tmp_path):
+    ours = tiny(name, kind)
+    fsj.save_pretrained(tmp_path, ours)
+    edit_config(tmp_path, architectures=[kinds_of(name)[named]])  # as sentence-transformers/all-mpnet-base-v2 has it
+    with pytest.warns(Note, match=f"names {kinds_of(name)[named]}, but the file holds nothing of its head"):
+        read = fsj.load_pretrained(tmp_path)
+    assert read.head == kind
+    equal(read.params, ours.params)
+
+
 def test_a_discriminator_is_read_without_its_head(tmp_path):
     ours = tiny("electra", None)
     fsj.save_pretrained(tmp_path, ours)
