@@ -14,13 +14,19 @@ from fewshot_jax.data.tokenization import load_tokenizer, train_tokenizer
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.embedding import lower_case
 from fewshot_jax.models.huggingface.sentence_transformers import TextVectors
-from fewshot_jax.models.huggingface.text_tokenizer import check_rows, load_text_tokenizer, padding_alone
+from fewshot_jax.models.huggingface.text_tokenizer import (
+    check_rows,
+    load_text_tokenizer,
+    padding_alone,
+    read_target_tokenizer,
+)
 from fewshot_jax.models.transformer import ModelShape
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOKENIZER, CODEC = "tokenizer", "codec.json"  # in a run directory: the folder, and the tokens around texts in it
+TARGET_TOKENIZER = "target"  # in that folder: the tokenizer of what is written, where it is another one
 _NEW_CLASSIFIER: dict[str, Any] = {"middle": ()}  # a text after [CLS], with nothing behind it; it keeps no codec
 # ``[(role, text), ...] -> source``, of a tokenizer with a chat template.
 Render = Callable[[Sequence[tuple[str, str]]], str]
@@ -86,6 +92,8 @@ def _tokenizer(
     if saved is not None:
         folder = saved if (saved / "tokenizer.json").is_file() else saved / TOKENIZER
         around = dict(_NEW_CLASSIFIER) if home is None and config.record.head else _read_codec(folder / CODEC)
+        if (folder / TARGET_TOKENIZER).is_dir():
+            around["target_tokenizer"] = load_tokenizer(folder / TARGET_TOKENIZER)
         return load_tokenizer(folder), around, render
     if of_model is None:
         sizes = config.tokenizer
@@ -99,6 +107,7 @@ def _tokenizer(
     around = _around(of_model, config, str(home), rendered=render is not None, exact=vectors.stated)
     if home is not None and config.record.pairs and config.model.architecture == "encoder_decoder":
         around = with_languages(around, of_model, config, home)
+        around["target_tokenizer"] = read_target_tokenizer(home)
     return tokenizer, {**around, "prompt": vectors.prompt(None)}, render
 
 

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax import strict_json
 from fewshot_jax.applications.application import Functions
-from fewshot_jax.applications.text_codec import CODEC, TOKENIZER, Render, codec_of_model, open_codec
+from fewshot_jax.applications.text_codec import CODEC, TARGET_TOKENIZER, TOKENIZER, Render, codec_of_model, open_codec
 from fewshot_jax.applications.text_functions import text_task_of
 from fewshot_jax.atomic_write import atomic_files, write_text
 from fewshot_jax.config import Config
@@ -24,7 +24,7 @@ from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.fresh import new_module, new_params
 from fewshot_jax.models.huggingface.pretrained import build, read_model_config, write_model_config
 from fewshot_jax.models.huggingface.sentence_transformers import TextVectors, read_vectors
-from fewshot_jax.models.huggingface.text_tokenizer import load_text_tokenizer
+from fewshot_jax.models.huggingface.text_tokenizer import copied_files, load_text_tokenizer
 from fewshot_jax.models.huggingface.vector_files import write_vectors
 from fewshot_jax.models.lora import lora_of_config
 from fewshot_jax.models.sources.names import MODEL_OF_A_RUN, ModelFiles, find_files
@@ -152,8 +152,15 @@ class TextModel:
         else:
             with atomic_files(folder) as partial:
                 self.codec.tokenizer.save(str(partial / "tokenizer.json"))
+                if self.codec.target_tokenizer is not None:
+                    (partial / TARGET_TOKENIZER).mkdir()
+                    self.codec.target_tokenizer.save(str(partial / TARGET_TOKENIZER / "tokenizer.json"))
             with atomic_files(directory / MODEL_OF_A_RUN, last="config.json") as partial:
-                load_text_tokenizer(self.home).save_pretrained(str(partial))
+                files = copied_files(self.home)
+                if not files:
+                    load_text_tokenizer(self.home).save_pretrained(str(partial))
+                for name in files:
+                    shutil.copyfile(self.home / name, partial / name)
                 write_model_config(self.home, partial)
                 write_vectors(partial, self.vectors, self.module.shape.last.block.width)
         around = {name: getattr(self.codec, name) for name in ("begin", "middle", "target_begin", "end", "pad")}

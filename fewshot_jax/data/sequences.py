@@ -25,7 +25,8 @@ class Codec:
     """A tokenizer and the tokens around texts: ``begin source middle``, then ``target_begin target end``.
 
     Attributes:
-        tokenizer: adds nothing itself.
+        tokenizer: of sources; adds nothing itself.
+        target_tokenizer: of targets, over the same ids; None for the same.
         begin, middle: ids before and after a source; may be empty.
         target_begin: ids before a target, which are given where one is written (the language that NLLB writes).
         end: id after a target.
@@ -45,6 +46,7 @@ class Codec:
     """
 
     tokenizer: "Tokenizer"
+    target_tokenizer: "Tokenizer | None" = None
     begin: tuple[int, ...] = (SPECIAL_TOKENS.index("[CLS]"),)
     middle: tuple[int, ...] = (SPECIAL_TOKENS.index("[SEP]"),)
     target_begin: tuple[int, ...] = ()
@@ -84,7 +86,7 @@ class Codec:
 
     def _encode(self, examples: Sequence[Example]) -> list[tuple[Ids, Ids]]:
         sources = self._ids([self.prompt + example.source for example in examples])
-        targets = self._ids([example.target for example in examples])
+        targets = self._ids([example.target for example in examples], self.target_tokenizer)
         return [
             (self._source(ids, example), self._target(written, example))
             for ids, written, example in zip(sources, targets, examples, strict=True)
@@ -106,10 +108,10 @@ class Codec:
         for row in np.asarray(ids).tolist():
             stop = row.index(self.end) if self.end in row else len(row)
             rows.append([token for token in row[:stop] if token not in (self.pad, -1)])
-        return [text.strip() for text in self.tokenizer.decode_batch(rows)]
+        return [text.strip() for text in (self.target_tokenizer or self.tokenizer).decode_batch(rows)]
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    def _ids(self, texts: Sequence[str], tokenizer: "Tokenizer | None" = None) -> list[list[int]]:
+        encodings = (tokenizer or self.tokenizer).encode_batch(list(texts), add_special_tokens=False)
         return [self.within(encoding.ids) for encoding in encodings]
 
     def within(self, ids: list[int]) -> list[int]:

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from transformers import CONFIG_MAPPING, NllbTokenizer, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, MarianTokenizer, NllbTokenizer, PreTrainedTokenizerFast
 
 import fewshot_jax as fsj
 from fewshot_jax.applications.text_model import TextModel
@@ -16,6 +16,7 @@ from fewshot_jax.data.tasks import Drawn
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, initial_params
 from tests.applications.test_text_model import bert_template, words
+from tests.models.huggingface.sentencepiece_files import write_marian
 
 LANGUAGES = ["eng_Latn", "fra_Latn", "deu_Latn"]
 NLLB = {"source_language": "deu_Latn", "target_language": "fra_Latn"}
@@ -191,3 +192,35 @@ def test_pieces_of_words_are_no_languages(tmp_path):
     tokenizer.add_special_tokens({"eos_token": "</s>", "pad_token": "<pad>", "sep_token": "</s>"})
     directory_of(tmp_path, "bart", tokenizer)
     assert open_model(tmp_path).codec.target_begin == ()
+
+
+def marian_pair(path):
+    """A Marian model with two tokenizers in SentencePiece's files."""
+    path.mkdir()
+    size = write_marian(path)
+    config = CONFIG_MAPPING["marian"](**{**SIZES, "eos_token_id": 0, "pad_token_id": size - 1}, vocab_size=size)
+    module = build(config, "causal_lm", np.float32)
+    params = initial_params(module, jax.random.key(0))
+    model = Pretrained(config=config, module=module, params=params, head="causal_lm", path=path)
+    fsj.save_pretrained(path, model)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
+def test_a_model_with_two_tokenizers_reads_with_one_and_writes_with_the_other(tmp_path):
+    pytest.importorskip("sentencepiece")
+    path = marian_pair(tmp_path / "model")
+    model = open_model(path, max_length=32, buckets=[32], target_max_length=24, target_buckets=[24])
+    theirs = MarianTokenizer.from_pretrained(path)
+    expected = theirs(">>fra<< where is the station", text_target="où est la gare")
+    ((source, target),) = model.codec.encode([Example("where is the station", "où est la gare")])
+    assert source.tolist() == expected["input_ids"]
+    assert target.tolist() == expected["labels"]
+    assert model.codec.decode(np.array([target])) == ["où est la gare"]
+    model.save(tmp_path / "run")
+    fsj.save_pretrained(tmp_path / "run" / "model", fsj.load_pretrained(path))
+    for again in (open_model(path, tmp_path / "run"), open_model(tmp_path / "run" / "model")):
+        ((read, written),) = again.codec.encode([Example("the dog", "le chien")])
+        assert (read.tolist(), written.tolist()) == tuple(theirs(">>fra<< the dog", text_target="le chien").values())[
+            ::2
+        ]

@@ -14,7 +14,7 @@ from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.mapping import Rule
 from fewshot_jax.models.huggingface.pretrained import Pretrained, leaves_of, prefix_of, rules_of
 from fewshot_jax.models.huggingface.sentence_transformers import MODULES
-from fewshot_jax.models.huggingface.text_tokenizer import COMPANIONS, TOKENIZER_FILES
+from fewshot_jax.models.huggingface.text_tokenizer import COMPANIONS, TOKENIZER_FILES, copied_files
 from fewshot_jax.models.huggingface.vector_files import write_vectors
 from fewshot_jax.models.huggingface.writer import TensorSource, atomic_checkpoint, write_checkpoint
 
@@ -95,6 +95,9 @@ def _write_texts(partial: Path, path: Path, pretrained: Pretrained, tensors: lis
     except UserError:  # what cannot be read here (a package may be missing) goes along as it is
         tokenizer = None
         copied += [*TOKENIZER_FILES, *COMPANIONS]
+    if files := copied_files(pretrained.path):
+        tokenizer = None
+        copied += files
     config = deepcopy(pretrained.config)
     config.architectures = [family.architectures.get(kind) or family.architectures["pooler"]]
     config.dtype = str(tensors[0].dtype)
@@ -102,7 +105,7 @@ def _write_texts(partial: Path, path: Path, pretrained: Pretrained, tensors: lis
     if tokenizer is not None:
         tokenizer.save_pretrained(partial)
     if pretrained.path is not None and pretrained.path.resolve() != path.resolve():
-        for name in copied:
+        for name in dict.fromkeys(copied):
             if (pretrained.path / name).exists():
                 shutil.copyfile(pretrained.path / name, partial / name)
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from fewshot_jax.errors import UserError, first_line, require
 from fewshot_jax.models.gguf.file import is_gguf
 from fewshot_jax.models.gguf.tokenizer import holds_tokenizer, tokenizer_of
+from fewshot_jax.models.huggingface.sentencepiece_pair import pair_of, source_tokenizer, target_tokenizer
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
@@ -33,11 +35,15 @@ def has_tokenizer(path: Path) -> bool:
 def read_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     """Read the tokenizer of a directory, as transformers does, or of a GGUF file.
 
+    Of Marian's two tokenizers it is that of the source.
+
     Raises:
         UserError: its files are damaged or incomplete, or need a package that is not installed.
     """
     if is_gguf(path):
         return tokenizer_of(path)
+    if (pair := pair_of(path)) is not None:
+        return source_tokenizer(pair)
     _check_complete(path)
     from transformers import AutoTokenizer
 
@@ -51,6 +57,22 @@ def read_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
             f"{path}: the tokenizer cannot be read ({first_line(error)}); copy its files again from where the model "
             "came from, or write them with transformers' save_pretrained"
         ) from error
+
+
+def read_target_tokenizer(path: Path) -> "Tokenizer | None":
+    """Read the tokenizer of what a model writes, where it is another one than that of what it reads (Marian).
+
+    Raises:
+        UserError: its files are damaged, or need a package that is not installed.
+    """
+    pair = None if is_gguf(path) else pair_of(path)
+    return None if pair is None else target_tokenizer(pair)
+
+
+def copied_files(path: Path | None) -> tuple[str, ...]:
+    """The files of a directory's tokenizer that must be copied to keep it, as they hold more than the fast form."""
+    pair = None if path is None or is_gguf(path) else pair_of(path)
+    return () if pair is None else pair.names
 
 
 def load_text_tokenizer(path: Path, field: str | None = None) -> "PreTrainedTokenizerBase":
