@@ -1,6 +1,7 @@
 """The model of a run that reads texts: its config, tokenizer and weights as one value."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self

@@ -154,7 +154,9 @@ def _written_as(model: TextModel) -> str:
     codec = model.codec
     before, after = (" ".join(str(codec.tokenizer.id_to_token(i)) for i in ids) for ids in (codec.begin, codec.middle))
     read, end = f"{before} SOURCE {after}".strip(), codec.tokenizer.id_to_token(codec.end)
-    return f"a source is read as {read}; {end} ends a text"
+    first = " ".join(str(codec.tokenizer.id_to_token(i)) for i in codec.target_begin)
+    begun = f"; a target begins with {first} (forced_bos_token_id of transformers' generate)" if first else ""
+    return f"a source is read as {read}; {end} ends a text{begun}"
 
 
 def _classifier(run: RunDirectory, model: TextModel) -> Exported:

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from transformers import CONFIG_MAPPING, MarianTokenizer, NllbTokenizer, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, M2M100Tokenizer, MarianTokenizer, NllbTokenizer, PreTrainedTokenizerFast
 
 import fewshot_jax as fsj
 from fewshot_jax.applications.text_model import TextModel
@@ -16,7 +16,7 @@ from fewshot_jax.data.tasks import Drawn
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, initial_params
 from tests.applications.test_text_model import bert_template, words
-from tests.models.huggingface.sentencepiece_files import write_marian
+from tests.models.huggingface.sentencepiece_files import write_m2m_100, write_marian
 
 LANGUAGES = ["eng_Latn", "fra_Latn", "deu_Latn"]
 NLLB = {"source_language": "deu_Latn", "target_language": "fra_Latn"}
@@ -138,6 +138,21 @@ def test_marian_is_told_the_language_of_the_target_before_the_source(tmp_path):
     assert pair[0].tolist() == [*source, 2]
     assert pair[1].tolist() == [*target, 2]
     assert open_model(tmp_path, target_language=">>deu<<").codec.begin == (tokenizer.convert_tokens_to_ids(">>deu<<"),)
+
+
+def test_m2m_100_reads_and_writes_what_its_tokenizer_says(tmp_path):
+    pytest.importorskip("sentencepiece")
+    size = write_m2m_100(tmp_path)
+    config = CONFIG_MAPPING["m2m_100"](**SIZES, vocab_size=size + 108)  # languages, and rows that nothing uses
+    module = build(config, "causal_lm", np.float32)
+    params = initial_params(module, jax.random.key(0))
+    fsj.save_pretrained(tmp_path, Pretrained(config=config, module=module, params=params, head="causal_lm"))
+    codec = open_model(tmp_path, source_language="en", target_language="__fr__").codec
+    ((source, target),) = codec.encode([Example("the cat", "le chat")])
+    theirs = M2M100Tokenizer.from_pretrained(tmp_path, src_lang="en", tgt_lang="fr")
+    expected = theirs("the cat", text_target="le chat")
+    assert (source.tolist(), target.tolist()) == (expected["input_ids"], expected["labels"])
+    assert codec.decode(np.array([target])) == ["le chat"]
 
 
 @pytest.mark.parametrize(("file", "field"), [("generation_config.json", 0), ("config.json", 0), (None, None)])

@@ -189,11 +189,13 @@ def read_model_config(path: Path) -> FamilyConfig:
 
 
 def write_model_config(path: Path, directory: Path) -> None:
-    """Write the config.json of a model, a directory or a GGUF file, into another directory."""
+    """Write the config of a model, a directory or a GGUF file, and what it says of generation, into a directory."""
     if is_gguf(path):
         read_model_config(path).save_pretrained(str(directory))
-    else:
-        shutil.copyfile(path / "config.json", directory / "config.json")
+        return
+    for name in ("config.json", "generation_config.json"):
+        if (path / name).is_file():
+            shutil.copyfile(path / name, directory / name)
 
 
 def _instead_of_config(path: Path) -> str:

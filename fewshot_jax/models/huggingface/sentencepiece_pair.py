@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 VOCABULARY, SPACE = "vocab.json", "▁"
 _FILES = (("source.spm", "target.spm"), ("sentencepiece.bpe.model", "sentencepiece.bpe.model"))
+PAIR_FILES = tuple(dict.fromkeys(name for pair in _FILES for name in pair))
 _BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _HIDDEN = "\x00"  # before a piece that has an id and is not of this side: no text holds it
 _UNIGRAM, _BPE, _NORMAL, _USER_DEFINED = 1, 2, 1, 4  # of sentencepiece_model.proto

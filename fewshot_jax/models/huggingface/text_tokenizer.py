@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_jax.errors import UserError, first_line, require
 from fewshot_jax.models.gguf.file import is_gguf
 from fewshot_jax.models.gguf.tokenizer import holds_tokenizer, tokenizer_of
-from fewshot_jax.models.huggingface.sentencepiece_pair import pair_of, source_tokenizer, target_tokenizer
+from fewshot_jax.models.huggingface.sentencepiece_pair import PAIR_FILES, pair_of, source_tokenizer, target_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -22,7 +22,10 @@ _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", 
 # One of them is a tokenizer.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", *_SENTENCEPIECE, "vocab.txt", "vocab.json")
 # What may stand beside it.
-COMPANIONS = ("merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja")
+COMPANIONS = (
+    *("merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja"),
+    *(name for name in PAIR_FILES if name not in TOKENIZER_FILES),
+)
 
 
 def has_tokenizer(path: Path) -> bool:
