@@ -13,10 +13,11 @@ import numpy as np
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.gguf.file import AGAIN, GGUFFile, quote
-from fewshot_jax.models.gguf.metadata import integer, number, size, text
+from fewshot_jax.models.gguf.metadata import integer, natural, number, text
 from fewshot_jax.models.gguf.rope import rope_parameters
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.family import FamilyConfig
+from fewshot_jax.models.pooling import PoolingKind
 
 Undo = Callable[[np.ndarray, FamilyConfig], np.ndarray]
 
@@ -47,9 +48,9 @@ def _decoder(file: GGUFFile, given: dict[str, Any]) -> dict[str, Any]:
     """The fields of Llama's relatives that have defaults, or are found by looking at the tensors."""
     prefix = architecture_name(file)
     width, heads = given["hidden_size"], given["num_attention_heads"]
-    head_dim = size(file, f"{prefix}.attention.key_length", width // heads)
+    head_dim = natural(file, f"{prefix}.attention.key_length", width // heads)
     for key in ("attention.value_length", "rope.dimension_count"):
-        if size(file, f"{prefix}.{key}", head_dim) != head_dim:
+        if natural(file, f"{prefix}.{key}", head_dim) != head_dim:
             raise UserError(
                 f"{file.path}: {prefix}.{key}={file.metadata[f'{prefix}.{key}']} is not supported, only that of a "
                 f"whole attention head, {head_dim}. Take another model"
@@ -57,7 +58,7 @@ def _decoder(file: GGUFFile, given: dict[str, Any]) -> dict[str, Any]:
     if integer(file, f"{prefix}.expert_count", 0):
         raise UserError(f"{file.path}: a mixture of experts, which is not supported. Take a model without experts")
     return {
-        "num_key_value_heads": size(file, f"{prefix}.attention.head_count_kv", heads),
+        "num_key_value_heads": natural(file, f"{prefix}.attention.head_count_kv", heads),
         "head_dim": head_dim,
         "rope_parameters": rope_parameters(file, prefix, head_dim),
     }
@@ -86,7 +87,7 @@ def _gemma(layers_of_27b: int) -> Callable[[GGUFFile, dict[str, Any]], dict[str,
 def _gemma2(file: GGUFFile, given: dict[str, Any]) -> dict[str, Any]:
     return {
         **_gemma(46)(file, given),
-        "sliding_window": size(file, "gemma2.attention.sliding_window", 4096),
+        "sliding_window": natural(file, "gemma2.attention.sliding_window", 4096),
         "attn_logit_softcapping": number(file, "gemma2.attn_logit_softcapping", 50.0),
         "final_logit_softcapping": number(file, "gemma2.final_logit_softcapping", 30.0),
     }
@@ -97,7 +98,7 @@ def _gemma3(file: GGUFFile, given: dict[str, Any]) -> dict[str, Any]:
     local = number(file, "gemma3.rope.freq_base_swa", 10_000.0)
     return {
         **fields,
-        "sliding_window": size(file, "gemma3.attention.sliding_window"),
+        "sliding_window": natural(file, "gemma3.attention.sliding_window"),
         "rope_parameters": {
             "full_attention": fields["rope_parameters"],
             "sliding_attention": {"rope_type": "default", "rope_theta": local},
@@ -143,6 +144,7 @@ _GPT2_SIZES = {
     "attention.head_count": "n_head",
 }
 _RMS = ("attention.layer_norm_rms_epsilon", "rms_norm_eps")
+_POOLING: dict[int, PoolingKind] = {1: "mean", 2: "cls", 3: "lasttoken"}
 _NORMS_LESS_ONE: Mapping[str, Undo] = {r".*norm\.weight": _less_one}
 
 ARCHITECTURES: dict[str, GGUFArchitecture] = {
@@ -201,8 +203,8 @@ def gguf_config(file: GGUFFile) -> FamilyConfig:
     name = architecture_name(file)
     architecture = ARCHITECTURES[name]
     family, kind_of_config = FAMILIES[architecture.model_type], CONFIG_MAPPING[architecture.model_type]
-    fields: dict[str, Any] = {own: size(file, f"{name}.{key}") for key, own in architecture.fields.items()}
-    layers = size(file, f"{name}.block_count")
+    fields: dict[str, Any] = {own: natural(file, f"{name}.{key}") for key, own in architecture.fields.items()}
+    layers = natural(file, f"{name}.block_count")
     if layers > len(file.tensors):
         raise UserError(f"{file.path}: {name}.block_count={layers}, but it holds {len(file.tensors)} tensors. {AGAIN}")
     fields[architecture.epsilon[1]] = number(file, f"{name}.{architecture.epsilon[0]}")
@@ -222,6 +224,16 @@ def gguf_config(file: GGUFFile) -> FamilyConfig:
         reason = " ".join(str(error).split()).replace("config.json: ", "")
         raise UserError(f"{file.path}: {reason}. {AGAIN}") from None
     return config
+
+
+def pooling_of(file: GGUFFile) -> PoolingKind | None:
+    """What makes one vector of a text, where the file says it; llama.cpp's numbers are in its llama.h.
+
+    Raises:
+        UserError: the architecture is not in the table, or what stands there is no number.
+    """
+    kind = integer(file, f"{architecture_name(file)}.pooling_type", 0)
+    return _POOLING.get(kind)
 
 
 def _rows(file: GGUFFile, name: str) -> int:

@@ -16,7 +16,7 @@ def integer(file: GGUFFile, key: str, default: Any = REQUIRED) -> Any:
     return _value(file, key, default, "an integer", lambda value: type(value) is int and 0 <= value < 2**31)
 
 
-def size(file: GGUFFile, key: str, default: Any = REQUIRED) -> Any:
+def natural(file: GGUFFile, key: str, default: Any = REQUIRED) -> Any:
     """An integer of at least 1."""
     return _value(
         file, key, default, "an integer of at least 1", lambda value: type(value) is int and 0 < value < 2**31

@@ -206,8 +206,6 @@ def _instead_of_config(path: Path) -> str:
             "adapter with fsj.load_adapter"
         )
     names = sorted(one.name for one in path.iterdir())
-    if gguf := [name for name in names if name.endswith(".gguf")]:
-        return f"the directory holds a GGUF file; name it: {path / gguf[0]}"
     held = f"holds {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}" if names else "is empty"
     return f"the directory {held}; give one that transformers' save_pretrained wrote"
 

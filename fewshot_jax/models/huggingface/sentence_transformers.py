@@ -18,6 +18,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fewshot_jax.errors import UserError, require
+from fewshot_jax.models.gguf.architectures import pooling_of
+from fewshot_jax.models.gguf.file import is_gguf, read_file
 from fewshot_jax.models.huggingface.read_json import JsonObject, read_model_json, read_object
 from fewshot_jax.models.pooling import POOLING_KINDS, DenseActivation, DenseLayer, PoolingKind, VectorShape, VectorStep
 
@@ -97,11 +99,17 @@ class VectorFiles(NamedTuple):
 
 
 def read_vectors(path: Path) -> VectorFiles:
-    """Read what makes one vector of a text in a directory; one without modules.json is the transformer itself.
+    """Read what makes one vector of a text in a directory, or of a GGUF file.
+
+    A directory without modules.json is the transformer itself.
 
     Raises:
         UserError: a file is missing or damaged, or asks for what is not here.
     """
+    if is_gguf(path):
+        pooling_kind = pooling_of(read_file(path))
+        stated = None if pooling_kind is None else TextVectors(shape=VectorShape(pooling=(pooling_kind,)), stated=True)
+        return VectorFiles(stated or TextVectors(), path)
     file = path / MODULES
     if not file.is_file():
         return VectorFiles(TextVectors(), path)

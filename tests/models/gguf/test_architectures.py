@@ -210,7 +210,7 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones(tmp_path):
         fsj.load_pretrained(path)
 
 
-def test_a_directory_with_a_gguf_file_is_told_to_name_the_file(tmp_path):
-    (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    with pytest.raises(UserError, match=rf"the directory holds a GGUF file; name it: {tmp_path}/a.gguf"):
-        fsj.load_pretrained(tmp_path)
+@pytest.mark.parametrize(("number", "kind"), [(None, "mean"), (0, "mean"), (1, "mean"), (2, "cls"), (3, "lasttoken")])
+def test_the_pooling_is_what_the_file_says(number, kind, file):
+    vectors = fsj.load_pretrained(file("bert", {"bert.pooling_type": number})).vectors
+    assert vectors.shape.pooling == (kind,) and vectors.stated == bool(number)
