@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ls:
+class AtHand:
     """List the models that are at hand, and the families that can be read.
 
     At hand is what needs no network: the default encoder, models inside installed packages, and the cache of the
@@ -89,7 +89,7 @@ def usage() -> str:
     )
 
 
-def _ls(arguments: Ls) -> None:
+def _ls(arguments: AtHand) -> None:
     from fewshot_jax.models.huggingface.families import FAMILIES
     from fewshot_jax.models.sources.at_hand import models_at_hand
 
@@ -123,10 +123,10 @@ def _show(arguments: Show) -> None:
     if arguments.json:
         print_json(values)
     else:
-        print("\n".join(f"{name:14s} {value}" for name, value in rows_of(described).items()))
+        print("\n".join(f"{name:14s} {value}" for name, value in shown_rows(described).items()))
 
 
-def rows_of(one: "Description") -> dict[str, str]:
+def shown_rows(one: "Description") -> dict[str, str]:
     """What is printed of a model, by the names of the rows."""
     rows = {
         "name": one.name,
@@ -177,4 +177,4 @@ def _get(arguments: Get) -> None:
 
 
 # The parts of the command: their arguments and what they do.
-PARTS: dict[str, tuple[Any, Any]] = {"ls": (Ls, _ls), "show": (Show, _show), "get": (Get, _get)}
+PARTS: dict[str, tuple[Any, Any]] = {"ls": (AtHand, _ls), "show": (Show, _show), "get": (Get, _get)}

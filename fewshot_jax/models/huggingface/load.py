@@ -1,11 +1,10 @@
 """Read a Hugging Face checkpoint straight into a parameter tree: its dtype, its sharding, one tensor at a time."""
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +30,14 @@ from fewshot_jax.models.huggingface.pretrained import (
     rules_of,
 )
 from fewshot_jax.models.huggingface.read_leaf import Source, read_leaf
-from fewshot_jax.models.huggingface.sentence_transformers import check_hidden, read_vectors
+from fewshot_jax.models.huggingface.sentence_transformers import VectorFiles, check_hidden, read_vectors
 from fewshot_jax.models.huggingface.tensors import Checkpoint
 from fewshot_jax.models.huggingface.vector_files import read_dense
 from fewshot_jax.models.language_head import HeadKind
 from fewshot_jax.models.mapped_files import Tensors
 from fewshot_jax.models.sources.names import find_files
 from fewshot_jax.models.transformer import Transformer
-from fewshot_jax.notes import Note
+from fewshot_jax.notes import warn
 
 # A sharding for all leaves, or one by path and shape.
 Placement = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
@@ -103,52 +102,104 @@ def load_pretrained(
     kept = _floating(jnp.float32 if dtype is None else dtype, "dtype")
     computed = _floating(kept if compute_dtype is None else compute_dtype, "compute_dtype")
     with open_checkpoint(path) as checkpoint:
-        names, wrapper = modern_names(path, checkpoint, family)
-        if head == "auto":
-            kind = _head_in_file(path, config, kind, names)
-        if kind == "pooler" and not any("pooler." in name for name in names):
-            kind = None  # sentence encoders are often saved without it
-        prefix = body_prefix(family, names)
-        config = _untied(config, family, kind, prefix, checkpoint, names)
-        module = build(config, kind, computed)
-        check_hidden(path, described.vectors.shape, module.shape.last.block.width)
-        leaves = leaves_of(module)
-        rules = [_also_output(rule, family, config) for rule in rules_of(family, config, kind, prefix, leaves)]
-        created = _absent_head(rules, leaves, checkpoint, names) if head != "auto" or num_labels is not None else set()
-        read = [rule for rule in rules if rule.target not in created]
-        sources, problems = sources_of(read, leaves, family.optional, checkpoint, names)
-        used = {source.tensor for found in sources.values() for source in found}
-        left = {modern: name for modern, name in names.items() if name not in used}
-        ignored, unknown = left_over(family, config, kind, left, other_head=head != "auto")
-        if problems or unknown:
-            found = [f"{name} {list(checkpoint.tensors[name].shape)}" for name in sorted(left.values())]
-            unknown = [f"{name} {list(checkpoint.tensors[name].shape)} is not a part of the model" for name in unknown]
-            raise misfit(_misfit(path, config, prefix), problems, unknown, found if problems and not unknown else [])
-        if wrapper:
-            note = f"{path}: read without '{wrapper}', a wrapper's prefix, in its tensors' names"
-            warnings.warn(note, Note, stacklevel=2)
+        fit = _matched(checkpoint, described, config, kind, computed, as_named=head == "auto", given=num_labels)
         place = _placement(sharding)
         flat = {
-            target: read_leaf(checkpoint, found, leaves[target].shape, kept, place(target, leaves[target].shape))
-            for target, found in sources.items()
+            target: read_leaf(
+                checkpoint, found, fit.leaves[target].shape, kept, place(target, fit.leaves[target].shape)
+            )
+            for target, found in fit.sources.items()
         }
-    made = _initialised(module, created, config, seed)
-    for target in leaves.keys() - flat.keys():  # what is created, or may be missing and is
-        leaf = made[target] if target in made else jnp.zeros(leaves[target].shape)
+    made = _initialised(fit.module, fit.created, fit.config, seed)
+    for target in fit.leaves.keys() - flat.keys():  # what is created, or may be missing and is
+        leaf = made[target] if target in made else jnp.zeros(fit.leaves[target].shape)
         flat[target] = jax.device_put(leaf.astype(kept), place(target, leaf.shape))
     return Pretrained(
-        config=config,
-        module=module,
+        config=fit.config,
+        module=fit.module,
         params=unflatten_dict(flat, sep="/"),
-        head=kind,
-        ignored=tuple(sorted(ignored)),
-        created=tuple(sorted(created)),
+        head=fit.head,
+        ignored=tuple(sorted(fit.ignored)),
+        created=tuple(sorted(fit.created)),
         path=path,
         name=files.name,
         revision=files.revision if files.kind == "hub" else None,
         vectors=described.vectors,
         dense_params=read_dense(described),
     )
+
+
+class _Fit(NamedTuple):
+    """A checkpoint and the model that it fits.
+
+    Attributes:
+        config: with what the checkpoint says against it.
+        head: that the model has.
+        module, leaves: of the model.
+        sources: where each leaf lies that is read.
+        created: leaves of a head that the checkpoint does not have.
+        ignored: tensors that are not read.
+    """
+
+    config: FamilyConfig
+    head: HeadKind | None
+    module: Transformer
+    leaves: Leaves
+    sources: dict[str, list[Source]]
+    created: set[str]
+    ignored: list[str]
+
+
+def _matched(
+    checkpoint: Tensors,
+    described: VectorFiles,
+    config: FamilyConfig,
+    head: HeadKind | None,
+    computed: np.dtype,
+    *,
+    as_named: bool,
+    given: int | None,
+) -> _Fit:
+    """Match the names and shapes of a checkpoint with those of the model that its config describes; nothing is read.
+
+    Args:
+        checkpoint: the tensors.
+        described: the directory that it is of.
+        config: of the model.
+        head: that is wanted.
+        computed: dtype of the computation.
+        as_named: the head is the one that the config names.
+        given: number of classes, if one is asked for.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    path, family = described.body, family_of(config)
+    names, wrapper = modern_names(path, checkpoint, family)
+    if as_named:
+        head = _head_in_file(path, config, head, names)
+    if head == "pooler" and not any("pooler." in name for name in names):
+        head = None  # sentence encoders are often saved without it
+    prefix = body_prefix(family, names)
+    config = _untied(config, family, head, prefix, checkpoint, names)
+    module = build(config, head, computed)
+    check_hidden(path, described.vectors.shape, module.shape.last.block.width)
+    leaves = leaves_of(module)
+    rules = [_also_output(rule, family, config) for rule in rules_of(family, config, head, prefix, leaves)]
+    created = set() if as_named and given is None else _absent_head(rules, leaves, checkpoint, names)
+    read = [rule for rule in rules if rule.target not in created]
+    sources, problems = sources_of(read, leaves, family.optional, checkpoint, names)
+    used = {source.tensor for found in sources.values() for source in found}
+    left = {modern: name for modern, name in names.items() if name not in used}
+    ignored, unknown = left_over(family, config, head, left, other_head=not as_named)
+    if problems or unknown:
+        shapes = {name: list(tensor.shape) for name, tensor in checkpoint.tensors.items()}
+        found = [f"{name} {shapes[name]}" for name in sorted(left.values())]
+        unknown = [f"{name} {shapes[name]} is not a part of the model" for name in unknown]
+        raise misfit(_misfit(path, config, prefix), problems, unknown, found if problems and not unknown else [])
+    if wrapper:
+        warn(f"{path}: read without '{wrapper}', a wrapper's prefix, in its tensors' names")
+    return _Fit(config, head, module, leaves, sources, created, ignored)
 
 
 def open_checkpoint(path: Path) -> Tensors:
@@ -172,10 +223,8 @@ def _head_in_file(path: Path, config: FamilyConfig, kind: HeadKind | None, names
     own = "head/dense/kernel" if kind in _LM else "head/output/kernel"
     if all(rule.target != own for rule in rules) or any(tensor_of(rule, names, ()) for rule in rules):
         return kind
-    note = (
-        f"{path}: config.json names {config.architectures[0]}, but the file holds nothing of its head; read without it"
-    )
-    warnings.warn(note, Note, stacklevel=3)
+    named = config.architectures[0]
+    warn(f"{path}: config.json names {named}, but the file holds nothing of its head; read without it")
     return "pooler" if "pooler" in family_of(config).heads else None
 
 

@@ -15,7 +15,8 @@ from fewshot_jax.models.huggingface.read_json import read_model_json
 from fewshot_jax.models.huggingface.sentence_transformers import TextVectors, read_vectors
 from fewshot_jax.models.huggingface.text_tokenizer import has_tokenizer, read_tokenizer
 from fewshot_jax.models.sources.memory import bytes_to_adapt
-from fewshot_jax.models.sources.names import PACKAGE, ModelFiles
+from fewshot_jax.models.sources.names import ModelFiles
+from fewshot_jax.models.sources.package import PACKAGE
 from fewshot_jax.models.transformer import Architecture, Transformer
 
 _LICENCE = re.compile(r"\A---\n(?:.*\n)*?license:\s*[\"']?([^\"'\n]+)", re.IGNORECASE)

@@ -21,8 +21,9 @@ from typing import Literal
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.gguf.file import is_gguf
 from fewshot_jax.models.huggingface.text_tokenizer import has_tokenizer
+from fewshot_jax.models.sources.package import PACKAGE, find_in_package
 
-DEFAULT, PACKAGE = "default", "package:"
+DEFAULT = "default"
 MODEL_OF_A_RUN = "model"  # where a run keeps the Hugging Face directory of its model
 KINDS_OF_NAMES = (
     "a Hugging Face or sentence-transformers directory, a .gguf file, 'org/name' or 'org/name@revision' of the Hugging "
@@ -84,14 +85,13 @@ def find_files(name: str | Path, *, weights: bool = True) -> ModelFiles:
     if given == DEFAULT:
         return ModelFiles(name=DEFAULT, path=_PACKAGED, kind="default")
     if given.startswith(PACKAGE):
-        from fewshot_jax.models.sources.package import find_in_package
-
         path, version = find_in_package(given.removeprefix(PACKAGE))
         return ModelFiles(name=given, path=path, kind="package", revision=version)
     if path.is_dir():
         return ModelFiles(name=str(path.resolve()), path=_directory_of(path), kind="directory")
     if is_gguf(path) and path.is_file():
-        return ModelFiles(name=str(path.resolve()), path=path, kind="gguf")
+        # A link stays one: what it points to, in the hub's cache, has another name.
+        return ModelFiles(name=str(path.absolute()), path=path, kind="gguf")
     if path.exists():
         raise UserError(f"{name}: is a file, and no .gguf file; give the directory of the model")
     if is_gguf(path) or not is_of_hub(given):
@@ -120,7 +120,10 @@ def lasting_name(name: str) -> str:
     """
     if name == DEFAULT or name.startswith(PACKAGE):
         return name
-    return find_files(name, weights=False).name if is_of_hub(name) else str(Path(name).expanduser().resolve())
+    if is_of_hub(name):
+        return find_files(name, weights=False).name
+    path = Path(name).expanduser()
+    return str(path.absolute() if is_gguf(path) else path.resolve())
 
 
 def short_name(name: str) -> str:
@@ -149,9 +152,10 @@ def _directory_of(directory: Path) -> Path:
     Raises:
         UserError: neither holds a model.
     """
-    for candidate in (directory, directory / MODEL_OF_A_RUN):
-        if holds_model(candidate):
-            return candidate
+    if holds_model(directory):
+        return directory
+    if (directory / "config.yaml").is_file() and holds_model(directory / MODEL_OF_A_RUN):
+        return directory / MODEL_OF_A_RUN
     names = sorted(one.name for one in directory.iterdir())
     held = f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}" if names else "nothing"
     what = f"holds {held}, which is no model; give {KINDS_OF_NAMES}"

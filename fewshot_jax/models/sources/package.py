@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from fewshot_jax.errors import UserError
-from fewshot_jax.models.sources.names import PACKAGE
 
+PACKAGE = "package:"  # before the name of a package
 _NAME = re.compile(r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", re.ASCII)
 _PART = re.compile(r"\.part-?\d+$")  # of a file that was cut into parts
 _JOINS = re.compile(r"^def assemble\(", re.MULTILINE)
