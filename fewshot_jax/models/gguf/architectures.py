@@ -13,7 +13,7 @@ import numpy as np
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.gguf.file import AGAIN, GGUFFile, quote
-from fewshot_jax.models.gguf.metadata import integer, natural, number, text
+from fewshot_jax.models.gguf.metadata import integer, natural, number, text, token_id
 from fewshot_jax.models.gguf.rope import rope_parameters
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.family import FamilyConfig
@@ -212,7 +212,7 @@ def gguf_config(file: GGUFFile) -> FamilyConfig:
     if "output.weight" not in file.tensors:
         fields["tie_word_embeddings"] = True
     for key in ("bos", "eos", "padding"):
-        if (token := integer(file, f"tokenizer.ggml.{key}_token_id", None)) is not None:
+        if (token := token_id(file, f"tokenizer.ggml.{key}_token_id")) is not None:
             fields["pad_token_id" if key == "padding" else f"{key}_token_id"] = token
     fields |= architecture.more(file, fields)
     # A file of a decoder holds a language model; the pooler of BERT is left out where the file has none.

@@ -16,6 +16,12 @@ def integer(file: GGUFFile, key: str, default: Any = REQUIRED) -> Any:
     return _value(file, key, default, "an integer", lambda value: type(value) is int and 0 <= value < 2**31)
 
 
+def token_id(file: GGUFFile, key: str) -> int | None:
+    """The id of a token; None where there is none, which llama.cpp also writes as -1 in 32 bits."""
+    value = file.metadata.get(key)
+    return None if type(value) is int and value in (-1, 2**32 - 1) else integer(file, key, None)
+
+
 def natural(file: GGUFFile, key: str, default: Any = REQUIRED) -> Any:
     """An integer of at least 1."""
     return _value(

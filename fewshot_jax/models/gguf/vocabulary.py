@@ -13,7 +13,7 @@ import numpy as np
 
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.models.gguf.file import AGAIN, GGUFFile, quote
-from fewshot_jax.models.gguf.metadata import flag, integer, numbers, texts
+from fewshot_jax.models.gguf.metadata import flag, numbers, texts, token_id
 from fewshot_jax.models.gguf.pre_tokenizers import splitting_of
 
 if TYPE_CHECKING:
@@ -79,11 +79,10 @@ def stored_tokens(file: GGUFFile) -> StoredTokens:
     special: dict[str, int] = {}
     for name, keys in _NAMES.items():
         for key in keys:
-            index = integer(file, f"tokenizer.ggml.{key}", None)
+            index = token_id(file, f"tokenizer.ggml.{key}")
             if index is not None:
-                require(
-                    index < len(tokens), f"{file.path}: tokenizer.ggml.{key}={index}: there is no such token. {AGAIN}"
-                )
+                where = f"{file.path}: tokenizer.ggml.{key}={index}"
+                require(index < len(tokens), f"{where}: there is no such token. {AGAIN}")
                 special[name] = index
     return StoredTokens(tokens, np.full(len(tokens), NORMAL) if types is None else types, special)
 

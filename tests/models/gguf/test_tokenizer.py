@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, BertTokenizer
+from transformers import AutoTokenizer, BertTokenizer, LlamaConfig
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.gguf.pre_tokenizers import SPLITTINGS
@@ -117,6 +117,11 @@ def test_what_is_written_around_a_text_is_what_the_file_says(gpt2_file):
     assert read_tokenizer(path)("cat")["input_ids"] == [1, *bare]
 
 
+def test_a_token_that_is_none_is_none(gpt2_file):
+    _, path = gpt2_file(**{"ggml.padding_token_id": 2**32 - 1})
+    assert read_tokenizer(path).pad_token is None
+
+
 def test_a_chat_template_comes_along(gpt2_file):
     template = "{% for m in messages %}<|begin|>{{ m['content'] }}{% endfor %}"
     _, path = gpt2_file(chat_template=template)
@@ -128,6 +133,7 @@ def test_what_is_saved_is_read_by_transformers_with_the_same_ids(gpt2_file, tmp_
     _, path = gpt2_file("smollm", **{"ggml.add_bos_token": True, "chat_template": "{{ messages }}"})
     ours = read_tokenizer(path)
     ours.save_pretrained(tmp_path / "saved")
+    LlamaConfig().save_pretrained(tmp_path / "saved")  # whose own kind of tokenizer splits in another way
     again = AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert [again(text)["input_ids"] for text in TEXTS] == [ours(text)["input_ids"] for text in TEXTS]
     assert again.special_tokens_map == ours.special_tokens_map and again.chat_template == ours.chat_template
