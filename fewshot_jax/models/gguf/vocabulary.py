@@ -139,15 +139,17 @@ def merges_by_score(found: StoredTokens, scores: np.ndarray) -> list[tuple[str, 
 
     It always makes the piece of the highest score. Two pairs that give one piece compete only where they overlap
     (``aa`` ``a`` ``aa``); there it takes the left one, and here the pair whose left part has the lower id comes first.
+    Of pieces with one score the lower id comes first: converters that found no scores wrote one number for all, and
+    pieces have their ids in the order in which they were learned.
     """
     mergeable = np.flatnonzero(np.isin(found.types, (NORMAL, UNUSED))).tolist()
     rank = {found.tokens[i]: i for i in mergeable}
-    merges: list[tuple[float, int, int, str, str]] = []
+    merges: list[tuple[float, int, int, int, str, str]] = []
     for piece, index in rank.items():
         for cut in range(1, len(piece)):
             left, right = piece[:cut], piece[cut:]
             if left in rank and right in rank:
-                merges.append((-float(scores[index]), rank[left], rank[right], left, right))
+                merges.append((-float(scores[index]), index, rank[left], rank[right], left, right))
     merges.sort()
     return [(left, right) for *_, left, right in merges]
 

@@ -226,6 +226,13 @@ def test_pieces_with_scores_are_merged_as_sentencepiece_does(prefix, pieces, tmp
     assert (ours.unk_token, ours.bos_token, ours.eos_token) == ("<unk>", "<s>", "</s>")
 
 
+def test_pieces_without_scores_are_merged_in_the_order_of_their_ids(tmp_path):
+    tokens = ["<unk>", "<s>", "</s>", *"abc", "bc", "ab"]
+    flags = {"tokenizer.ggml.add_bos_token": False, "tokenizer.ggml.add_space_prefix": False}
+    ours = read_tokenizer(file_of(tmp_path, "llama", tokens, flags | {"tokenizer.ggml.scores": [-1000.0] * 8}))
+    assert ours.tokenize("abc") == ["a", "bc"] and ours.tokenize("aba") == ["ab", "a"]
+
+
 @pytest.mark.parametrize("cased", [False, True])
 def test_word_pieces_are_those_of_bert(cased, tmp_path):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]", "the", "cat", "sleep", "##s", "##t", "don", "'"]
