@@ -1,5 +1,6 @@
 """Each architecture: what is read from a GGUF file is the model that was converted into it."""
 
+import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -87,6 +88,20 @@ def test_quantised_matrices_are_those_that_the_gguf_package_dequantises(kind, pa
     }
     save_file(arrays, tmp_path / "expected" / "model.safetensors")
     same_leaves(fsj.load_pretrained(path).params, fsj.load_pretrained(tmp_path / "expected").params)
+
+
+def test_devices_get_their_parts_of_dequantised_tensors(parts, file):
+    path = file("llama-wide", kinds={own: "Q4_0" for own, array in parts("llama-wide")[2].items() if array.ndim == 2})
+    mesh = jax.make_mesh((2,), ("parts",))
+
+    def half(_, shape):
+        axis = next((axis for axis, length in enumerate(shape) if length > 1 and length % 2 == 0), None)
+        spec = [None] * len(shape) if axis is None else [*[None] * axis, "parts"]
+        return jax.NamedSharding(mesh, jax.P(*spec))
+
+    ours = fsj.load_pretrained(path, sharding=half, dtype="bfloat16")
+    assert not ours.params["token_embedding"]["embedding"].is_fully_replicated
+    same_leaves(ours.params, fsj.load_pretrained(path, dtype="bfloat16").params)
 
 
 def test_heads_are_created_and_left_out_as_for_a_directory(file):
