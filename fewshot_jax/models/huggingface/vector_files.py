@@ -67,11 +67,11 @@ def dense_shapes(shape: VectorShape) -> dict[str, dict[str, tuple[int, ...]]]:
     }
 
 
-def write_vectors(directory: Path, vectors: TextVectors, hidden: int, params: Params | None = None) -> None:
+def write_vectors(partial: Path, vectors: TextVectors, hidden: int, params: Params | None = None) -> None:
     """Write what `read_vectors` and sentence-transformers read, beside a transformer in the same directory.
 
     Args:
-        directory: that its caller writes atomically.
+        partial: a directory that its caller writes atomically.
         vectors: the description; nothing is written where no directory stated it.
         hidden: width of the hidden states.
         params: of the dense layers; None to leave their weights out.
@@ -82,24 +82,24 @@ def write_vectors(directory: Path, vectors: TextVectors, hidden: int, params: Pa
     if not vectors.stated:
         return
     shape, kinds = vectors.shape, ["Transformer", "Pooling"]
-    _write(directory / "1_Pooling" / POOLING, _pooling_fields(vectors, hidden))
+    _write(partial, f"1_Pooling/{POOLING}", _pooling_fields(vectors, hidden))
     for step in shape.steps:
         kinds.append("Dense" if isinstance(step, DenseLayer) else "Normalize")
         if isinstance(step, DenseLayer):
-            folder = directory / f"{len(kinds) - 1}_Dense"
-            _write(folder / "config.json", _dense_fields(step))
+            folder = f"{len(kinds) - 1}_Dense"
+            _write(partial, f"{folder}/config.json", _dense_fields(step))
             if params is not None:
-                _write_layer(folder, f"dense_{kinds.count('Dense') - 1}", shape, params)
+                _write_layer(partial / folder, f"dense_{kinds.count('Dense') - 1}", shape, params)
     modules = [
         {"idx": i, "name": f"{i}", "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
         for i, kind in enumerate(kinds)
     ]
     kept = {} if shape.outputs is None else {"truncate_dim": shape.outputs}
     described = {"default_prompt_name": vectors.default_prompt, "similarity_fn_name": vectors.similarity, **kept}
-    _write(directory / PROMPTS, {"prompts": dict(vectors.prompts), **described})
+    _write(partial, PROMPTS, {"prompts": dict(vectors.prompts), **described})
     longest = {} if vectors.max_length is None else {"max_seq_length": vectors.max_length}
-    _write(directory / BODY_CONFIG, {**longest, "do_lower_case": vectors.lower_case})
-    _write(directory / MODULES, modules)
+    _write(partial, BODY_CONFIG, {**longest, "do_lower_case": vectors.lower_case})
+    _write(partial, MODULES, modules)
 
 
 def _pooling_fields(vectors: TextVectors, hidden: int) -> dict[str, Any]:
@@ -136,6 +136,6 @@ def _source(name: str, array: np.ndarray) -> TensorSource:
     return TensorSource(name, array.dtype, array.shape, lambda: array)
 
 
-def _write(file: Path, content: Any) -> None:
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(strict_json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def _write(partial: Path, name: str, content: Any) -> None:
+    (partial / name).parent.mkdir(exist_ok=True)
+    (partial / name).write_text(strict_json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -62,6 +62,17 @@ def test_a_description_is_written_as_it_was_read(name, tmp_path):
     assert read_vectors(tmp_path / "written").vectors == vectors
 
 
+def test_the_names_of_the_first_releases_are_read(tmp_path):
+    write_description(tmp_path, dataclasses.replace(CASES["mean"], folder="0_BERT", limits={"max_seq_length": 9}))
+    listed = json.loads((tmp_path / "modules.json").read_text())
+    listed[0]["type"] = "sentence_transformers.models.BERT"
+    listed.append({"path": "2_Dropout", "type": "sentence_transformers.models.Dropout"})  # of training alone
+    (tmp_path / "modules.json").write_text(json.dumps(listed))
+    vectors, body, dense = read_vectors(tmp_path)
+    assert (body, dense) == (tmp_path / "0_BERT", ())
+    assert vectors == TextVectors(max_length=9, stated=True)
+
+
 def test_a_plain_model_takes_the_place_of_a_described_one(pretrained, tmp_path):
     fsj.save_pretrained(tmp_path, pretrained)
     fsj.save_pretrained(tmp_path, dataclasses.replace(pretrained, vectors=TextVectors(), dense_params={}))
