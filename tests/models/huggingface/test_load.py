@@ -339,7 +339,7 @@ def test_a_bad_config_is_told_what_is_wrong(case, saved):
 
 
 def test_a_directory_that_is_none_is_told_so(tmp_path, saved):
-    for path, message in ((tmp_path / "no", "no such"), (saved / "config.json", "a file"), (tmp_path, "config.json")):
+    for path, message in ((tmp_path / "no", "no such"), (saved / "config.json", "a file"), (tmp_path, "holds model")):
         with pytest.raises(fsj.UserError, match=message):
             fsj.load_pretrained(path)
     (saved / "config.json").write_text("{")
@@ -510,10 +510,10 @@ def test_the_weights_of_another_family_are_shown_where_no_name_fits(saved, tmp_p
 
 
 def test_a_directory_without_a_config_is_told_what_it_holds(tmp_path):
-    with pytest.raises(fsj.UserError, match="the directory is empty; give one that"):
+    with pytest.raises(fsj.UserError, match="holds nothing, which is no model; give a Hugging Face"):
         fsj.load_pretrained(tmp_path)
     (tmp_path / "weights.npz").touch()
-    with pytest.raises(fsj.UserError, match=r"the directory holds weights\.npz; give one that"):
+    with pytest.raises(fsj.UserError, match=r"holds weights\.npz, which is no model; give a Hugging Face"):
         fsj.load_pretrained(tmp_path)
     (tmp_path / "adapter_config.json").touch()
     with pytest.raises(fsj.UserError, match=r"an adapter in peft's format; give the directory of its base model"):

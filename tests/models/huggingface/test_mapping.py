@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from fewshot_jax.models.huggingface.load import sources_of
 from fewshot_jax.models.huggingface.lora_matrices import (
     Dense,
     LoraPair,
@@ -16,6 +15,7 @@ from fewshot_jax.models.huggingface.lora_matrices import (
     stacked,
 )
 from fewshot_jax.models.huggingface.mapping import Rule, fused, linear, placed, rule_table
+from fewshot_jax.models.huggingface.matching import sources_of
 from fewshot_jax.models.huggingface.read_leaf import read_leaf
 from fewshot_jax.models.huggingface.save import stored_tensors
 from fewshot_jax.models.huggingface.tensors import Checkpoint
