@@ -275,9 +275,11 @@ def test_an_adapted_model_scores_the_candidates_it_was_adapted_to(tmp_path, chan
     labels = ["please/open_it", "just/print"]
     assert candidates(labels, config) == ["open it", "print"]
     new = saved_reader(config, channel_run, {"labels": labels, "candidates": candidates(labels, config)})
-    assert new.record == {"candidates": ["open it", "print"]}
+    assert new.store({}).record == {"candidates": ["open it", "print"]}
     old = saved_reader(config, channel_run, {"labels": labels})
-    assert old.record == {"candidates": ["please open it", "just print"]}, "as it was adapted, with the sets' names"
+    assert old.store({}).record == {"candidates": ["please open it", "just print"]}, (
+        "as it was adapted, with the sets' names"
+    )
     with pytest.raises(ValueError, match="1 candidates, but 2 labels"):
         saved_reader(config, channel_run, {"labels": labels, "candidates": ["open it"]})
 

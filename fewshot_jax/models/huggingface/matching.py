@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from fewshot_jax.models.gguf.file import is_gguf
 from fewshot_jax.models.huggingface.checkpoint_names import body_prefix, left_over, modern_names, tensor_of
 from fewshot_jax.models.huggingface.families import family_of
 from fewshot_jax.models.huggingface.family import Family, FamilyConfig
