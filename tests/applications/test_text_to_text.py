@@ -180,3 +180,15 @@ def test_scores_leave_padding_out():
     episode.query["mask"][1:] = False
     np.testing.assert_allclose(NATS.of(written, episode), written.nats[0] / 3, rtol=1e-6)
     assert EXACT.of(written._replace(exact=jnp.array([True, False, False])), episode) == 1
+
+
+def test_what_a_target_begins_with_is_no_choice_of_the_model_but_has_a_likelihood():
+    _, made, params = functions("encoder_decoder", begin=(9,))
+    first = made.write_fn(params, batch([ROWS[0]]), KEY)
+    row = [9, *np.asarray(first.ids[0]).tolist()]
+    row = row[: row.index(END) + 1] if END in row else row
+    written = made.output_fn(params, batch([(ROWS[0][0], row)], target_length=len(row)), KEY)
+    assert written.exact.all()
+    assert written.tokens.tolist() == [len(row)]
+    other = made.output_fn(params, batch([(ROWS[0][0], [10, *row[1:]])], target_length=len(row)), KEY)
+    assert other.nats[0] != written.nats[0]

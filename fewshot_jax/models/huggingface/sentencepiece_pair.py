@@ -133,7 +133,7 @@ def _bare(file: Path, model: Any, ids: Mapping[str, int], special: Mapping[str, 
     if spec.precompiled_charsmap:
         before.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
-        before += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+        before += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     tokenizer.normalizer = normalizers.Sequence(before)
     scheme = "always" if spec.add_dummy_prefix else "never"
     within = not any(SPACE in piece[1:] for piece in pieces)  # no piece goes on after a space
