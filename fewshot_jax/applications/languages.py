@@ -26,6 +26,11 @@ def with_languages(around: dict[str, Any], tokenizer: Any, config: Config, home:
     languages = languages_of(tokenizer.get_vocab(), tokenizer.get_added_vocab())
     where = str(config.model.pretrained)
     if languages is None:
+        require(
+            not hasattr(tokenizer, "src_lang"),
+            f"{where}: the tokenizer translates, and lacks the tokens of its languages; put the tokenizer.json of the "
+            "original model beside it",
+        )
         for side in ("source", "target"):
             given = getattr(config.tokenizer, f"{side}_language")
             require(

@@ -35,12 +35,12 @@ SIZES = {
 }
 
 
-def nllb():
+def nllb(languages=LANGUAGES):
     """A tokenizer of NLLB's kind with a few words."""
     tokens = ["<s>", "<pad>", "</s>", "<unk>", "▁", *"whorteijan"]
     merges = [(word[:i], word[i]) for word in ("▁who", "▁wrote", "▁it", "▁jane") for i in range(1, len(word))]
     vocab = {token: i for i, token in enumerate(dict.fromkeys([*tokens, *map("".join, merges)]))}
-    return NllbTokenizer(vocab=vocab, merges=list(dict.fromkeys(merges)), extra_special_tokens=LANGUAGES)
+    return NllbTokenizer(vocab=vocab, merges=list(dict.fromkeys(merges)), extra_special_tokens=languages)
 
 
 def marian():
@@ -163,6 +163,12 @@ def test_a_token_that_an_answer_is_forced_to_begin_with_begins_every_target(file
         (tmp_path / file).write_text(json.dumps({**old, "forced_bos_token_id": field}))
     codec = open_model(tmp_path).codec
     assert codec.target_begin == (() if field is None else (field,))
+
+
+def test_a_translation_tokenizer_without_languages_is_refused(tmp_path):
+    directory_of(tmp_path, "m2m_100", nllb(["<other>"]))
+    with pytest.raises(UserError, match=r"lacks the tokens of its languages; put the tokenizer.json"):
+        open_model(tmp_path)
 
 
 MISTAKES = {
