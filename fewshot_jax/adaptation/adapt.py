@@ -55,7 +55,7 @@ def adapt(
 
     Args:
         model: "default" (the encoder that ships with the package), a run of `fsj.train`, a pretrained model by any name
-            that `fsj.load_pretrained` takes, a run of `fsj.pretrain`, or a directory that adapt saved, to whose examples
+            of `fsj.load_pretrained`, a run of `fsj.pretrain`, or a directory that adapt saved, to whose examples
             these are added.
         records_or_texts: `Record`s, of two labels at least; of a run that writes, `Example`s of one task. With
             ``labels`` plain texts.
