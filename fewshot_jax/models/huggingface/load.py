@@ -92,25 +92,25 @@ def load_pretrained(
     kept = _floating(jnp.float32 if dtype is None else dtype, "dtype")
     computed = _floating(kept if compute_dtype is None else compute_dtype, "compute_dtype")
     with open_checkpoint(path) as checkpoint:
-        fit = matched(checkpoint, described, config, kind, computed, as_named=head == "auto", given=num_labels)
+        match = matched(checkpoint, described, config, kind, computed, as_named=head == "auto", given=num_labels)
         place = _placement(sharding)
         flat = {
             target: read_leaf(
-                checkpoint, found, fit.leaves[target].shape, kept, place(target, fit.leaves[target].shape)
+                checkpoint, found, match.leaves[target].shape, kept, place(target, match.leaves[target].shape)
             )
-            for target, found in fit.sources.items()
+            for target, found in match.sources.items()
         }
-    made = _initialised(fit.module, fit.created, fit.config, seed)
-    for target in fit.leaves.keys() - flat.keys():  # what is created, or may be missing and is
-        leaf = made[target] if target in made else jnp.zeros(fit.leaves[target].shape)
+    made = _initialised(match.module, match.created, match.config, seed)
+    for target in match.leaves.keys() - flat.keys():  # what is created, or may be missing and is
+        leaf = made[target] if target in made else jnp.zeros(match.leaves[target].shape)
         flat[target] = jax.device_put(leaf.astype(kept), place(target, leaf.shape))
     return Pretrained(
-        config=fit.config,
-        module=fit.module,
+        config=match.config,
+        module=match.module,
         params=unflatten_dict(flat, sep="/"),
-        head=fit.head,
-        ignored=tuple(sorted(fit.ignored)),
-        created=tuple(sorted(fit.created)),
+        head=match.head,
+        ignored=tuple(sorted(match.ignored)),
+        created=tuple(sorted(match.created)),
         path=path,
         name=files.name,
         revision=files.revision if files.kind == "hub" else None,

@@ -25,7 +25,7 @@ from fewshot_jax.notes import warn
 _LM: tuple[HeadKind, ...] = ("masked_lm", "causal_lm")
 
 
-class Fit(NamedTuple):
+class Match(NamedTuple):
     """A checkpoint and the model that it fits.
 
     Attributes:
@@ -55,7 +55,7 @@ def matched(
     *,
     as_named: bool,
     given: int | None,
-) -> Fit:
+) -> Match:
     """Match the names and shapes of a checkpoint with those of the model that its config describes; nothing is read.
 
     Args:
@@ -95,7 +95,7 @@ def matched(
         raise misfit(_misfit(path, config, prefix), problems, unknown, found if problems and not unknown else [])
     if wrapper:
         warn(f"{path}: read without '{wrapper}', a wrapper's prefix, in its tensors' names")
-    return Fit(config, head, module, leaves, sources, created, ignored)
+    return Match(config, head, module, leaves, sources, created, ignored)
 
 
 def _head_in_file(path: Path, config: FamilyConfig, kind: HeadKind | None, names: dict[str, str]) -> HeadKind | None:
