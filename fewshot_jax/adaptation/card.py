@@ -84,8 +84,8 @@ def _version(source: Mapping[str, str | None] | None) -> str:
     """Which files a name stood for."""
     if source is None:
         return ""
-    revision = "" if source["revision"] is None else f"revision {source['revision']}, "
-    return f" ({revision}SHA-256 {source['sha256']})"
+    stated = {"revision": source["revision"], "SHA-256": source["sha256"]}
+    return f" ({', '.join(f'{name} {value}' for name, value in stated.items() if value is not None)})"
 
 
 def _steps(count: int) -> str:

@@ -232,5 +232,8 @@ def files_of_model(config: Config, *, weights: bool = True) -> ModelFiles:
 
 
 def fingerprint_of_model(config: Config) -> dict[str, str]:
-    """A hash of the weights and the tokenizer that ``model.pretrained`` names, under that name; {} for none."""
-    return {} if config.model.pretrained is None else {"model.pretrained": files_of_model(config).hash()}
+    """A hash of the weights and the tokenizer that ``model.pretrained`` names, or their commit; {} for none."""
+    if config.model.pretrained is None:
+        return {}
+    record = files_of_model(config).record()
+    return {"model.pretrained": str(record["sha256"] or record["revision"])}

@@ -51,8 +51,15 @@ class ModelFiles:
     revision: str | None = None
 
     def record(self) -> dict[str, str | None]:
-        """Return what tells the model again: its name, the revision where it has one, and the hash of its files."""
-        return {"name": self.name, "revision": self.revision, "sha256": self.hash()}
+        """Return what tells the model again: its name, the revision where it has one, and the hash of its files.
+
+        Of the hub the commit says it all; gigabytes need not be hashed.
+        """
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "sha256": None if self.kind == "hub" else self.hash(),
+        }
 
     def hash(self) -> str:
         """Return the SHA-256 of config, tokenizer and weights, by which two models are told apart."""
