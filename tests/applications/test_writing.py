@@ -404,7 +404,7 @@ def test_a_run_starts_from_a_pretrained_model_and_its_tokenizer(application, tmp
 
 
 def test_a_missing_pretrained_model_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"no config.json; give a Hugging Face directory.*model.pretrained"):
+    with pytest.raises(UserError, match=r"holds nothing, which is no model; give a Hugging Face.*model.pretrained"):
         build_application(from_dict(config("translation", model={"pretrained": str(tmp_path)})))
 
 

@@ -30,8 +30,6 @@ _RELATIVES: dict[str, str] = {
     "t5": "longt5 pop2piano switch_transformers t5gemma t5gemma2",
     "xlm-roberta": "ernie_m xlm xmod",
 }
-# Where the family above is not among those that can be read.
-_INSTEAD = {"gemma3_text": "gemma2", "gpt_neox": "gpt2", "m2m_100": "bart", "marian": "bart", "mt5": "t5"}
 # A well-known model of each family on the Hugging Face hub.
 _EXAMPLES = {
     "bart": "facebook/bart-base",
@@ -60,9 +58,8 @@ def closest_family(model_type: str, known: Collection[str]) -> str | None:
     """Return the family among ``known`` that is built most like an unknown one, or else is called most like it."""
     plain = model_type.lower().replace("_", "-")
     relative = next((family for family, others in _RELATIVES.items() if model_type.lower() in others.split()), None)
-    for family in (relative, _INSTEAD.get(relative or "")):
-        if family in known:
-            return family
+    if relative in known:
+        return relative
     spelled = {name.replace("_", "-"): name for name in known}
     versions = [name for name in spelled if _stem(name) == _stem(plain)]  # of one name, such as qwen2 and qwen4
     found = difflib.get_close_matches(plain, versions, n=1, cutoff=0) if versions else []
