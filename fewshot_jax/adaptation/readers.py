@@ -19,6 +19,7 @@ from fewshot_jax.data.sets import label_text
 from fewshot_jax.data.tokenization import save_tokenizer
 from fewshot_jax.types import Batch, PyTree
 
+_TOKENS = 2**15  # of a batch of texts
 CANDIDATES = "candidates"  # in model.json: the texts that are scored for the classes, in the order of the labels
 
 
@@ -60,11 +61,11 @@ class HeadReader:
         ways: number of classes ``N``.
     """
 
-    batch_size = 256
-
     def __init__(self, model: TextModel, ways: int):
         self.model, self.tokenizer = model, model.codec.tokenizer
         self.functions = model.functions(ways, training=False)
+        # Of long texts fewer: the scores of attention take rows times tokens squared.
+        self.batch_size = max(16, min(256, _TOKENS // max(model.codec.buckets)))
 
     @property
     def max_length(self) -> int:
