@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import jax
 import numpy as np
@@ -18,6 +19,8 @@ from fewshot_jax.config_file import from_dict
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.fresh import new_model
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, initial_params
+from fewshot_jax.models.sources.names import find_files
+from fewshot_jax.notes import Caution
 
 WORDS = ["please", "just", "open", "copy", "book", "the", "tickets", "then", "lunch", "now", "print", "photos"]
 SMALL = {
@@ -134,3 +137,17 @@ def test_a_model_of_two_stacks_is_refused(tmp_path):
     BertTokenizerFast(vocab_file=str(tmp_path / "vocab.txt")).save_pretrained(str(tmp_path))
     with pytest.raises(UserError, match=r"a classifier reads with one stack; give an encoder or a decoder"):
         build_application(from_dict(config(tmp_path)))
+
+
+def test_a_saved_classifier_remembers_its_model_and_tells_when_that_has_changed(bert, tmp_path):
+    home, output = shutil.copytree(bert, tmp_path / "home"), tmp_path / "model"
+    texts = ["please open", "open now", "print photos", "print the photos"]
+    fsj.adapt(str(home), texts, ["a", "a", "b", "b"], folds=0).save(output)
+    source = json.loads((output / "model.json").read_text(encoding="utf-8"))["source"]
+    assert source == find_files(home).record()
+    with warnings.catch_warnings(record=True) as caught:
+        fsj.adapt(output, ["copy lunch"], ["b"], folds=0)
+    assert not [one for one in caught if "have changed" in str(one.message)]
+    (home / "tokenizer_config.json").write_text((home / "tokenizer_config.json").read_text(encoding="utf-8") + "\n")
+    with pytest.warns(Caution, match=r"home is not what .*model was adapted from: its files have changed"):
+        fsj.adapt(output, ["copy lunch"], ["b"], folds=0)
