@@ -4,6 +4,7 @@ Its settings count: HF_HOME and HF_HUB_CACHE (where the cache is), HF_TOKEN, HF_
 HF_HUB_DISABLE_PROGRESS_BARS. Pickles and code are never fetched.
 """
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -32,6 +33,8 @@ _WEIGHTS = (
     "model-*-of-*.safetensors",
     "[0-9]_*/model.safetensors",
 )
+# What of them a repository must have.
+_HELD = re.compile(r"(0_[^/]*/)?model\.safetensors|model\.safetensors\.index\.json")
 _FOREIGN = {".bin": "pickles", ".pt": "pickles", ".pth": "pickles", ".h5": "HDF5", ".msgpack": "msgpack"}
 
 
@@ -54,20 +57,23 @@ def fetch(repository: str, revision: str | None = None, *, weights: bool = True)
 
     named = repository if revision is None else f"{repository}@{revision}"
     patterns = [*_SMALL, *(_WEIGHTS if weights else ())]
-    if revision is not None and _COMMIT.fullmatch(revision):
-        kept = _kept(repository, revision, patterns)
-        if kept is not None and not missing_files(kept, weights=weights):
+    if revision is not None and _COMMIT.fullmatch(revision) and _is_whole(repository, revision, weights=weights):
+        # Another program may have left out what it did not need: the hub is asked where its list of files is not kept.
+        with contextlib.suppress(Exception):
+            snapshot_download(repository, revision=revision, allow_patterns=patterns)
+        kept, lacking = _kept(repository, revision, weights=weights)
+        if kept is not None and not lacking:
             return kept
     try:
         info = HfApi().model_info(repository, revision=revision)
     except Exception as error:
-        kept = None if _says_no_revision(error) else _kept(repository, revision, patterns)
+        kept, lacking = (None, []) if _says_no_revision(error) else _kept(repository, revision, weights=weights)
         if kept is None:
             raise _refused(repository, revision, error) from error
-        _check_whole(named, kept, weights=weights)
+        _check_whole(named, kept, lacking)
         return kept
     names = [one.rfilename for one in info.siblings or ()]
-    if not any(name.endswith(".safetensors") and "/" not in name.removeprefix("0_Transformer/") for name in names):
+    if not any(map(_HELD.fullmatch, names)):
         raise UserError(f"{named}: {_without_safetensors(repository, names)}")
     try:
         # First what may refuse the model, before gigabytes are on their way.
@@ -79,7 +85,7 @@ def fetch(repository: str, revision: str | None = None, *, weights: bool = True)
         raise
     except Exception as error:
         raise _refused(repository, revision, error) from error
-    _check_whole(named, directory, weights=weights)
+    _check_whole(named, directory, missing_files(directory, weights=weights))
     return directory
 
 
@@ -100,8 +106,8 @@ def missing_files(directory: Path, *, weights: bool = True) -> list[str]:
         return ["model.safetensors"]
 
 
-def _check_whole(named: str, directory: Path, *, weights: bool) -> None:
-    if missing := missing_files(directory, weights=weights):
+def _check_whole(named: str, directory: Path, missing: list[str]) -> None:
+    if missing:
         listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise UserError(
             f"{named}: is not whole in the cache, which lacks {listed} ({directory}); fetch it where there is a "
@@ -109,15 +115,24 @@ def _check_whole(named: str, directory: Path, *, weights: bool) -> None:
         )
 
 
-def _kept(repository: str, revision: str | None, patterns: list[str]) -> Path | None:
-    """Return the directory that the cache has of a revision, whole or not; None for none. The hub is not asked."""
+def _kept(repository: str, revision: str | None, *, weights: bool) -> tuple[Path | None, list[str]]:
+    """Return the directory that the cache has of a revision, and what it is known to lack; the hub is not asked."""
     from huggingface_hub import snapshot_download
 
+    patterns = [one for one in (*_SMALL, *(_WEIGHTS if weights else ())) if one != "README.md"]
+    lacking: list[str] = []
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=True))
+        found = snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=True)
     except Exception as error:  # of a snapshot that is not whole it says where it lies
-        path = getattr(error, "snapshot_path", None)
-        return None if path is None else Path(path)
+        found, lacking = getattr(error, "snapshot_path", None), ["some of its files"]
+    if found is None:
+        return None, []
+    return Path(found), missing_files(Path(found), weights=weights) or lacking
+
+
+def _is_whole(repository: str, revision: str, *, weights: bool) -> bool:
+    kept, lacking = _kept(repository, revision, weights=weights)
+    return kept is not None and not lacking
 
 
 def _says_no_revision(error: Exception) -> bool:
@@ -128,13 +143,15 @@ def _says_no_revision(error: Exception) -> bool:
 
 def _without_safetensors(repository: str, names: list[str]) -> str:
     """Say what a repository holds that has no safetensors, and what to do."""
+    if "adapter_config.json" in names:
+        return "holds an adapter of peft; give the name of its base model, and read the adapter with fsj.load_adapter"
     if gguf := [name for name in names if name.endswith(".gguf")]:
         return (
             f"holds {len(gguf)} .gguf file{'s' if len(gguf) > 1 else ''} and no safetensors; fetch one, 'hf download "
             f"{repository} {gguf[0]}', and give the path that it prints"
         )
-    if "adapter_config.json" in names:
-        return "holds an adapter of peft; give the name of its base model, and read the adapter with fsj.load_adapter"
+    if other := [name for name in names if name.endswith(".safetensors") and "/" not in name]:
+        return f"holds {other[0]}, and no model.safetensors, which alone is read; give another model or revision"
     foreign = next((name for name in names if Path(name).suffix in _FOREIGN), None)
     if foreign is None:
         return "holds no weights in safetensors; give another model"

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 
 import fewshot_jax as fsj
 from fewshot_jax.errors import UserError
@@ -137,6 +137,40 @@ def test_a_download_that_breaks_off_is_named_and_goes_on_later(hub, monkeypatch)
     assert fsj.load_pretrained("org/tiny").params
 
 
+@pytest.fixture
+def described(hub, model, tmp_path):
+    """The model on the hub says that a vector is the state of the first token."""
+    kinds = {"Transformer": "", "Pooling": "1_Pooling"}
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds.items()]
+    hub.models["org/tiny"] = without(model, tmp_path, modules__json=json.dumps(modules))
+    (hub.models["org/tiny"] / "1_Pooling/config.json").write_text('{"pooling_mode": "cls"}')
+
+
+def test_what_another_program_left_out_of_the_cache_is_fetched(described):
+    for name in ("config.json", "model.safetensors"):  # as transformers' AutoModel does
+        hf_hub_download("org/tiny", name, revision=MAIN, cache_dir=constants.HF_HUB_CACHE)
+    pretrained = fsj.load_pretrained(f"org/tiny@{MAIN}")
+    assert pretrained.vectors.shape.pooling == ("cls",)
+    assert pretrained.tokenizer is not None
+
+
+def test_a_small_file_that_did_not_come_is_fetched_later(hub, described, monkeypatch):
+    hub.broken.add("modules.json")
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+    for name in ("config.json", "model.safetensors"):
+        hf_hub_download("org/tiny", name, revision=MAIN, cache_dir=constants.HF_HUB_CACHE)
+    with pytest.raises(UserError, match="org/tiny"):
+        fetch("org/tiny")
+    endpoint = hub.endpoint
+    offline(monkeypatch)
+    for name in ("org/tiny", f"org/tiny@{MAIN}"):
+        with pytest.raises(UserError, match="not whole in the cache, which lacks some of its files"):
+            fsj.load_pretrained(name)
+    hub.broken.clear()
+    ask(monkeypatch, endpoint)
+    assert fsj.load_pretrained(f"org/tiny@{MAIN}").vectors.shape.pooling == ("cls",)
+
+
 def test_a_shard_that_is_missing_is_named(model, tmp_path, monkeypatch):
     index = json.dumps(
         {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
@@ -179,6 +213,12 @@ def test_a_wrong_name_is_one_message(hub, model, name, message):
         (["model.safetensors"], {}, r"no safetensors, only pytorch_model\.bin; pickles are not read.*refs/pr/N"),
         (["model.safetensors", "pytorch_model.bin"], {"q4__gguf": ""}, r"1 \.gguf file and no.*hf download org/bad q4"),
         (["model.safetensors", "pytorch_model.bin"], {"adapter_config__json": ""}, "holds an adapter of peft"),
+        (
+            ["model.safetensors", "pytorch_model.bin"],
+            {"adapter_config__json": "", "adapter_model__safetensors": ""},
+            "holds an adapter of peft",
+        ),
+        (["model.safetensors"], {"model.fp16__safetensors": ""}, r"holds model\.fp16\.safetensors, and no model\.safe"),
         (["model.safetensors", "pytorch_model.bin"], {}, "holds no weights in safetensors"),
         ([], {"config__json": '{"model_type": "own", "auto_map": {}}'}, "'own'"),
     ],
