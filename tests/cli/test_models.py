@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+import fewshot_jax as fsj
 from fewshot_jax.cli.main import main
 from fewshot_jax.models.huggingface.families import FAMILIES
 from tests.models.huggingface.tiny import tiny
-from tests.models.sources.test_package import packaged, site  # noqa: F401
+from tests.models.sources.test_package import install, packaged, site  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +37,22 @@ def test_a_model_is_shown_with_its_sizes(packaged, capsys):  # noqa: F811
     assert shown["bytes_to_adapt"] > shown["bytes_to_load"]
     assert main(["models", "show", "package:tiny-model"]) == 0
     assert f"{parameters:,} (3 layers of width 16, 40 token ids)" in capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_read_is_one_row_of_the_list(site, capsys):  # noqa: F811
+    install(site, "damaged", {"damaged/model.gguf": "GGUF"})
+    assert main(["models", "--json"]) == 0
+    rows = {one["name"]: one for one in json.loads(capsys.readouterr().out)["models"]}
+    assert "not a GGUF file, or truncated" in rows["package:damaged"]["problem"]
+    assert rows["default"]["problem"] is None
+
+
+def test_positions_that_only_the_config_states_are_shown(tmp_path, capsys):
+    fsj.save_pretrained(tmp_path, tiny("t5", None))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "n_positions": 512}))
+    assert main(["models", "show", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["positions"] == 512
 
 
 def _leaves():

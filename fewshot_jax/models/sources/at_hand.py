@@ -43,15 +43,16 @@ def models_at_hand() -> list[Here]:
 
 
 def _here(files: ModelFiles) -> Here:
-    family, problem = None, None
+    family, problem, licence = None, None, None
     lacking = missing_files(files.path) if files.kind == "hub" else []
     try:
+        licence = licence_of(files)
         family = read_model_config(read_vectors(files.path).body).model_type
     except UserError as error:
         problem = str(error)
     if lacking:
         problem = f"not whole: lacks {lacking[0]}; 'fewshot-jax models get {files.name}' fetches it"
-    return Here(files.name, files.revision, family, problem, licence_of(files), bytes_on_disk(files.path), files.path)
+    return Here(files.name, files.revision, family, problem, licence, bytes_on_disk(files.path), files.path)
 
 
 def _cached() -> list[ModelFiles]:

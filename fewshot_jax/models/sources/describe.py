@@ -104,8 +104,8 @@ def describe(files: ModelFiles) -> Description:
 def _positions(module: Transformer, config: Any) -> int | None:
     """Rows of a table of positions, or what the config states of a model that has none."""
     learned = module.shape.last.max_length
-    stated = next((getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")), None)
-    return learned if learned is not None else stated
+    stated = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
+    return next((number for number in (learned, *stated) if number is not None), None)
 
 
 def licence_of(files: ModelFiles) -> str | None:
