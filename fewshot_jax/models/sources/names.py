@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from fewshot_jax.errors import UserError
-from fewshot_jax.models.gguf.file import is_gguf
-from fewshot_jax.models.huggingface.text_tokenizer import has_tokenizer
+from fewshot_jax.models.gguf.file import is_gguf, read_file
+from fewshot_jax.models.huggingface.text_tokenizer import COMPANIONS, TOKENIZER_FILES, has_tokenizer
 from fewshot_jax.models.sources.package import PACKAGE, find_in_package
 
 DEFAULT = "default"
@@ -65,17 +65,28 @@ class ModelFiles:
         """Return the SHA-256 of config, tokenizer and weights, by which two models are told apart."""
         from fewshot_jax.models.huggingface.sentence_transformers import read_vectors
 
-        files = [self.path]
         if self.path.is_dir():
             _, body, dense = read_vectors(self.path)
             folders = dict.fromkeys((self.path, body, *dense))
-            inside = (one for folder in folders for one in sorted(folder.iterdir()))
-            files = [one for one in inside if one.suffix in (".safetensors", ".json")]
+            files = [file for folder in folders for file in sorted(folder.iterdir()) if _tells_a_model(file)]
+        else:
+            parts = {tensor.file for tensor in read_file(self.path).tensors.values()}
+            files = sorted({self.path, *parts})
         hashes = hashlib.sha256()
         for file in files:
             with file.open("rb") as content:
                 hashes.update(hashlib.file_digest(content, "sha256").digest())
         return hashes.hexdigest()
+
+
+def _tells_a_model(file: Path) -> bool:
+    """Whether a file of a directory is a part of its config, tokenizer or weights.
+
+    A tokenizer.json says all of a tokenizer; the files that it was made of count where there is none.
+    """
+    if file.suffix in (".safetensors", ".json"):
+        return True
+    return file.name in (*TOKENIZER_FILES, *COMPANIONS) and not (file.parent / "tokenizer.json").is_file()
 
 
 def find_files(name: str | Path, *, weights: bool = True) -> ModelFiles:

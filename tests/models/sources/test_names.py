@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from gguf import GGUFWriter
 
 import fewshot_jax as fsj
 from fewshot_jax.adaptation.start import start_of_default
@@ -52,6 +53,32 @@ def test_a_file_is_a_model_only_if_it_is_gguf(tmp_path):
         find_files(tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="no such file"):
         find_files(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "spiece.model", "target.spm", "merges.txt"])
+def test_another_tokenizer_is_another_model(tmp_path, name):
+    (tmp_path / "config.json").write_text("{}")
+    hashes = []
+    for content in ("one", "two"):
+        (tmp_path / name).write_text(content)
+        hashes.append(find_files(tmp_path).hash())
+    assert hashes[0] != hashes[1]
+
+
+def test_each_part_of_a_split_file_tells_the_model(tmp_path):
+    def write(part, number):
+        writer = GGUFWriter(tmp_path / f"m-0000{part}-of-00002.gguf", "llama")
+        writer.add_uint16("split.count", 2)
+        writer.add_tensor(f"weights.{part}", np.full(4, number, np.float32))
+        for step in ("write_header_to_file", "write_kv_data_to_file", "write_tensors_to_file", "close"):
+            getattr(writer, step)()
+
+    write(1, 0.0)
+    hashes = []
+    for number in (1.0, 2.0):
+        write(2, number)
+        hashes.append(find_files(tmp_path / "m-00001-of-00002.gguf").hash())
+    assert hashes[0] != hashes[1]
 
 
 def test_readers_see_short_names():
