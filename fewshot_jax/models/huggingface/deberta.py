@@ -1,4 +1,4 @@
-"""DeBERTa, versions 2 and 3: disentangled attention (He et al., arXiv:2006.03654 and arXiv:2111.09543).
+"""DeBERTa, version 3, and 2 without its convolution (He et al., arXiv:2006.03654 and arXiv:2111.09543).
 
 transformers has two forms of the head that predicts tokens, and the config's ``legacy`` says which. They compute the
 same under other names; version 3's own checkpoints hold the newer one whatever their config says.
@@ -44,8 +44,8 @@ def _stack(config: FamilyConfig) -> StackShape:
     if getattr(config, "conv_kernel_size", 0) > 0:
         raise UserError(
             f"config.json: conv_kernel_size={config.conv_kernel_size}: a convolution beside the first layer (as in "
-            "deberta-v2-xxlarge) is not supported; take a model of the family without it, such as deberta-v3-large or "
-            "deberta-v2-xlarge"
+            "deberta-v2-xlarge and deberta-v2-xxlarge) is not supported; take a model of the family without it, such "
+            "as deberta-v3-large or mdeberta-v3-base"
         )
     types = set(config.pos_att_type or ()) & _TERMS.keys()
     block = BlockShape(
