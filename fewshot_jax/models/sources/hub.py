@@ -12,6 +12,7 @@ from typing import Any
 
 from fewshot_jax.errors import UserError, first_line
 from fewshot_jax.models.huggingface.pretrained import read_model_config
+from fewshot_jax.models.huggingface.sentence_transformers import read_vectors
 from fewshot_jax.models.huggingface.text_tokenizer import COMPANIONS, TOKENIZER_FILES
 
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -78,8 +79,9 @@ def fetch(repository: str, revision: str | None = None, *, weights: bool = True)
     try:
         # First what may refuse the model, before gigabytes are on their way.
         directory = Path(snapshot_download(repository, revision=revision, allow_patterns=list(_FIRST)))
-        if (directory / "config.json").is_file():
-            read_model_config(directory)
+        body = read_vectors(directory).body
+        if (body / "config.json").is_file():
+            read_model_config(body)
         snapshot_download(repository, revision=directory.name, allow_patterns=patterns)
     except UserError:
         raise

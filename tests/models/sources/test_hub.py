@@ -221,13 +221,14 @@ def test_a_wrong_name_is_one_message(hub, model, name, message):
         (["model.safetensors"], {"model.fp16__safetensors": ""}, r"holds model\.fp16\.safetensors, and no model\.safe"),
         (["model.safetensors", "pytorch_model.bin"], {}, "holds no weights in safetensors"),
         ([], {"config__json": '{"model_type": "own", "auto_map": {}}'}, "'own'"),
+        ([], {"modules__json": '[{"type": "own.Module", "path": ""}]'}, r"'own\.Module' is not supported"),
     ],
 )
 def test_a_model_that_cannot_be_read_is_refused_before_its_weights_come(hub, model, tmp_path, lacks, has, message):
     hub.models["org/bad"] = without(model, tmp_path, *lacks, "model.fp16.safetensors", **has)
     with pytest.raises(UserError, match=message):
         fetch("org/bad")
-    assert hub.fetched() <= {"config.json", "1_Pooling/config.json"}
+    assert hub.fetched() <= {"config.json", "modules.json", "1_Pooling/config.json"}
 
 
 def test_without_a_network_and_a_cache_both_are_named(tmp_path, monkeypatch):
