@@ -122,6 +122,7 @@ def _kept(repository: str, revision: str | None, *, weights: bool) -> tuple[Path
     from huggingface_hub import snapshot_download
 
     patterns = [one for one in (*_SMALL, *(_WEIGHTS if weights else ())) if one != "README.md"]
+    found: str | None
     lacking: list[str] = []
     try:
         found = snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=True)
