@@ -4,7 +4,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,14 @@ from fewshot_jax.applications.text_codec import CODEC, TARGET_TOKENIZER, TOKENIZ
 from fewshot_jax.applications.text_functions import text_task_of
 from fewshot_jax.atomic_write import atomic_files, write_text
 from fewshot_jax.config import Config
+from fewshot_jax.config.model import LoraTarget
 from fewshot_jax.data.loader import EncodedTexts
 from fewshot_jax.data.ngrams import hashed_ngrams
 from fewshot_jax.data.sequences import Codec
 from fewshot_jax.data.tokenization import save_tokenizer
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.fresh import new_module, new_params
-from fewshot_jax.models.huggingface.pretrained import build, read_model_config, write_model_config
+from fewshot_jax.models.huggingface.pretrained import build, leaves_of, read_model_config, write_model_config
 from fewshot_jax.models.huggingface.sentence_transformers import TextVectors, read_vectors
 from fewshot_jax.models.huggingface.text_tokenizer import copied_files, load_text_tokenizer
 from fewshot_jax.models.huggingface.vector_files import write_vectors
@@ -175,6 +176,8 @@ def _starts(
 ) -> tuple[Callable[[Key], Params], Callable[[Key], Params] | None]:
     """Return where training starts, and where it starts from nothing if that is another place."""
     rank = config.model.lora_rank
+    if rank:
+        _check_lora(config, module)
     adapted = lora_of_config(config.model).active
 
     def scratch(rng: Key) -> Params:
@@ -186,6 +189,19 @@ def _starts(
         return unflatten_dict({**flatten_dict(scratch(rng)), **flatten_dict(given)}) if rank else given
 
     return (scratch, None) if loaded is None else (start, scratch)
+
+
+def _check_lora(config: Config, module: Transformer) -> None:
+    """Refuse a LoRA of matrices that the model does not have, which would add nothing.
+
+    Raises:
+        UserError: it has none of them.
+    """
+    targets = config.model.lora_targets
+    matrices = {path.split("/")[-2] for path in leaves_of(module) if path.endswith("/kernel")}
+    if not matrices.intersection(targets):
+        there = ", ".join(name for name in get_args(LoraTarget) if name in matrices)
+        raise UserError(f"model.lora_targets={list(targets)}: the model has none of them; set it to some of {there}")
 
 
 def _module(config: Config, tokens: int, home: Path | None, weights: bool) -> tuple[Transformer, Params | None, Params]:

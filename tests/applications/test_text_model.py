@@ -126,17 +126,17 @@ def test_an_added_token_is_read_by_its_row_and_refused_without_one(tmp_path):
     tokenizer = words(template=bert_template())
     tokenizer.add_tokens(["jane_ate"])
     directory_of(tmp_path, "deberta-v2", None, tokenizer, vocab_size=ROWS + 1)
-    codec = start_of(tmp_path).model.codec
+    codec = start_of(find_model(tmp_path)).model.codec
     assert codec.sources(["who jane_ate it"])[0].tolist() == [0, 4, ROWS, 6, 2]
     directory_of(tmp_path, "deberta-v2", None, tokenizer)
     with pytest.raises(UserError, match=rf"'jane_ate' has the id {ROWS}, and the model's embedding has {ROWS} rows"):
-        start_of(tmp_path)
+        start_of(find_model(tmp_path))
 
 
 def test_a_padding_token_without_a_row_gives_way_to_the_end(tmp_path):
     directory_of(tmp_path, "deberta-v2", None, words("[PAD]", bert_template()))
     assert fsj.load_pretrained(tmp_path).tokenizer.pad_token_id == ROWS
-    codec = start_of(tmp_path).model.codec
+    codec = start_of(find_model(tmp_path)).model.codec
     assert (codec.pad, codec.rows) == (codec.end, ROWS)
 
 
@@ -273,3 +273,12 @@ def test_a_new_classifier_reads_a_text_as_its_own_tokenizer_does():
     encoded, expected = model.encode(texts), encode_texts(model.codec.tokenizer, texts, max_length=5)
     np.testing.assert_array_equal(encoded.input_ids, expected.input_ids)
     np.testing.assert_array_equal(encoded.lengths, expected.lengths)
+
+
+def test_lora_of_matrices_that_a_model_lacks_is_refused(tmp_path):
+    directory_of(tmp_path, "bert", None, words())
+    given = {"model": {"pretrained": str(tmp_path), "lora_rank": 2, "lora_targets": ["gate"]}}
+    with pytest.raises(
+        UserError, match=r"lora_targets=\['gate'\]: the model has none.*query, key, value, out, up, down"
+    ):
+        TextModel.open(from_dict(given))
