@@ -116,7 +116,7 @@ def _origin_and_examples(name: str | Path) -> tuple[str, list[Record], str | Non
             return str(record["start"]), examples, record.get("source", {}).get("sha256")
     except UserError:
         raise
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         lost = isinstance(error, FileNotFoundError)  # a user may delete the examples: the model still predicts
         raise UserError(
             f"{model}: {'' if lost else 'the saved model is damaged: '}cannot read what it was adapted from and to "

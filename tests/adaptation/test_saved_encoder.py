@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 import fewshot_jax as fsj
 from fewshot_jax.adaptation.classifier import AdaptedClassifier
 from fewshot_jax.adaptation.encoder_files import store_encoder
+from fewshot_jax.adaptation.named import find_model
 from fewshot_jax.adaptation.saving import save_model
 from fewshot_jax.errors import UserError
 from tests.models.huggingface.sentence_directories import CASES, TEXTS, write_directory
@@ -107,6 +108,14 @@ def test_a_damaged_encoder_is_one_message(classifier, tmp_path, damage):
         (inner / "model.safetensors").write_bytes(raw)
     with pytest.raises(UserError):
         fsj.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("source", [None, 5, ["name"]])
+def test_a_damaged_record_of_the_start_is_one_message(source, tmp_path):
+    (tmp_path / "examples.jsonl").touch()
+    (tmp_path / "model.json").write_text(json.dumps({"kind": "simple", "start": "default", "source": source}))
+    with pytest.raises(UserError, match="cannot read what it was adapted from"):
+        find_model(tmp_path)
 
 
 def test_weights_that_are_not_finite_are_not_saved(classifier, tmp_path):
