@@ -134,7 +134,7 @@ def shown_rows(one: "Description") -> dict[str, str]:
         "revision": one.revision,
         "family": f"{one.family} ({one.architecture.replace('_', '-')})",
         "head": one.head or "none: hidden states",
-        "can have": ", ".join(one.heads),
+        "can have": ", ".join(one.heads) or None,
         "parameters": f"{one.parameters:,} ({one.layers} layers of width {one.width}, {one.vocabulary:,} token ids)",
         "tokenizer": "none" if one.tokens is None else f"{one.tokens:,} tokens",
         "positions": "no limit stated" if one.positions is None else f"{one.positions:,} tokens",
