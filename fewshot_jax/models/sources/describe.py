@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from fewshot_jax.errors import UserError
 from fewshot_jax.models.gguf.file import is_gguf, read_file
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.pretrained import build, head_of, leaves_of, read_model_config
@@ -74,7 +75,10 @@ def describe(files: ModelFiles) -> Description:
     """
     described = read_vectors(files.path)
     config = read_model_config(described.body)
-    head = head_of(config, described.body / "config.json")
+    try:
+        head = head_of(config, described.body / "config.json")
+    except UserError:  # another class; what is under it can be read, and is what adapt reads
+        head = None
     if described.body.is_dir() and read_model_json(described.body / "config.json").get("tie_word_embeddings") is False:
         config.tie_word_embeddings = False  # what transformers makes of a T5's config has forgotten it
     module = build(config, head, jnp.float32)
