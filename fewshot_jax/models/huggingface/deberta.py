@@ -27,7 +27,9 @@ def _disentangled(config: FamilyConfig, types: set[str]) -> Disentangled | None:
     farthest = config.max_relative_positions
     farthest = config.max_position_embeddings if farthest < 1 else farthest
     buckets = getattr(config, "position_buckets", -1)
-    norms = [one.strip() for one in getattr(config, "norm_rel_ebd", "none").lower().split("|")]
+    given = getattr(config, "norm_rel_ebd", "none")
+    require(isinstance(given, str), f"config.json: norm_rel_ebd={given!r}: expected 'layer_norm' or 'none'")
+    norms = [one.strip() for one in given.lower().split("|")]
     return Disentangled(
         terms=tuple(term for name, term in _TERMS.items() if name in types),
         span=buckets if buckets > 0 else farthest,

@@ -203,7 +203,7 @@ def _dense(file: Path) -> DenseLayer:
     _check_names(record)
     record.expect("use_residual", False)
     name = record.values.get("activation_function", "torch.nn.modules.activation.Tanh")
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise UserError(f"{file}: activation_function={name!r} is not supported, only {', '.join(ACTIVATIONS)}")
     return DenseLayer(inputs=inputs, outputs=outputs, bias=record.boolean("bias", True), activation=ACTIVATIONS[name])
 
@@ -242,7 +242,7 @@ def _prompts(file: Path) -> dict[str, Any]:
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values() if text is not None):
         raise UserError(f"{file}: prompts: expected texts by name")
     prompts = {name: text or "" for name, text in prompts.items()}
-    if name is not None and name not in prompts:
+    if name is not None and (not isinstance(name, str) or name not in prompts):
         raise UserError(f"{file}: default_prompt_name={name!r} is none of the prompts ({', '.join(prompts) or 'none'})")
     if similarity is not None and not isinstance(similarity, str):
         raise UserError(f"{file}: similarity_fn_name={similarity!r}: expected a text")

@@ -253,6 +253,7 @@ def test_the_head_that_deberta_was_pretrained_with_is_read_whatever_its_config_s
             "conv_kernel_size=3: a convolution .*deberta-v2-xlarge and .*deberta-v3-large",
         ),
         ("deberta", {"embedding_size": 8}, "embedding_size=8 is not supported, only 16"),
+        ("deberta", {"norm_rel_ebd": None}, "norm_rel_ebd=None: expected 'layer_norm' or 'none'"),
         ("deberta", {"pos_att_type": []}, r"pos_att_type=\[\]: expected 'c2p'"),
         ("mpnet", {"pad_token_id": 0}, "pad_token_id=0 is not supported, only 1"),
         ("mpnet", {"relative_attention_num_buckets": 16}, "relative_attention_num_buckets=16 is not supported"),

@@ -170,6 +170,7 @@ def module(**changes):
             {**DENSE, "activation_function": "os.system"},
             r"activation_function='os.system' is not supported, only",
         ),
+        (FIRST, {**DENSE, "activation_function": []}, r"activation_function=\[\] is not supported, only"),
         (FIRST, {**DENSE, "use_residual": True}, r"use_residual=True is not supported, only False"),
         (PROMPT, {"prompts": ["a"]}, r"prompts: expected texts by name"),
         (
@@ -177,6 +178,7 @@ def module(**changes):
             {"prompts": {"a": "b"}, "default_prompt_name": "c"},
             r"default_prompt_name='c' is none of the prompts",
         ),
+        (PROMPT, {"default_prompt_name": ["c"]}, r"default_prompt_name=\['c'\] is none of the prompts"),
         (PROMPT, {"model_type": "SparseEncoder"}, r"model_type='SparseEncoder' is not supported, only"),
         (
             "sentence_bert_config.json",
