@@ -147,7 +147,12 @@ POINTING = {
     "model": {"architecture": "encoder"},
     "evaluation": {"null_threshold": 0.5},
 }
-ALL = (OTHER, IMAGES, WRITING, DIALOGUE, SCORED, POINTING)
+LANGUAGES = {
+    "application": "translation",
+    "tokenizer": {"source_language": "eng_Latn", "target_language": "fra_Latn"},
+    "model": {"pretrained": "somewhere", "architecture": "encoder_decoder"},
+}
+ALL = (OTHER, IMAGES, WRITING, DIALOGUE, SCORED, POINTING, LANGUAGES)
 # What a value needs beside it, to be a value at all.
 BESIDE = {
     "buckets": {"max_length": 8},

@@ -12,6 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fewshot_jax.applications.text_model import MODEL_OF_A_RUN, TextModel
+from fewshot_jax.models.huggingface.families import reading_head
 from fewshot_jax.models.huggingface.load import load_pretrained
 from fewshot_jax.models.huggingface.pretrained import Pretrained, leaves_of, read_model_config
 from fewshot_jax.models.huggingface.save import write_pretrained
@@ -55,9 +56,11 @@ def store_encoder(model: TextModel, adapted: PyTree) -> Stored:
         return Stored(model.save)
     if any(flat[path].dtype != np.float32 for path in wanted):
         return Stored(model.save)
+    config = read_model_config(model.home)
     pretrained = Pretrained(
-        config=read_model_config(model.home),
+        config=config,
         module=model.module,
+        head=reading_head(config),
         params=unflatten_dict({path: flat[place + _TRANSFORMER + path] for path in transformer}, sep="/"),
         path=model.home,
         vectors=model.vectors,
@@ -81,7 +84,8 @@ def read_encoder(directory: Path, place: str) -> dict[str, np.ndarray]:
     Raises:
         UserError: they are missing or damaged.
     """
-    pretrained = load_pretrained(directory / MODEL_OF_A_RUN, head=None)
+    home = directory / MODEL_OF_A_RUN
+    pretrained = load_pretrained(home, head=reading_head(read_model_config(home)))
     parts = {_TRANSFORMER: pretrained.params, _DENSE: pretrained.dense_params}
     return {
         place + part + path: np.asarray(leaf)

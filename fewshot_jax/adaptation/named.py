@@ -69,7 +69,7 @@ def find_model(name: str | Path) -> NamedModel:
     if origin == DEFAULT:
         return NamedModel(name=name, origin=origin, examples=examples)
     if not is_run(origin):
-        files = _found(origin)
+        files = _found(name, origin)
         changed = sha256 is not None and sha256 != files.hash()
         return NamedModel(name=name, origin=files.name, files=files, examples=examples, changed=changed)
     config = RunDirectory(origin).config()
@@ -85,11 +85,15 @@ def is_run(model: str | Path) -> bool:
     return (path / "config.yaml").exists() and not pretrained
 
 
-def _found(name: str) -> ModelFiles:
-    """Find a pretrained model; the message on a name that is none tells of runs and saved models too."""
+def _found(given: str | Path, name: str) -> ModelFiles:
+    """Find a pretrained model, that of a saved one too; the message on a wrong name tells of runs and saved models."""
     try:
         return find_files(name)
     except UserError as error:
+        if str(given) != name:
+            raise UserError(
+                f"{given}: was adapted from {name}, which cannot be read now, so no examples can be added ({error})"
+            ) from None
         if KINDS_OF_NAMES not in str(error):
             raise
         more = "a run of 'fewshot-jax train', a model that adapt made"

@@ -61,11 +61,13 @@ class HeadReader:
         ways: number of classes ``N``.
     """
 
+    batch_size = 256
+
     def __init__(self, model: TextModel, ways: int):
         self.model, self.tokenizer = model, model.codec.tokenizer
         self.functions = model.functions(ways, training=False)
         # Of long texts fewer: the scores of attention take rows times tokens squared.
-        self.batch_size = max(16, min(256, _TOKENS // max(model.codec.buckets)))
+        self.batch_size = min(self.batch_size, max(16, _TOKENS // max(model.codec.buckets)))
 
     @property
     def max_length(self) -> int:

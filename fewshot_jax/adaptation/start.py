@@ -94,7 +94,7 @@ def start_of_default() -> Start:
     return Start(name=DEFAULT, config=config, model=TextModel.open(config, PACKAGED), meta_params=precise)
 
 
-def start_of_pretrained(name: str) -> Start:
+def start_of_pretrained(name: str | Path) -> Start:
     """Return a pretrained model, named as `find_files` takes it, on which a head alone adapts.
 
     Raises:
@@ -103,7 +103,7 @@ def start_of_pretrained(name: str) -> Start:
     stated = read_vectors(find_files(name).path).vectors.max_length
     longest = UNSTATED if stated is None else min(stated, LONGEST)
     values: dict[str, Any] = {
-        "model": {"pretrained": name},
+        "model": {"pretrained": str(name)},
         "learner": {"name": "protonet"},
         "tokenizer": {"max_length": longest, "buckets": [*(size for size in BUCKETS if size < longest), longest]},
     }
@@ -115,7 +115,7 @@ def start_of_pretrained(name: str) -> Start:
             f"{name}: the weights '{leaf}' of the model are not all finite numbers. The file is damaged: save or "
             "download the model again."
         )
-    return Start(name=name, config=config, model=model, meta_params=params)
+    return Start(name=str(name), config=config, model=model, meta_params=params)
 
 
 def start_of(named: NamedModel) -> Start:

@@ -23,6 +23,7 @@ from fewshot_jax.data.ngrams import hashed_ngrams
 from fewshot_jax.data.sequences import Codec
 from fewshot_jax.data.tokenization import save_tokenizer
 from fewshot_jax.errors import UserError
+from fewshot_jax.models.huggingface.families import reading_head
 from fewshot_jax.models.huggingface.fresh import new_module, new_params
 from fewshot_jax.models.huggingface.pretrained import build, leaves_of, read_model_config, write_model_config
 from fewshot_jax.models.huggingface.sentence_transformers import TextVectors, read_vectors
@@ -215,6 +216,7 @@ def _module(config: Config, tokens: int, home: Path | None, weights: bool) -> tu
         made = new_module(model.architecture, vocab_size=tokens, head=head, compute_dtype=dtype, **sizes)
         return made[1], None, {}
     assert home is not None
+    head = reading_head(read_model_config(home)) if classifies else head
     dense: Params = {}
     if weights:
         from fewshot_jax.models.huggingface.load import load_pretrained

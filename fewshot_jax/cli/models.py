@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -42,7 +42,7 @@ class Show:
         quiet: print the result alone, no progress and no notes.
     """
 
-    name: tyro.conf.Positional[str]
+    name: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="NAME")]]
     json: bool = False
     quiet: bool = False
 
@@ -57,7 +57,7 @@ class Get:
         quiet: print the result alone, no progress and no notes.
     """
 
-    name: tyro.conf.Positional[str]
+    name: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="NAME")]]
     json: bool = False
     quiet: bool = False
 
@@ -142,7 +142,8 @@ def shown_rows(one: "Description") -> dict[str, str]:
         "licence": one.licence or "not stated",
         "on disk": size(one.bytes_on_disk) if one.bytes_on_disk else "no weights yet: 'fewshot-jax models get' them",
         "to load": f"{size(one.bytes_to_load)} (float32)",
-        "to adapt": f"{size(one.bytes_to_adapt)} (LoRA of rank 8 on queries and values, 4 texts of 128 tokens)",
+        "to adapt": f"{size(one.bytes_to_adapt)} (a gradient step: LoRA of rank 8 on queries and values, 4 texts of "
+        f"{one.tokens_to_adapt} tokens)",
     }
     return {name: value for name, value in rows.items() if value is not None}
 

@@ -56,8 +56,12 @@ def make_tokenizer(config: PretrainConfig, documents: Documents, run: Pretrainin
     """
     given = config.tokenizer.path or config.model.pretrained
     if given is not None:
+        try:
+            home = tokenizer_home(given)
+        except UserError as error:
+            raise UserError(f"{error} (tokenizer.path)") from None
         with atomic_files(run.tokenizer) as partial:
-            load_text_tokenizer(tokenizer_home(given), "tokenizer.path").save_pretrained(str(partial))
+            load_text_tokenizer(home, "tokenizer.path").save_pretrained(str(partial))
         return
     special = SENTINELS if config.objective == "span_corruption" else ()
     room = _CHARACTERS

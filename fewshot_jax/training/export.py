@@ -19,6 +19,7 @@ from fewshot_jax.atomic_write import atomic_directory, cannot_write
 from fewshot_jax.config import Config
 from fewshot_jax.data.tokenization import SPECIAL_TOKENS
 from fewshot_jax.errors import UserError
+from fewshot_jax.models.huggingface.families import reading_head
 from fewshot_jax.models.huggingface.fresh import new_module
 from fewshot_jax.models.huggingface.load import load_pretrained
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, read_model_config
@@ -177,7 +178,8 @@ def _classifier(run: RunDirectory, model: TextModel) -> Exported:
         given = read_model_config(model.home)
         made = Pretrained(
             config=given,
-            module=build(given, None, jnp.float32),
+            module=build(given, reading_head(given), jnp.float32),
+            head=reading_head(given),
             params=features["encoder"]["transformer"],
             path=model.home,
             vectors=model.vectors,

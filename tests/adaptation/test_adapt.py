@@ -250,5 +250,5 @@ def test_what_does_not_fit_a_model_is_refused(name, arguments, options, message,
 
 
 def test_a_model_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(fsj.UserError, match=r"no such directory.*give 'default', a run of"):
+    with pytest.raises(fsj.UserError, match=r"no such directory; give a run of .*'default'"):
         fsj.adapt(tmp_path / "absent", TEXTS, LABELS)

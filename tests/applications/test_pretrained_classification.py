@@ -17,10 +17,11 @@ from fewshot_jax.applications.table import build_application
 from fewshot_jax.cli.main import main
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.errors import UserError
-from fewshot_jax.models.huggingface.fresh import new_model
 from fewshot_jax.models.huggingface.pretrained import Pretrained, build, initial_params
 from fewshot_jax.models.sources.names import find_files
 from fewshot_jax.notes import Caution
+from tests.applications.test_text_model import bert_template, words
+from tests.models.huggingface.tiny import tiny
 
 WORDS = ["please", "just", "open", "copy", "book", "the", "tickets", "then", "lunch", "now", "print", "photos"]
 SMALL = {
@@ -151,3 +152,17 @@ def test_a_saved_classifier_remembers_its_model_and_tells_when_that_has_changed(
     (home / "tokenizer_config.json").write_text((home / "tokenizer_config.json").read_text(encoding="utf-8") + "\n")
     with pytest.warns(Caution, match=r"home is not what .*model was adapted from: its files have changed"):
         fsj.adapt(output, ["copy lunch"], ["b"], folds=0)
+
+
+@pytest.mark.parametrize("kind", ["encoder", "causal_lm"])
+def test_a_classifier_reads_with_the_encoder_of_a_t5(kind, tmp_path):
+    home, output = tmp_path / "home", tmp_path / "model"
+    fsj.save_pretrained(home, tiny("t5-gated", kind))
+    words(template=bert_template()).save_pretrained(str(home))
+    texts = ["the a", "a the", "b c", "c b"]
+    made = fsj.adapt(str(home), texts, ["x", "x", "y", "y"], folds=0, save="adapted")
+    made.save(output)
+    assert json.loads((output / "model" / "config.json").read_text(encoding="utf-8"))["architectures"] == [
+        "T5EncoderModel"
+    ]
+    np.testing.assert_allclose(load(output).predict_proba(texts), made.predict_proba(texts), atol=1e-6)

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import fewshot_jax
-from fewshot_jax.cli.completion import flags_of
+from fewshot_jax.cli.completion import PARTS, flags_of
 from fewshot_jax.cli.main import COMMANDS
 
 PACKAGE = Path(fewshot_jax.__file__).parent
@@ -44,8 +44,9 @@ SAID_BY = {
     "pretraining/directory.py": ("pretrain",),
 }
 OF_OTHERS = {"--help", "--version", "--xla_force_host_platform_device_count", "--local-dir"}
+OF_OTHERS |= {"--no-deps", "--force-reinstall"}  # pip's
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*[a-z]")
-COMMAND = re.compile(r"fewshot-jax (data \w+|\w+)")
+COMMAND = re.compile(r"fewshot-jax ((?:data|models) \w+|\w+)")
 
 
 def texts_of(tree):
@@ -66,12 +67,12 @@ def texts_of(tree):
 
 
 def test_the_flags_that_texts_name_are_taken_by_their_commands():
-    taken = {name: set(flags_of(module, [])) for name, (module, _) in COMMANDS.items() if name != "data"}
-    data = COMMANDS["data"][0]
-    taken |= {f"data {part}": set(flags_of(data, [part])) for part in ("ls", "validate", "preview")}
+    taken = {name: set(flags_of(module, [])) for name, (module, _) in COMMANDS.items() if name not in PARTS}
+    for name, parts in PARTS.items():
+        taken |= {f"{name} {part}": set(flags_of(COMMANDS[name][0], [part])) for part in parts}
+        taken[name] = set().union(*(taken[f"{name} {part}"] for part in parts))
     taken["tune"] |= {"--inner", *flags_of(COMMANDS["tune"][0], ["--inner"])}
     taken["evaluate"] |= set(flags_of(COMMANDS["evaluate"][0], ["config.yaml"]))
-    taken["data"] = set().union(*(taken[f"data {part}"] for part in ("ls", "validate", "preview")))
     checked, wrong = 0, []
     for file in sorted(PACKAGE.rglob("*.py")):
         name = file.relative_to(PACKAGE).as_posix()

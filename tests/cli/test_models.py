@@ -77,7 +77,7 @@ def test_a_model_that_is_here_is_where_it_is(packaged, capsys):  # noqa: F811
     ("arguments", "message"),
     [
         (["shw", "default"], "unknown command 'models shw'"),
-        (["show", "absent"], "absent: no such directory; give a Hugging Face"),
+        (["show", "absent"], "absent: no such directory"),
         (["get", "package:absent"], "package:absent: no such package is installed"),
     ],
 )

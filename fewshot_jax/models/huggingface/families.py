@@ -18,6 +18,7 @@ from fewshot_jax.models.huggingface.smollm3 import SMOLLM3
 from fewshot_jax.models.huggingface.t5 import T5
 from fewshot_jax.models.huggingface.xlm_roberta import CAMEMBERT, XLM_ROBERTA
 from fewshot_jax.models.huggingface.xlm_roberta_xl import XLM_ROBERTA_XL
+from fewshot_jax.models.language_head import HeadKind
 
 FAMILIES: dict[str, Family] = {
     "bart": BART,
@@ -45,6 +46,11 @@ FAMILIES: dict[str, Family] = {
     "xlm-roberta": XLM_ROBERTA,
     "xlm-roberta-xl": XLM_ROBERTA_XL,
 }
+
+
+def reading_head(config: FamilyConfig) -> HeadKind | None:
+    """What stands for a model that only reads: the encoder of T5 without its decoder, or any model without a head."""
+    return "encoder" if "encoder" in FAMILIES[config.model_type].heads else None
 
 
 def family_of(config: FamilyConfig) -> Family:

@@ -1,8 +1,9 @@
 """A pretrained model: its config, its module, its parameters, its tokenizer."""
 
 import functools
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 Leaves = dict[str, jax.ShapeDtypeStruct]
 _SHOWN = 20  # mismatches of a kind in a message
+_MOST_LAYERS = 1000  # that are believed
+_AGAIN = "copy the file again from where the model came from"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +173,7 @@ def read_model_config(path: Path) -> FamilyConfig:
             f"{file}: model_type '{kind}' is not supported; {suggestion(kind, FAMILIES)}take a model of one of the "
             f"families {', '.join(FAMILIES)}{code}"
         )
+    _check_numbers(file, raw)
     from transformers import CONFIG_MAPPING
 
     kind_of_config = CONFIG_MAPPING[kind]
@@ -188,14 +192,27 @@ def read_model_config(path: Path) -> FamilyConfig:
         raise UserError(f"{file}: {' '.join(str(error).split())}") from None
 
 
-def write_model_config(path: Path, directory: Path) -> None:
+def _check_numbers(file: Path, raw: Mapping[str, Any]) -> None:
+    """Refuse numbers that no model has, before anything is made of them.
+
+    Raises:
+        UserError: one is not finite, or there are too many layers.
+    """
+    for name, value in raw.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{file}: {name}={value}: expected a finite number; {_AGAIN}")
+        if isinstance(value, int) and value > _MOST_LAYERS and name.endswith(("layers", "n_layer")):
+            raise UserError(f"{file}: {name}={value}: expected at most {_MOST_LAYERS}; {_AGAIN}")
+
+
+def write_model_config(path: Path, partial: Path) -> None:
     """Write the config of a model, a directory or a GGUF file, and what it says of generation, into a directory."""
     if is_gguf(path):
-        read_model_config(path).save_pretrained(str(directory))
+        read_model_config(path).save_pretrained(str(partial))
         return
     for name in ("config.json", "generation_config.json"):
         if (path / name).is_file():
-            shutil.copyfile(path / name, directory / name)
+            shutil.copyfile(path / name, partial / name)
 
 
 def _instead_of_config(path: Path) -> str:

@@ -22,7 +22,7 @@ def read_model_json(file: Path) -> Any:
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: is not JSON ({error})") from None
+        raise UserError(f"{file}: is not JSON ({error}); {_AGAIN}") from None
 
 
 class JsonObject(NamedTuple):

@@ -66,7 +66,10 @@ def _cached() -> list[ModelFiles]:
         return []
     found = [
         ModelFiles(
-            name=f"{repository.repo_id}@{revision.commit_hash}",
+            # A name without an organisation is none that is taken here.
+            name=f"{repository.repo_id}@{revision.commit_hash}"
+            if "/" in repository.repo_id
+            else str(revision.snapshot_path),
             path=revision.snapshot_path,
             kind="hub",
             revision=revision.commit_hash,

@@ -15,7 +15,7 @@ from fewshot_jax.models.huggingface.pretrained import build, head_of, leaves_of,
 from fewshot_jax.models.huggingface.read_json import read_model_json
 from fewshot_jax.models.huggingface.sentence_transformers import TextVectors, read_vectors
 from fewshot_jax.models.huggingface.text_tokenizer import has_tokenizer, read_tokenizer
-from fewshot_jax.models.sources.memory import bytes_to_adapt
+from fewshot_jax.models.sources.memory import bytes_to_adapt, tokens_of
 from fewshot_jax.models.sources.names import ModelFiles
 from fewshot_jax.models.sources.package import PACKAGE
 from fewshot_jax.models.transformer import Architecture, Transformer
@@ -44,7 +44,8 @@ class Description:
         licence: as the model's files state it, or those of its package; None where they do not.
         bytes_on_disk: of weights, in their own precision.
         bytes_to_load: of weights in float32.
-        bytes_to_adapt: by LoRA; see `memory.bytes_to_adapt`.
+        bytes_to_adapt: by LoRA, in one gradient step; see `memory.bytes_to_adapt`.
+        tokens_to_adapt: of each of the texts in that step.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Description:
     bytes_on_disk: int
     bytes_to_load: int
     bytes_to_adapt: int
+    tokens_to_adapt: int
 
 
 def describe(files: ModelFiles) -> Description:
@@ -102,6 +104,7 @@ def describe(files: ModelFiles) -> Description:
         bytes_on_disk=bytes_on_disk(files.path),
         bytes_to_load=4 * parameters,
         bytes_to_adapt=bytes_to_adapt(module),
+        tokens_to_adapt=tokens_of(module),
     )
 
 

@@ -196,12 +196,12 @@ def _refused(repository: str, revision: str | None, error: Exception) -> UserErr
         )
     status = getattr(getattr(error, "response", None), "status_code", None)
     reason = f"it answers {status}" if status else first_line(error)
+    remedy = f"fetch it where there is a network, 'fewshot-jax models get {named}'"
     if constants.HF_HUB_OFFLINE or isinstance(error, errors.OfflineModeIsEnabled):
-        reason = "HF_HUB_OFFLINE is set"
+        reason, remedy = "HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE where there is a network"
     return UserError(
         f"{named}: no such directory here, not in the cache ({constants.HF_HUB_CACHE}), and {constants.ENDPOINT} "
-        f"cannot be asked ({reason}); fetch it where there is a network, 'fewshot-jax models get {named}', or give a "
-        "directory"
+        f"cannot be asked ({reason}); {remedy}, or give a directory"
     )
 
 

@@ -15,6 +15,12 @@ from fewshot_jax.types import Params
 RANK, TEXTS, TOKENS = 8, 4, 128  # of the program that is measured
 
 
+def tokens_of(module: Transformer) -> int:
+    """Return the tokens of a text in the program: fewer than `TOKENS` where the model has fewer positions."""
+    stacks = (module.shape.encoder, module.shape.decoder)
+    return min([TOKENS, *(stack.max_length for stack in stacks if stack and stack.max_length)])
+
+
 def bytes_to_adapt(module: Transformer) -> int:
     """Bytes that one gradient step on LoRA of rank 8 takes: 4 texts of 128 tokens, float32 weights, Adam's two moments.
 
@@ -30,8 +36,7 @@ def bytes_to_adapt(module: Transformer) -> int:
     flat = flatten_dict(shapes)
     small = {path: leaf for path, leaf in flat.items() if path[-1] in (A, B)}
     trained, frozen = unflatten_dict(small), unflatten_dict({path: flat[path] for path in flat.keys() - small.keys()})
-    lengths = [stack.max_length for stack in (module.shape.encoder, module.shape.decoder) if stack and stack.max_length]
-    ids = jax.ShapeDtypeStruct((TEXTS, min([TOKENS, *lengths])), jnp.int32)
+    ids = jax.ShapeDtypeStruct((TEXTS, tokens_of(module)), jnp.int32)
     apply = adapter.bind(module)
     both = module.shape.encoder is not None and module.shape.decoder is not None
 

@@ -11,7 +11,6 @@
 A directory that exists wins over a model of the hub.
 """
 
-import difflib
 import hashlib
 import re
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ from typing import Literal
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.gguf.file import is_gguf, read_file
-from fewshot_jax.models.huggingface.text_tokenizer import COMPANIONS, TOKENIZER_FILES, has_tokenizer
+from fewshot_jax.models.huggingface.sentence_transformers import read_vectors
+from fewshot_jax.models.huggingface.text_tokenizer import COMPANIONS, TOKENIZER_FILES
+from fewshot_jax.models.sources.hints import meant
 from fewshot_jax.models.sources.package import PACKAGE, find_in_package
 
 DEFAULT = "default"
@@ -63,8 +64,6 @@ class ModelFiles:
 
     def hash(self) -> str:
         """Return the SHA-256 of config, tokenizer and weights, by which two models are told apart."""
-        from fewshot_jax.models.huggingface.sentence_transformers import read_vectors
-
         if self.path.is_dir():
             _, body, dense = read_vectors(self.path)
             folders = dict.fromkeys((self.path, body, *dense))
@@ -105,17 +104,16 @@ def find_files(name: str | Path, *, weights: bool = True) -> ModelFiles:
     if given.startswith(PACKAGE):
         path, version = find_in_package(given.removeprefix(PACKAGE))
         return ModelFiles(name=given, path=path, kind="package", revision=version)
-    if path.is_dir():
+    if given and path.is_dir():
         return ModelFiles(name=str(path.resolve()), path=_directory_of(path), kind="directory")
     if is_gguf(path) and path.is_file():
         # A link stays one: what it points to, in the hub's cache, has another name.
         return ModelFiles(name=str(path.absolute()), path=path, kind="gguf")
-    if path.exists():
+    if given and path.exists():
         raise UserError(f"{name}: is a file, and no .gguf file; give the directory of the model")
     if is_gguf(path) or not is_of_hub(given):
-        close = " (did you mean 'default'?)" if difflib.get_close_matches(given, [DEFAULT]) else ""
         what = "no such file" if is_gguf(path) else "no such directory"
-        raise UserError(f"{name}: {what}{close}; give {KINDS_OF_NAMES}")
+        raise UserError(f"{name}: {what}{meant(given)}; give {KINDS_OF_NAMES}")
     from fewshot_jax.models.sources.hub import fetch
 
     repository, _, revision = given.partition("@")
@@ -141,6 +139,8 @@ def lasting_name(name: str) -> str:
     if is_of_hub(name):
         return find_files(name, weights=False).name
     path = Path(name).expanduser()
+    if not path.exists():  # the message is to say what the user said
+        return name
     return str(path.absolute() if is_gguf(path) else path.resolve())
 
 
@@ -150,13 +150,15 @@ def short_name(name: str) -> str:
 
 
 def tokenizer_home(name: str) -> Path:
-    """Return what holds a named tokenizer: a directory that has no more than that, or the files of a model.
+    """Return what should hold a named tokenizer: a directory that may have no more than that, or a model's.
 
     Raises:
         UserError: as of `find_files`.
     """
     directory = Path(name).expanduser()
-    return directory if has_tokenizer(directory) else find_files(name, weights=False).path
+    if directory.is_dir() and not (directory / "config.yaml").is_file() and not holds_model(directory):
+        return directory
+    return read_vectors(find_files(name, weights=False).path).body
 
 
 def holds_model(directory: Path) -> bool:
@@ -172,8 +174,9 @@ def _directory_of(directory: Path) -> Path:
     """
     if holds_model(directory):
         return directory
-    if (directory / "config.yaml").is_file() and holds_model(directory / MODEL_OF_A_RUN):
-        return directory / MODEL_OF_A_RUN
+    inside = directory / MODEL_OF_A_RUN
+    if (directory / "config.yaml").is_file() and holds_model(inside) and any(inside.glob("*.safetensors")):
+        return inside
     names = sorted(one.name for one in directory.iterdir())
     held = f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}" if names else "nothing"
     what = f"holds {held}, which is no model; give {KINDS_OF_NAMES}"
@@ -182,8 +185,14 @@ def _directory_of(directory: Path) -> Path:
             "holds an adapter in peft's format; give the directory of its base model, and read the adapter with "
             "fsj.load_adapter"
         )
+    elif (directory / "model.json").exists():
+        alone = f"; its encoder alone is {inside}" if any(inside.glob("*.safetensors")) else ""
+        what = f"is a model that adapt made, which fsj.load and 'fewshot-jax predict' read{alone}"
     elif (directory / "config.yaml").exists() and (directory / "data.json").exists():
-        what = "is a run of 'fewshot-jax train', whose model starts no other; give what it started from"
+        what = (
+            "is a run of 'fewshot-jax train'; 'fewshot-jax export RUN --output DIR' writes its model as a directory "
+            "that can be named here"
+        )
     elif (directory / "config.yaml").exists():
         what = "has no model yet; let 'fewshot-jax pretrain' finish"
     elif found := sorted(directory.glob("*.gguf")):

