@@ -132,8 +132,7 @@ def test_what_does_not_go_with_a_pretrained_model_is_refused(sections, message):
 
 
 def test_a_model_of_two_stacks_is_refused(tmp_path):
-    made = new_model("encoder_decoder", vocab_size=5 + len(WORDS), width=16, layers=1, heads=2, mlp_width=16)
-    fsj.save_pretrained(tmp_path, made)
+    fsj.save_pretrained(tmp_path, tiny("bart", None))
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
     BertTokenizerFast(vocab_file=str(tmp_path / "vocab.txt")).save_pretrained(str(tmp_path))
     with pytest.raises(UserError, match=r"a classifier reads with one stack; give an encoder or a decoder"):
