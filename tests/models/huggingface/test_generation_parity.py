@@ -10,6 +10,7 @@ import pytest
 import fewshot_jax as fsj
 from fewshot_jax.applications.text_to_text import text_to_text
 from fewshot_jax.models.generation import filtered, generate
+from fewshot_jax.models.huggingface.families import FAMILIES
 from tests.models.huggingface.tiny import CONFIGS, VOCABULARY
 
 torch = pytest.importorskip("torch")
@@ -18,7 +19,7 @@ from tests.models.huggingface.torch_models import saved, torch_model  # noqa: E4
 pytestmark = pytest.mark.parity
 
 NEW = 9
-NAMES = [name for name, (kind, _) in CONFIGS.items() if kind not in ("bert", "roberta", "distilbert", "modernbert")]
+NAMES = [name for name, (kind, _) in CONFIGS.items() if "causal_lm" in FAMILIES[kind].heads]
 
 
 def prompts(left):
