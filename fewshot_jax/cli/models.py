@@ -132,6 +132,7 @@ def shown_rows(one: "Description") -> dict[str, str]:
         "name": one.name,
         "path": str(one.path),
         "revision": one.revision,
+        "SHA-256": one.sha256,
         "family": f"{one.family} ({one.architecture.replace('_', '-')})",
         "head": one.head or "none: hidden states",
         "can have": ", ".join(one.heads) or None,

@@ -7,6 +7,7 @@ import pytest
 import fewshot_jax as fsj
 from fewshot_jax.cli.main import main
 from fewshot_jax.models.huggingface.families import FAMILIES
+from fewshot_jax.models.sources.names import find_files
 from tests.models.huggingface.tiny import tiny
 from tests.models.sources.test_package import install, packaged, site  # noqa: F401
 
@@ -35,6 +36,7 @@ def test_a_model_is_shown_with_its_sizes(packaged, capsys):  # noqa: F811
     assert (shown["parameters"], shown["bytes_to_load"]) == (parameters, 4 * parameters)
     assert (shown["family"], shown["positions"], shown["layers"], shown["width"]) == ("bert", 32, 3, 16)
     assert shown["bytes_to_adapt"] > shown["bytes_to_load"]
+    assert shown["sha256"] == find_files("package:tiny-model").hash()
     assert main(["models", "show", "package:tiny-model"]) == 0
     assert f"{parameters:,} (3 layers of width 16, 40 token ids)" in capsys.readouterr().out
 

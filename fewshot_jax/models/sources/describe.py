@@ -31,6 +31,7 @@ class Description:
         name: that finds it again.
         path: of its directory or file.
         revision: commit, or version of the package; None of files.
+        sha256: of the files; None of the hub, where the commit says it.
         family: the ``model_type`` of transformers.
         architecture: encoder, decoder or both.
         head: what its output layer computes; None where it ends in hidden states.
@@ -51,6 +52,7 @@ class Description:
     name: str
     path: Path
     revision: str | None
+    sha256: str | None
     family: str
     architecture: Architecture
     head: str | None
@@ -89,6 +91,7 @@ def describe(files: ModelFiles) -> Description:
         name=files.name,
         path=files.path,
         revision=files.revision,
+        sha256=files.record()["sha256"],
         family=config.model_type,
         architecture=shape.architecture,
         head=head,
