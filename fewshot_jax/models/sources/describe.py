@@ -20,7 +20,8 @@ from fewshot_jax.models.sources.names import ModelFiles
 from fewshot_jax.models.sources.package import PACKAGE
 from fewshot_jax.models.transformer import Architecture, Transformer
 
-_LICENCE = re.compile(r"\A---\n(?:.*\n)*?license:\s*[\"']?([^\"'\n]+)", re.IGNORECASE)
+_FRONT = re.compile(r"\A\ufeff?---\n(.*?)^---", re.DOTALL | re.MULTILINE)  # of a README of the hub
+_LICENCE = re.compile(r"^license:\s*(?:\n\s*-\s*)?[\"']?([^\"'\n]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +124,8 @@ def licence_of(files: ModelFiles) -> str | None:
     if is_gguf(files.path) and (stated := read_file(files.path).metadata.get("general.license")):
         return str(stated)
     card = files.path / "README.md"
-    if card.is_file() and (found := _LICENCE.match(card.read_text(encoding="utf-8", errors="replace"))):
+    front = _FRONT.match(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
+    if front is not None and (found := _LICENCE.search(front[1])):
         return found[1].strip()
     if files.kind not in ("package", "default"):
         return None

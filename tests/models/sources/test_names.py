@@ -10,7 +10,8 @@ from gguf import GGUFWriter
 import fewshot_jax as fsj
 from fewshot_jax.adaptation.start import start_of_default
 from fewshot_jax.errors import UserError
-from fewshot_jax.models.sources.names import find_files, lasting_name, short_name
+from fewshot_jax.models.sources.describe import licence_of
+from fewshot_jax.models.sources.names import ModelFiles, find_files, lasting_name, short_name
 from tests.models.huggingface.tiny import tiny
 from tests.models.sources.test_package import packaged, site  # noqa: F401
 
@@ -124,3 +125,18 @@ def test_numbers_that_no_model_has_are_refused_before_anything_is_made(tmp_path,
     file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **change}), encoding="utf-8")
     with pytest.raises(UserError, match=message):
         fsj.load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\n", "apache-2.0"),
+        ("---\nlicense:\n- mit\n---\n", "mit"),
+        ("\ufeff---\nlicense: 'cc-by-4.0'\n---\n", "cc-by-4.0"),
+        ("---\nlanguage: en\n---\nlicense: of something else\n", None),
+        ("license: mit\n", None),
+    ],
+)
+def test_a_licence_is_that_of_the_first_lines_of_a_card(tmp_path, card, licence):
+    (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    assert licence_of(ModelFiles(name=str(tmp_path), path=tmp_path, kind="directory")) == licence
