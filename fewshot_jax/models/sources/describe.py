@@ -21,7 +21,7 @@ from fewshot_jax.models.sources.package import PACKAGE
 from fewshot_jax.models.transformer import Architecture, Transformer
 
 _FRONT = re.compile(r"\A\ufeff?---\n(.*?)^---", re.DOTALL | re.MULTILINE)  # of a README of the hub
-_LICENCE = re.compile(r"^license:\s*(?:\n\s*-\s*)?[\"']?([^\"'\n]+)", re.MULTILINE)
+_LICENCE = re.compile(r"^license:[ \t]*(?:\n\s*-\s*)?[\"']?([^\"'\n]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
