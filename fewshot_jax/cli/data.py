@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from fewshot_jax.cli.arguments import parse, print_json
-from fewshot_jax.cli.examples import example_of
+from fewshot_jax.cli.arguments import print_json
+from fewshot_jax.cli.parts import CommandParts, run_part
 from fewshot_jax.config.applications import APPLICATION_RECORDS, columns_of_files
 from fewshot_jax.config_file import nearest, read_config
 from fewshot_jax.data.names import counted
@@ -79,22 +79,7 @@ class Preview:
 
 def run(arguments: Sequence[str]) -> None:
     """Run the part that the first argument names."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        if not arguments:
-            raise UserError(f"data needs one of {', '.join(PARTS)}")
-        return
-    name, *rest = arguments
-    if name not in PARTS:
-        raise UserError(f"unknown command 'data {name}'; {nearest(name, PARTS)}")
-    kind, work = PARTS[name]
-    work(parse(kind, f"data {name}", rest))
-
-
-def usage() -> str:
-    """The text of ``data --help``."""
-    lines = [f"  {name:10s} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in PARTS.items()]
-    return "\n".join(["usage: fewshot-jax data COMMAND ...", "", "commands:", *lines, "", example_of("data")])
+    run_part("data", PARTS, arguments)
 
 
 def _ls(arguments: Ls) -> None:
@@ -219,4 +204,4 @@ def _format_of(application: str) -> "FileFormat":
 
 
 # The parts of the command: their arguments and what they do.
-PARTS: dict[str, tuple[Any, Any]] = {"ls": (Ls, _ls), "validate": (Validate, _validate), "preview": (Preview, _preview)}
+PARTS: CommandParts = {"ls": (Ls, _ls), "validate": (Validate, _validate), "preview": (Preview, _preview)}

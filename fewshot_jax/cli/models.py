@@ -3,14 +3,12 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fewshot_jax.cli.arguments import parse, print_json, quietly
-from fewshot_jax.cli.examples import example_of
-from fewshot_jax.config_file import nearest
-from fewshot_jax.errors import UserError
+from fewshot_jax.cli.arguments import print_json, quietly
+from fewshot_jax.cli.parts import CommandParts, run_part
 
 if TYPE_CHECKING:
     from fewshot_jax.models.sources.at_hand import Here
@@ -64,29 +62,7 @@ class Get:
 
 def run(arguments: Sequence[str]) -> None:
     """Run the part that the first argument names; without one, list."""
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(usage())
-        return
-    name, *rest = ("ls", *arguments) if not arguments or arguments[0].startswith("-") else arguments
-    if name not in PARTS:
-        raise UserError(f"unknown command 'models {name}'; {nearest(name, PARTS)}")
-    kind, work = PARTS[name]
-    work(parse(kind, f"models {name}", rest))
-
-
-def usage() -> str:
-    """The text of ``models --help``."""
-    lines = [f"  {name:10s} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in PARTS.items()]
-    return "\n".join(
-        [
-            "usage: fewshot-jax models [COMMAND ...]",
-            "",
-            "commands (ls if none is given):",
-            *lines,
-            "",
-            example_of("models"),
-        ]
-    )
+    run_part("models", PARTS, arguments, default="ls")
 
 
 def _ls(arguments: AtHand) -> None:
@@ -179,4 +155,4 @@ def _get(arguments: Get) -> None:
 
 
 # The parts of the command: their arguments and what they do.
-PARTS: dict[str, tuple[Any, Any]] = {"ls": (AtHand, _ls), "show": (Show, _show), "get": (Get, _get)}
+PARTS: CommandParts = {"ls": (AtHand, _ls), "show": (Show, _show), "get": (Get, _get)}
