@@ -38,6 +38,41 @@ class Tensors(Protocol):
         """Drop a tensor's pages from resident memory."""
 
 
+class MappedTensors:
+    """What checkpoints of all formats share: files that are mapped for as long as the ``with`` block lasts."""
+
+    def __init__(self) -> None:
+        self._files = MappedFiles()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+
+def first_bytes(file: Path, remedy: str) -> bytes:
+    """Return the first eight bytes of a file, fewer of a shorter one.
+
+    Args:
+        file: of a model.
+        remedy: what to do where it is missing, a sentence.
+
+    Raises:
+        UserError: it is missing or cannot be opened, or is a Git LFS pointer.
+    """
+    try:
+        if not file.is_file():  # a pipe would block when opened
+            what = "links to a file that is missing" if file.is_symlink() else "no such file"
+            raise UserError(f"{file}: {'not a regular file' if file.exists() else what}. {remedy}")
+        with file.open("rb") as stream:
+            word = stream.read(8)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
+    require(word != b"version ", f"{file}: a Git LFS pointer, not the file itself. Fetch it with 'git lfs pull'.")
+    return word
+
+
 class MappedFiles:
     """Files, each mapped when a part of it is first asked for."""
 

@@ -14,7 +14,7 @@ from fewshot_jax.models.gguf.file import AGAIN, GGUFFile, read_file
 from fewshot_jax.models.gguf.stored_tensor import StoredTensor, dequantised
 from fewshot_jax.models.huggingface.families import FAMILIES
 from fewshot_jax.models.huggingface.family import FamilyConfig
-from fewshot_jax.models.mapped_files import MappedFiles
+from fewshot_jax.models.mapped_files import MappedTensors
 
 # Frequencies of rotary positions: part of the config, or a constant that old files hold.
 _NOT_WEIGHTS = re.compile(r"rope_freqs\.weight|blk\.\d+\.attn_rot_embd(\..*)?")
@@ -30,7 +30,7 @@ class RestoredTensor(NamedTuple):
     undo: Undo | None
 
 
-class GGUFCheckpoint:
+class GGUFCheckpoint(MappedTensors):
     """The tensors of a file, for as long as the ``with`` block lasts.
 
     Attributes:
@@ -43,6 +43,7 @@ class GGUFCheckpoint:
     tensors: Mapping[str, RestoredTensor]
 
     def __init__(self, path: Path):
+        super().__init__()
         file = read_file(path)
         self._config = gguf_config(file)
         architecture = ARCHITECTURES[architecture_name(file)]
@@ -53,13 +54,6 @@ class GGUFCheckpoint:
             shape = stored.shape[::-1] if transposed else stored.shape
             tensors[name] = RestoredTensor(stored.dtype, shape, stored, transposed, undo)
         self.tensors = MappingProxyType(tensors)
-        self._files = MappedFiles()
-
-    def __enter__(self) -> "GGUFCheckpoint":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._files.close()
 
     def view(self, name: str) -> np.ndarray:
         """The tensor: float32 if it is quantised, otherwise as it lies in the file, on which it is a view.

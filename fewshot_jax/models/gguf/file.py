@@ -23,6 +23,7 @@ import numpy as np
 
 from fewshot_jax.errors import UserError, require
 from fewshot_jax.models.gguf.stored_tensor import PLAIN, StoredTensor, block_of, can_dequantise
+from fewshot_jax.models.mapped_files import first_bytes
 
 AGAIN = "Download it again."
 _VERSIONS = (2, 3)
@@ -83,15 +84,10 @@ def read_file(path: Path) -> GGUFFile:
 
 def _read_one(path: Path) -> GGUFFile:
     """Read the header of one file."""
+    magic = first_bytes(path, "Give a .gguf file that exists")
+    require(len(magic) == 8 and magic[:4] == b"GGUF", f"{path}: not a GGUF file, or truncated. {AGAIN}")
     try:
-        if not path.is_file():  # a pipe would block when opened
-            what = "links to a file that is missing" if path.is_symlink() else "no such file"
-            raise UserError(f"{path}: {'not a regular file' if path.exists() else what}. Give a .gguf file that exists")
         with path.open("rb") as stream:
-            magic = stream.read(8)
-            if magic == b"version ":
-                raise UserError(f"{path}: a Git LFS pointer, not the file itself. Fetch it with 'git lfs pull'.")
-            require(len(magic) == 8 and magic[:4] == b"GGUF", f"{path}: not a GGUF file, or truncated. {AGAIN}")
             mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None

@@ -23,7 +23,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from fewshot_jax.errors import UserError, require
-from fewshot_jax.models.mapped_files import MappedFiles
+from fewshot_jax.models.mapped_files import MappedTensors, first_bytes
 
 # Native byte order is the format's, little-endian: jax runs nowhere else.
 _DTYPES: dict[str, np.dtype] = {
@@ -68,7 +68,7 @@ class TensorInfo(NamedTuple):
     stop: int
 
 
-class Checkpoint:
+class Checkpoint(MappedTensors):
     """The tensors of a directory, for as long as the ``with`` block lasts.
 
     It is ``{stem}.safetensors`` if that is there, else ``{stem}.safetensors.index.json`` and the
@@ -85,14 +85,8 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
 
     def __init__(self, directory: Path, *, stem: str = "model"):
+        super().__init__()
         self.tensors = MappingProxyType(_find(Path(directory), stem))
-        self._files = MappedFiles()
-
-    def __enter__(self) -> "Checkpoint":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._files.close()
 
     def view(self, name: str) -> np.ndarray:
         """A read-only array on the mapped file: it costs nothing until it is read.
@@ -122,7 +116,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         UserError: the file is missing, or is not a whole and sound safetensors file, or has a tensor that numpy
             cannot hold.
     """
-    _check_file(file)
+    first_bytes(file, _AGAIN)
     try:
         with safe_open(file, "np") as opened:
             slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
@@ -140,22 +134,6 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         tensors[name] = TensorInfo(file, dtypes[name], shape, start, start + sizes[name])
         start += sizes[name]
     return tensors
-
-
-def _check_file(file: Path) -> None:
-    """Refuse what cannot be opened, and a Git LFS pointer, with a message that says what it is."""
-    try:
-        if not file.is_file():  # a pipe would block when opened
-            what = "links to a file that is missing" if file.is_symlink() else "no such file"
-            raise UserError(f"{file}: {'not a regular file' if file.exists() else what}. {_AGAIN}")
-        with file.open("rb") as stream:
-            word = stream.read(8)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    require(
-        word != b"version ",
-        f"{file}: a Git LFS pointer, not the file itself. Fetch it with 'git lfs pull'.",
-    )
 
 
 def _dtype_of(file: Path, name: str, code: str, shape: tuple[int, ...]) -> np.dtype:
