@@ -143,8 +143,9 @@ def _classifier(
     else:
         classifier = adapt_start(start, data, selection)
     classifier.examples = records
-    source = None if named.files is None else named.files.record()
-    report = AdaptationReport(start=start.name, source=source, saved=kept, examples=len(records), classes=_counts(data))
+    report = AdaptationReport(
+        start=start.name, source=named.source, saved=kept, examples=len(records), classes=_counts(data)
+    )
     if selection is None:
         return classifier, dataclasses.replace(report, right=_right(classifier, records))
     found = record_of(selection, start.with_loop(*selection.choice), data.texts, kept)

@@ -12,13 +12,13 @@ from fewshot_jax.config.applications import APPLICATION_RECORDS
 from fewshot_jax.config_file import from_dict
 from fewshot_jax.data.records import Record
 from fewshot_jax.errors import UserError, first_line
+from fewshot_jax.models.huggingface.sentence_transformers import holds_model
 from fewshot_jax.models.sources.names import (
     DEFAULT,
     KINDS_OF_NAMES,
     MODEL_OF_A_RUN,
     ModelFiles,
     find_files,
-    holds_model,
 )
 from fewshot_jax.training.run_directory import RunDirectory
 
@@ -33,6 +33,7 @@ class NamedModel:
         files: of a pretrained model; None of a run, and of the default one.
         config: of the run; None where the origin is no run of meta-training.
         examples: those that a saved model was adapted to, to which new ones are added.
+        source: of a pretrained model, what tells its files again; see `ModelFiles.record`.
         changed: whether the files are not those that the saved model was adapted from.
     """
 
@@ -41,6 +42,7 @@ class NamedModel:
     files: ModelFiles | None = None
     config: Config | None = None
     examples: list[Record] = field(default_factory=list)
+    source: Mapping[str, str | None] | None = None
     changed: bool = False
 
     @property
@@ -70,8 +72,9 @@ def find_model(name: str | Path) -> NamedModel:
         return NamedModel(name=name, origin=origin, examples=examples)
     if not is_run(origin):
         files = _found(name, origin)
-        changed = sha256 is not None and sha256 != files.hash()
-        return NamedModel(name=name, origin=files.name, files=files, examples=examples, changed=changed)
+        source = files.record()
+        changed = sha256 is not None and sha256 != source["sha256"]
+        return NamedModel(name=name, origin=files.name, files=files, examples=examples, source=source, changed=changed)
     config = RunDirectory(origin).config()
     if not config.record.texts:
         raise UserError(_unserved(origin, config))

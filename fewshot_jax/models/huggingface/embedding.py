@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fewshot_jax.errors import UserError, require
-from fewshot_jax.models.huggingface.sentence_transformers import TextVectors
+from fewshot_jax.models.huggingface.sentence_transformers import NO_LIMIT, TextVectors
 from fewshot_jax.models.language_head import Output
 from fewshot_jax.models.pooling import TextVector, VectorShape
 from fewshot_jax.models.transformer import Transformer
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SHORTEST = 16  # tokens that the shortest batch is padded to
-_NO_LIMIT = 10**6  # a tokenizer that knows no limit says 10**30
 
 
 class Embedder:
@@ -52,7 +51,7 @@ class Embedder:
         self._module, self._vectors, self._tokenizer = module, vectors, tokenizer
         stated = tokenizer.model_max_length if vectors.max_length is None else vectors.max_length
         limits = [stated, module.shape.last.max_length]
-        self._limit = min((limit for limit in limits if limit is not None and limit < _NO_LIMIT), default=None)
+        self._limit = min((limit for limit in limits if limit is not None and limit < NO_LIMIT), default=None)
 
         def vectorize(shape: VectorShape, params: Params, dense: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
             hidden = cast(Output, module.apply({"params": params}, ids, mask)).last_hidden_state

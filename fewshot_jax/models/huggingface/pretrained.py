@@ -217,11 +217,6 @@ def write_model_config(path: Path, partial: Path) -> None:
 
 def _instead_of_config(path: Path) -> str:
     """What a directory without config.json holds, and what to give."""
-    if (path / "adapter_config.json").exists():
-        return (
-            "the directory holds an adapter in peft's format; give the directory of its base model, and read the "
-            "adapter with fsj.load_adapter"
-        )
     names = sorted(one.name for one in path.iterdir())
     held = f"holds {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}" if names else "is empty"
     return f"the directory {held}; give one that transformers' save_pretrained wrote"

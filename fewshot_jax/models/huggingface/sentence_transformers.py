@@ -30,7 +30,7 @@ _BODY_CONFIGS = (
     *(f"sentence_{kind}_config.json" for kind in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta")),
 )
 _BODIES = ("Transformer", "BERT", "RoBERTa", "DistilBERT", "ALBERT", "CamemBERT", "XLMRoBERTa")  # 0.2 had many names
-_NO_LIMIT = 10**6  # a tokenizer that knows no limit says 10**30
+NO_LIMIT = 10**6  # a tokenizer that knows no limit says 10**30
 # The fields of 1_Pooling/config.json before ``pooling_mode``, in the order in which several are joined.
 OLD_POOLING: Mapping[str, PoolingKind] = MappingProxyType(
     {
@@ -96,6 +96,11 @@ class VectorFiles(NamedTuple):
     vectors: TextVectors
     body: Path
     dense: tuple[Path, ...] = ()
+
+
+def holds_model(directory: Path) -> bool:
+    """Whether a directory has the config of a model, of transformers or sentence-transformers."""
+    return any((directory / name).is_file() for name in ("config.json", MODULES))
 
 
 def read_vectors(path: Path) -> VectorFiles:
@@ -267,5 +272,5 @@ def _body(folder: Path) -> dict[str, Any]:
     if longest is None and (folder / "tokenizer_config.json").is_file():
         # Newer releases write the limit there alone.
         given = read_object(folder / "tokenizer_config.json").values.get("model_max_length")
-        longest = given if isinstance(given, int) and 0 < given < _NO_LIMIT else None
+        longest = given if isinstance(given, int) and 0 < given < NO_LIMIT else None
     return {"max_length": longest, "lower_case": record.boolean("do_lower_case", False)}

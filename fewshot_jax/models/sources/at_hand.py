@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.huggingface.pretrained import read_model_config
-from fewshot_jax.models.huggingface.sentence_transformers import read_vectors
+from fewshot_jax.models.huggingface.sentence_transformers import holds_model, read_vectors
 from fewshot_jax.models.sources.describe import bytes_on_disk, licence_of
 from fewshot_jax.models.sources.hub import missing_files
 from fewshot_jax.models.sources.names import DEFAULT, ModelFiles, find_files
@@ -77,6 +77,6 @@ def _cached() -> list[ModelFiles]:
         for repository in repositories
         if repository.repo_type == "model"
         for revision in repository.revisions
-        if any((revision.snapshot_path / name).is_file() for name in ("config.json", "modules.json"))
+        if holds_model(revision.snapshot_path)
     ]
     return sorted(found, key=lambda files: files.name)

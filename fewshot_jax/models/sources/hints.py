@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fewshot_jax.models.sources.package import PACKAGE, packaged_models
+from fewshot_jax.models.sources.package import closest_package
 
 _BARE = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 
@@ -17,11 +17,7 @@ def meant(name: str) -> str:
     url = urlsplit(name)
     if url.scheme in ("http", "https"):
         return f" (a model of the hub is given without its server: '{'/'.join(url.path.strip('/').split('/')[:2])}')"
-    packages = [one.name.removeprefix(PACKAGE) for one in packaged_models()]
-    known = {"default": "default", **{one: f"{PACKAGE}{one}" for one in packages}}
-    given = name.lower().removeprefix(PACKAGE).replace("_", "-")
-    close = difflib.get_close_matches(given, [one.replace("_", "-") for one in known], n=1, cutoff=0.75)
-    found = next((full for one, full in known.items() if one.replace("_", "-") in close), None)
+    found = "default" if difflib.get_close_matches(name, ["default"], cutoff=0.75) else closest_package(name)
     if found is not None:
         return f" (did you mean '{found}'?)"
     if _BARE.fullmatch(name) and not Path(name).suffix:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fewshot_jax.errors import UserError, first_line
 from fewshot_jax.models.huggingface.pretrained import read_model_config
-from fewshot_jax.models.huggingface.sentence_transformers import read_vectors
+from fewshot_jax.models.huggingface.sentence_transformers import holds_model, read_vectors
 from fewshot_jax.models.huggingface.text_tokenizer import COMPANIONS, TOKENIZER_FILES
 
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -93,7 +93,7 @@ def fetch(repository: str, revision: str | None = None, *, weights: bool = True)
 
 def missing_files(directory: Path, *, weights: bool = True) -> list[str]:
     """Return what a directory lacks to be a whole model, as a download that was interrupted leaves it."""
-    if not any((directory / name).is_file() for name in ("config.json", "modules.json")):
+    if not holds_model(directory):
         return ["config.json"]
     if not weights:
         return []

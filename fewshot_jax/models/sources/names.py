@@ -19,7 +19,7 @@ from typing import Literal
 
 from fewshot_jax.errors import UserError
 from fewshot_jax.models.gguf.file import is_gguf, read_file
-from fewshot_jax.models.huggingface.sentence_transformers import read_vectors
+from fewshot_jax.models.huggingface.sentence_transformers import holds_model, read_vectors
 from fewshot_jax.models.huggingface.text_tokenizer import COMPANIONS, TOKENIZER_FILES
 from fewshot_jax.models.sources.hints import meant
 from fewshot_jax.models.sources.package import PACKAGE, find_in_package
@@ -159,11 +159,6 @@ def tokenizer_home(name: str) -> Path:
     if directory.is_dir() and not (directory / "config.yaml").is_file() and not holds_model(directory):
         return directory
     return read_vectors(find_files(name, weights=False).path).body
-
-
-def holds_model(directory: Path) -> bool:
-    """Whether a directory has the config of a model, of transformers or sentence-transformers."""
-    return any((directory / name).is_file() for name in ("config.json", "modules.json"))
 
 
 def _directory_of(directory: Path) -> Path:

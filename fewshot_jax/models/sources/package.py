@@ -57,11 +57,18 @@ def _not_installed(name: str) -> str:
     """Say what to do about a package that is not there."""
     if "@" in name:
         return "names a version; give the package alone, in the version that is installed"
-    known = [_plain(one.name) for one in packaged_models()]
-    if close := difflib.get_close_matches(f"{PACKAGE}{_plain(name)}", known, n=1, cutoff=0.75):
-        return f"no such package is installed (did you mean {close[0]}?); 'fewshot-jax models' lists what is at hand"
+    if (close := closest_package(name)) is not None:
+        meant = f"no such package is installed (did you mean {_plain(close)}?)"
+        return f"{meant}; 'fewshot-jax models' lists what is at hand"
     installs = f"'pip install --no-deps {name}'" if _NAME.fullmatch(name) else "'pip list' for the names"
     return f"no such package is installed; run {installs}, or 'fewshot-jax models' for what is at hand"
+
+
+def closest_package(name: str) -> str | None:
+    """Return the name of the installed model that is written most like another; None where none is close."""
+    known = {_plain(one.name.removeprefix(PACKAGE)): one.name for one in packaged_models()}
+    close = difflib.get_close_matches(_plain(name.removeprefix(PACKAGE)), known, n=1, cutoff=0.75)
+    return known[close[0]] if close else None
 
 
 def _plain(name: str) -> str:
